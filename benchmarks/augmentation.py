@@ -1,0 +1,174 @@
+"""How many pictures a second does each way of augmenting manage on one core?
+
+    python benchmarks/augmentation.py [--size 48] [--channels 1] [--rounds 9] [--out augmentation.json]
+
+The policy is `augmentation=standard`: flip, rotation, shift, zoom, brightness and contrast, a draw per
+picture. The candidates take turns, round after round, so that a busy moment of the machine hits all alike;
+their medians are compared. torchvision on a whole batch is missing on purpose: it draws once a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from fer_lightning.data.augment import PictureAugmentation
+from fer_lightning.data.batched import BatchedAugmentation
+
+POLICY = Path(__file__).parents[1] / "conf/augmentation/standard.yaml"
+BATCHES_A_TURN = 4
+
+
+def torchvision_per_picture(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    from torchvision.transforms import v2
+
+    pipeline = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(policy["flip"]),
+            v2.RandomAffine(
+                degrees=policy["rotation"],
+                translate=(policy["shift"], policy["shift"]),
+                scale=(1 - policy["zoom"], 1 + policy["zoom"]),
+                interpolation=v2.InterpolationMode.BILINEAR,
+            ),
+            v2.ColorJitter(brightness=policy["brightness"], contrast=policy["contrast"]),
+        ]
+    )
+    tensors = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return lambda: [pipeline(tensor) for tensor in tensors]
+
+
+def albumentations_per_picture(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    pipeline = A.Compose(
+        [
+            A.HorizontalFlip(p=policy["flip"]),
+            A.Affine(
+                rotate=(-policy["rotation"], policy["rotation"]),
+                translate_percent=(-policy["shift"], policy["shift"]),
+                scale=(1 - policy["zoom"], 1 + policy["zoom"]),
+                keep_ratio=True,
+                border_mode=cv2.BORDER_REPLICATE,
+                p=1,
+            ),
+            A.ColorJitter(
+                brightness=(1 - policy["brightness"], 1 + policy["brightness"]),
+                contrast=(1 - policy["contrast"], 1 + policy["contrast"]),
+                saturation=(1, 1),
+                hue=(0, 0),
+                p=1,
+            ),
+        ]
+    )
+    return lambda: [pipeline(image=image)["image"] for image in images]
+
+
+def picture_augmentation(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    augmentation = PictureAugmentation(**policy)
+    return lambda: augmentation(images)
+
+
+def batched_augmentation(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    augmentation, generator = BatchedAugmentation(**policy), torch.Generator().manual_seed(0)
+    pictures = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return lambda: augmentation(pictures.float() / 255, generator)  # from uint8, as the others
+
+
+def kornia_batched(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    import kornia.augmentation as K
+
+    pipeline = K.AugmentationSequential(
+        K.RandomHorizontalFlip(p=policy["flip"]),
+        K.RandomAffine(
+            degrees=policy["rotation"],
+            translate=(policy["shift"], policy["shift"]),
+            scale=(1 - policy["zoom"], 1 + policy["zoom"]),
+            padding_mode="border",
+            p=1.0,
+        ),
+        K.ColorJitter(brightness=policy["brightness"], contrast=policy["contrast"], p=1.0),
+    )
+    pictures = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return lambda: pipeline(pictures.float() / 255)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=48, help="pixels a side")
+    parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
+    parser.add_argument("--batch", type=int, default=128, help="pictures a batch")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    console = Console()
+
+    policy = OmegaConf.to_container(OmegaConf.load(POLICY).policy)
+    del policy["_target_"]
+    shape = (options.batch, options.size, options.size) + ((3,) if options.channels == 3 else ())
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = np.stack([cv2.GaussianBlur(picture, (7, 7), 0) for picture in noise])
+    builders = {
+        "torchvision v2 per picture": torchvision_per_picture,
+        "albumentations per picture": albumentations_per_picture,
+        "PictureAugmentation": picture_augmentation,
+        "BatchedAugmentation": batched_augmentation,
+    }
+    if importlib.util.find_spec("kornia"):
+        builders["kornia per batch"] = kornia_batched
+    else:
+        console.print("kornia is not installed: left out")
+
+    candidates = {name: build(policy, images) for name, build in builders.items()}
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_ in range(options.rounds + 1):
+        for name, augment in candidates.items():
+            start = time.perf_counter()
+            for _ in range(BATCHES_A_TURN):
+                augment()
+            if round_:  # the first warms up
+                rates[name].append(BATCHES_A_TURN * options.batch / (time.perf_counter() - start))
+
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    slowest = min(medians.values())
+    table = Table(title=f"augmentation=standard, {options.channels} x {options.size} px, one core")
+    table.add_column("way")
+    for heading in ("pictures/s", "ratio", "rounds from, to"):
+        table.add_column(heading, justify="right")
+    for name, median in sorted(medians.items(), key=lambda item: item[1]):
+        spread = f"{min(rates[name]):,.0f}, {max(rates[name]):,.0f}"
+        table.add_row(name, f"{median:,.0f}", f"{median / slowest:.1f}", spread)
+    console.print(table)
+    if options.out:
+        figures = {
+            "policy": policy,
+            "size": options.size,
+            "channels": options.channels,
+            "batch": options.batch,
+            "rounds": options.rounds,
+            "machine": platform.machine(),
+            "versions": {"torch": torch.__version__, "albumentations": A.__version__},
+            "pictures_per_second": {name: round(median, 1) for name, median in medians.items()},
+        }
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

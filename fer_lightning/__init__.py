@@ -1,0 +1,7 @@
+"""Facial expression recognition on FER2013: train, compare and believe."""
+
+from fer_lightning import _torchvision_compat
+
+__version__ = "0.1.0"
+
+_torchvision_compat.install()

@@ -1,0 +1,51 @@
+"""`python -m fer_lightning VERB`, also installed as `fer`: work over finished runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "evaluate": (
+        "fer_lightning.studies.evaluate",
+        "measure a checkpoint again: another part, data set or views",
+    ),
+}
+"""Each verb with its module, which is imported only when the verb is asked for, and what it does."""
+
+
+def usage() -> str:
+    """What `--help` prints."""
+    verbs = "\n".join(f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items())
+    return (
+        "usage: python -m fer_lightning VERB [key=value ...]\n\n"
+        f"{verbs}\n\n"
+        "`python -m fer_lightning VERB --help` tells more of one; `python train.py --help` of training.\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        The exit status: 0 done, 2 wrong use.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from fer_lightning import __version__
+
+        print(__version__)
+        return 0
+    if words[0] not in VERBS:
+        print(f"fer: there is no verb {words[0]!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What happens between yaml and objects: resolvers, building, checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+TARGET_PREFIXES = ("fer_lightning.", "torch.optim.", "pytorch_lightning.")
+"""A `_target_` is only honoured under these, since a config may come from a checkpoint that somebody sent."""
+
+
+def register_resolvers() -> None:
+    """Registers the interpolations that `conf/` uses; safe to call twice."""
+    OmegaConf.register_new_resolver("default_data", _default_data, replace=True)
+    OmegaConf.register_new_resolver("chosen", lambda *names: next(n for n in names if n), replace=True)
+
+
+def _default_data() -> str:
+    """The `data` option that `data=auto` stands for: `fer2013` if it lies in the data folder, else `synthetic`."""
+    from fer_lightning.data.locate import find_fer2013
+
+    return "fer2013" if find_fer2013(os.environ.get("FER_DATA_DIR", "data")) else "synthetic"
+
+
+def plain(config: Any) -> Any:
+    """A resolved copy in plain containers; only those load again under `torch.load(weights_only=True)`."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls the `_target_` of a config with its other keys, `args` and `kwargs`.
+
+    Raises:
+        ValueError: The `_target_` is missing, lies outside `TARGET_PREFIXES`, or does not take these keys.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    target = str(config.get("_target_"))
+    if not target.startswith(TARGET_PREFIXES):
+        raise ValueError(
+            f"_target_ {target!r} is not allowed: it must begin with one of {', '.join(TARGET_PREFIXES)}"
+        )
+    try:
+        return instantiate(config, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if error.__cause__ is None:
+            raise ValueError(str(error)) from None
+        raise error.__cause__ from None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`; lists stay whole, `_target_` is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def check(config: DictConfig) -> None:
+    """Finds settings that cannot work before any data is read.
+
+    Raises:
+        ValueError: One sentence that names the key, its value and what it must be.
+    """
+    positive = ("optimizer.lr", "trainer.max_epochs", "trainer.batch_size", "model.image_size")
+    for key in positive:
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f"{key} is {value!r}; it must be a number above 0")
+    if config.data.sampler not in ("shuffled", "balanced"):
+        raise ValueError(f"data.sampler is {config.data.sampler!r}; it must be 'shuffled' or 'balanced'")
+    if config.data.targets not in ("labels", "votes"):
+        raise ValueError(f"data.targets is {config.data.targets!r}; it must be 'labels' or 'votes'")
+    if not isinstance(config.data.workers, int) or config.data.workers < 0:
+        raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
+    if config.resume and not Path(config.resume).is_file():
+        raise FileNotFoundError(
+            f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt"
+        )

@@ -1,0 +1,76 @@
+"""FaceArrays: what every data source returns and everything after it reads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """A data file is not what it should be; the message names the file, the place in it and the way out."""
+
+
+@dataclass(frozen=True)
+class FaceArrays:
+    """A set of labelled faces, in memory or memory-mapped.
+
+    Attributes:
+        images: uint8, (N, H, W) gray or (N, H, W, 3) RGB.
+        labels: int64 (N,), positions in `classes`.
+        usage: (N,) strings: Training, PublicTest or PrivateTest (`labels.USAGES`).
+        classes: Class names; their position is the label.
+        name: What the set is called in logs and results, for example `fer2013`.
+        fingerprint: sha256 of the content (`content_fingerprint`), hexadecimal.
+        names: (N,) UTF-8 bytes that tell a person where each picture is: `row 17` or `train/happy/3.jpg`.
+        votes: float32 (N, 10), FER+ counts in the order of `labels.FERPLUS_COLUMNS`, or None.
+        skipped: One sentence for each picture that could not be read and was left out.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    usage: NDArray[np.str_]
+    classes: tuple[str, ...]
+    name: str
+    fingerprint: str
+    names: NDArray[np.bytes_]
+    votes: NDArray[np.float32] | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        if self.images.dtype != np.uint8 or self.images.ndim not in (3, 4):
+            raise ValueError(
+                f"images must be uint8 (N, H, W) or (N, H, W, 3), got {self.images.dtype} {self.images.shape}"
+            )
+        for field in ("labels", "usage", "names", "votes"):
+            values = getattr(self, field)
+            if values is not None and len(values) != count:
+                raise ValueError(f"{field} has {len(values)} rows, images has {count}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """1 for gray, 3 for RGB."""
+        return 1 if self.images.ndim == 3 else 3
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the faces were drawn by the program."""
+        return self.name == "synthetic"
+
+
+def content_fingerprint(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], usage: NDArray[np.str_], classes: tuple[str, ...]
+) -> str:
+    """sha256 over shape, pixels, labels, usage and class names; equal content gives the same value anywhere."""
+    digest = hashlib.sha256(repr((images.shape, classes)).encode())
+    for start in range(0, len(images), 4096):  # in pieces, so that a memory-mapped set is never loaded whole
+        digest.update(np.ascontiguousarray(images[start : start + 4096]))
+    digest.update(np.ascontiguousarray(labels, dtype="<i8"))
+    digest.update("\n".join(usage.tolist()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,151 @@
+"""Augmentation picture by picture on the CPU, with albumentations; and what a policy's strengths mean."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ERASED_SIDE: Final = (0.1, 0.4)
+"""The range of an erased rectangle's height and width, as fractions of the picture's."""
+
+ERASED_GRAY: Final = 128
+"""What an erased rectangle is filled with: mid-gray, close to zero once the model has normalised it."""
+
+_LARGEST: Final = {
+    "flip": 1.0,
+    "rotation": 180.0,
+    "shift": 1.0,
+    "zoom": 0.99,
+    "crop": 0.49,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "erasing": 1.0,
+    "shear": 80.0,
+    "gamma": 10.0,
+    "noise": 1.0,
+}
+
+
+def check_strengths(**strengths: float) -> None:
+    """Refuses a strength that no picture can have.
+
+    Raises:
+        ValueError: A strength is negative or above its largest meaningful value.
+    """
+    for name, value in strengths.items():
+        if not 0 <= value <= _LARGEST[name]:
+            raise ValueError(
+                f"augmentation.policy.{name} must lie between 0 and {_LARGEST[name]:g}, got {value}; "
+                "0 turns it off"
+            )
+
+
+class PictureAugmentation:
+    """Draws and applies one random change per picture, with albumentations.
+
+    `data.batched.BatchedAugmentation` applies the same policy to a whole batch on the device. Both draw every
+    strength uniformly between its two extremes, and both continue a picture beyond its border by its
+    outermost pixels: a mirror image would grow a second chin. Here shifts and crops are whole pixels.
+
+    Args:
+        flip: Probability of a left-right flip.
+        rotation: Largest rotation in degrees, either way.
+        shift: Largest shift along each axis, either way, as a fraction of the width and height.
+        zoom: Largest relative change of size: 0.1 draws a scale between 0.9 and 1.1 for both axes.
+        brightness: Largest relative change of all pixels: 0.2 multiplies them by 0.8 to 1.2.
+        contrast: Largest relative change of the distance from the picture's mean gray.
+        crop: Largest fraction cut off each of the four sides, drawn side by side; the rest is resized back.
+        erasing: Probability that one rectangle (`ERASED_SIDE`) is painted mid-gray.
+
+    Raises:
+        ValueError: A strength lies outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        flip: float = 0.5,
+        rotation: float = 10.0,
+        shift: float = 0.0,
+        zoom: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        crop: float = 0.0,
+        erasing: float = 0.0,
+    ) -> None:
+        check_strengths(
+            flip=flip,
+            rotation=rotation,
+            shift=shift,
+            zoom=zoom,
+            brightness=brightness,
+            contrast=contrast,
+            crop=crop,
+            erasing=erasing,
+        )
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for updates
+        import albumentations as A
+        import cv2
+
+        steps: list[A.BasicTransform] = []
+        if flip:
+            steps.append(A.HorizontalFlip(p=flip))
+        if rotation or shift or zoom:
+            steps.append(
+                A.Affine(
+                    rotate=(-rotation, rotation),
+                    translate_percent=(-shift, shift),
+                    scale=(1 - zoom, 1 + zoom),
+                    keep_ratio=True,
+                    border_mode=cv2.BORDER_REPLICATE,
+                    p=1,
+                )
+            )
+        if crop:
+            steps.append(A.CropAndPad(percent=[(-crop, 0.0)] * 4, p=1))
+        if brightness or contrast:
+            steps.append(
+                A.ColorJitter(
+                    brightness=(1 - brightness, 1 + brightness),
+                    contrast=(1 - contrast, 1 + contrast),
+                    saturation=(1, 1),
+                    hue=(0, 0),
+                    p=1,
+                )
+            )
+        if erasing:
+            steps.append(
+                A.CoarseDropout(
+                    num_holes_range=(1, 1),
+                    hole_height_range=ERASED_SIDE,
+                    hole_width_range=ERASED_SIDE,
+                    fill=ERASED_GRAY,
+                    p=erasing,
+                )
+            )
+        self._pipeline = A.Compose(steps, is_check_shapes=False)
+        self.reseed(0)
+
+    def reseed(self, seed: int) -> None:
+        """Starts the draws anew; each data-loading worker needs a seed of its own."""
+        # One stream for all steps: albumentations' own seeding starts every step at the same number, so that
+        # one draw would decide over several steps at once.
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Changes each picture by a draw of its own.
+
+        Args:
+            images: uint8 (B, H, W) gray or (B, H, W, 3) RGB; left as they are.
+
+        Returns:
+            A new array of the same shape and dtype.
+        """
+        augmented = np.empty(images.shape, dtype=np.uint8)
+        for i, image in enumerate(np.asarray(images)):
+            augmented[i] = self._pipeline(image=image)["image"]
+        return augmented

@@ -1,0 +1,246 @@
+"""FERDataModule: from FaceArrays and a split to batches on the training device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fer_lightning.config import build
+from fer_lightning.data.arrays import DataError, FaceArrays
+from fer_lightning.data.augment import PictureAugmentation
+from fer_lightning.data.protocols import Split
+from fer_lightning.labels import soft_targets
+
+Batch = dict[str, Any]
+"""`image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data set, and
+`target` float (B, classes) where targets are soft. Metrics read `label`, losses read `target` when it is there."""
+
+RESIDENT_LIMIT = 2 * 1024**3
+"""Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
+
+
+class Draw(NamedTuple):
+    """What the sampler asks of the data set: which pictures, and the seed of their random changes."""
+
+    index: list[int]
+    seed: int
+
+
+class EpochSampler(Sampler[Draw]):
+    """Batches of positions. Order and seeds follow from (seed, epoch) alone, so a resumed run draws as if never stopped.
+
+    Args:
+        index: int64 (N,) positions to draw from.
+        batch_size: Pictures a batch.
+        seed: Training seed.
+        shuffle: Draw in random order and drop a last, smaller batch; else keep the order and every picture.
+        weights: float (N,) chances of each position; given, an epoch is N draws with replacement.
+    """
+
+    def __init__(
+        self,
+        index: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.index = index
+        self.batch_size = min(batch_size, len(index)) if shuffle else batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.weights = weights
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.index), self.batch_size)
+        return whole if self.shuffle or not rest else whole + 1
+
+    def __iter__(self) -> Iterator[Draw]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = self.index
+        if self.weights is not None:
+            order = random.choice(order, size=len(order), p=self.weights / self.weights.sum())
+        elif self.shuffle:
+            order = random.permutation(order)
+        seeds = random.integers(2**32, size=len(self))
+        for batch, seed in enumerate(seeds):
+            start = batch * self.batch_size
+            yield Draw(order[start : start + self.batch_size].tolist(), int(seed))
+
+
+class FaceDataset(Dataset[Batch]):
+    """Answers a `Draw` with a batch; without `pictures` only with positions, for a set that lives on the device."""
+
+    def __init__(self, pictures: NDArray[np.uint8] | None, policy: PictureAugmentation | None = None) -> None:
+        self.pictures = pictures
+        self.policy = policy
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        batch: Batch = {"index": torch.tensor(draw.index), "seed": draw.seed}
+        if self.pictures is not None:
+            pictures = self.pictures[draw.index]
+            if self.policy is not None:
+                self.policy.reseed(draw.seed)
+                pictures = self.policy(pictures)
+            batch["pictures"] = torch.from_numpy(pictures)
+        return batch
+
+
+class FERDataModule(pl.LightningDataModule):
+    """Loaders over the parts of a split; gathering, normalising to [0, 1] and augmentation happen on the device.
+
+    Args:
+        faces: The data set.
+        split: Which picture belongs to which part.
+        batch_size: Pictures a batch.
+        augmentation: `policy` and `mix`, each None or a config with `_target_` (conf/augmentation).
+        sampler: `shuffled`, or `balanced`: each class is drawn equally often.
+        targets: `labels`, or `votes`: FER+ votes as soft targets of the training pictures.
+        resident: Keep the pictures on the device: True, False, or `auto`, which does so up to `RESIDENT_LIMIT`.
+        workers: Processes that prepare batches of a set that is not resident, or with a per-picture policy.
+        seed: Training seed.
+
+    Raises:
+        DataError: Votes are asked for and the data set has none, or the train or val part is empty.
+    """
+
+    def __init__(
+        self,
+        faces: FaceArrays,
+        split: Split,
+        *,
+        batch_size: int,
+        augmentation: Mapping[str, Any],
+        sampler: str = "shuffled",
+        targets: str = "labels",
+        resident: bool | str = "auto",
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for part in ("train", "val"):
+            if len(split.indices[part]) == 0:
+                raise DataError(f"{faces.name}: the {part} part of protocol {split.name} has no picture")
+        self.faces = faces
+        self.split = split
+        self.batch_size = batch_size
+        self.measured_part = "test"
+        self.sampler = sampler
+        self.workers = workers
+        self.seed = seed
+        self.resident = (
+            len(faces.images.reshape(-1)) <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
+        )
+        policy = build(augmentation["policy"]) if augmentation["policy"] else None
+        self.picture_policy = policy if isinstance(policy, PictureAugmentation) else None
+        self.batch_policy: Callable[[Tensor, torch.Generator], Tensor] | None = (
+            None if self.picture_policy else policy
+        )
+        self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
+            build(augmentation["mix"]) if augmentation["mix"] else None
+        )
+        self._labels = torch.from_numpy(np.asarray(faces.labels))
+        self._targets: Tensor | None = None
+        if targets == "votes":
+            if faces.votes is None:
+                raise DataError(
+                    f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv"
+                )
+            self._targets = torch.from_numpy(soft_targets(faces.votes, faces.labels))
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Pictures of each class in the train part."""
+        labels = self.faces.labels[self.split.indices["train"]]
+        return np.bincount(labels, minlength=len(self.faces.classes)).tolist()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled or balanced batches of the train part, a last smaller one left out."""
+        index = self.split.indices["train"]
+        weights = None
+        if self.sampler == "balanced":
+            labels = self.faces.labels[index]
+            weights = 1.0 / np.bincount(labels, minlength=len(self.faces.classes))[labels]
+        sampler = EpochSampler(index, self.batch_size, seed=self.seed, shuffle=True, weights=weights)
+        return self._loader(sampler, self.picture_policy)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The val part in order."""
+        return self.part_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The measured part in order."""
+        return self.part_dataloader(self.measured_part)
+
+    def part_dataloader(self, part: str) -> DataLoader[Batch]:
+        """Any part of the split in order, as it is.
+
+        Raises:
+            DataError: The protocol has no such part.
+        """
+        if part not in self.split.indices:
+            raise DataError(
+                f"protocol {self.split.name} has no part {part!r}; there are {', '.join(self.split.indices)}"
+            )
+        return self._loader(EpochSampler(self.split.indices[part], self.batch_size), None)
+
+    def _loader(self, sampler: EpochSampler, policy: PictureAugmentation | None) -> DataLoader[Batch]:
+        from_host = policy is not None or not self.resident
+        workers = self.workers if from_host else 0
+        return DataLoader(
+            FaceDataset(self.faces.images if from_host else None, policy),
+            sampler=sampler,
+            batch_size=None,  # a Draw already is a batch
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=from_host and torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turns positions or uint8 pictures into the batch that the module reads (`Batch`)."""
+        index: Tensor = batch["index"]
+        pictures = batch["pictures"] if "pictures" in batch else self._resident(index.device)[index]
+        image = to_unit_range(pictures)
+        label = self._labels.to(index.device)[index]
+        ready: Batch = {"image": image, "label": label, "index": index}
+        if self.trainer is not None and self.trainer.training:
+            generator = torch.Generator().manual_seed(batch["seed"])
+            if self.batch_policy is not None:
+                ready["image"] = self.batch_policy(image, generator)
+            if self._targets is not None:
+                ready["target"] = self._targets.to(index.device)[index]
+            if self.mix is not None:
+                soft = ready.get("target", F.one_hot(label, len(self.faces.classes)).float())
+                ready["image"], ready["target"] = self.mix(ready["image"], soft, generator)
+        return ready
+
+    def _resident(self, device: torch.device) -> Tensor:
+        if device not in self._on_device:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", UserWarning
+                )  # a memory map is read-only, and nothing writes to it
+                self._on_device = {device: torch.from_numpy(self.faces.images).to(device)}
+        return self._on_device[device]
+
+
+def to_unit_range(pictures: Tensor) -> Tensor:
+    """uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
+    channels_first = pictures.unsqueeze(1) if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
+    return channels_first.float() / 255.0

@@ -1,0 +1,121 @@
+"""Pieces of a data set on their way from a file to FaceArrays: read in parallel, kept in order."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive pictures of a source.
+
+    Attributes:
+        images: uint8 (n, H, W) gray or (n, H, W, 3) RGB; n may be 0.
+        labels: int64 (n,).
+        usage: (n,) strings of `labels.USAGES`.
+        names: (n,) UTF-8 bytes, where each picture is.
+        problems: `place: what is wrong` of each picture of this stretch that cannot be used.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    usage: NDArray[np.str_]
+    names: NDArray[np.bytes_]
+    problems: tuple[str, ...] = ()
+
+
+def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """`map` over threads that takes only a few items ahead, so that memory stays small."""
+    workers = min(8, os.cpu_count() or 1)
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def check_alike(name: bytes, image: NDArray[np.uint8], other_name: bytes, other: NDArray[np.uint8]) -> None:
+    """Raises DataError, with the setting that helps, if two pictures differ in size or in colours."""
+    first, second = name.decode(), other_name.decode()
+    if image.ndim != other.ndim:
+        gray, colour = (first, second) if image.ndim == 2 else (second, first)
+        raise DataError(
+            f"{gray} is gray and {colour} is in colour; set data.channels to 1 or 3 (data=folder)"
+        )
+    if image.shape != other.shape:
+        sizes = [f"{which.shape[1]}x{which.shape[0]}" for which in (image, other)]
+        raise DataError(
+            f"{first} is {sizes[0]} pixels and {second} is {sizes[1]}; set data.image_size (data=folder)"
+        )
+
+
+def assemble(
+    pieces: Iterable[Piece], file: BinaryIO, *, source: str, classes: tuple[str, ...], name: str
+) -> FaceArrays:
+    """Puts pieces together; the pixels go straight to `file` in the .npy format and are mapped from it.
+
+    Args:
+        pieces: In order.
+        file: Empty, open for reading and writing; an `io.BytesIO` keeps the pixels in memory.
+        source: What the messages call the file.
+        classes: Class names.
+        name: Of the set.
+
+    Raises:
+        DataError: No picture can be used, or pictures differ in size or colours.
+        OSError: `file` cannot be written.
+    """
+    columns: list[tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.bytes_]]] = []
+    skipped: list[str] = []
+    count, shape = 0, (0, 0)
+    for piece in pieces:
+        skipped += [f"{source}, {problem}" for problem in piece.problems]
+        if not len(piece.images):
+            continue
+        if not columns:
+            first_name, first = piece.names[0], piece.images[0].copy()
+            shape = first.shape
+            _write_header(file, (0, *shape))
+        check_alike(first_name, first, piece.names[0], piece.images[0])
+        file.write(np.ascontiguousarray(piece.images).data)
+        count += len(piece.images)
+        columns.append((piece.labels, piece.usage, piece.names))
+    if not columns:
+        reason = f"; the first: {skipped[0]}" if skipped else ""
+        raise DataError(f"{source}: no picture in it can be used{reason}")
+    file.seek(0)
+    _write_header(
+        file, (count, *shape)
+    )  # as long as before: .npy headers leave room for the first axis to grow
+    start = file.tell()
+    file.flush()
+    images: NDArray[np.uint8]
+    if isinstance(file, io.BytesIO):
+        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(count, *shape)
+    else:
+        images = np.memmap(file, np.uint8, "r", start, (count, *shape))
+    labels, usage, names = (np.concatenate(column) for column in zip(*columns, strict=True))
+    fingerprint = content_fingerprint(images, labels, usage, classes)
+    return FaceArrays(images, labels, usage, classes, name, fingerprint, names, skipped=tuple(skipped))
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -1,0 +1,1 @@
+"""From-scratch networks, timm backbones, test-time augmentation."""

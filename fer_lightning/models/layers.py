@@ -1,0 +1,44 @@
+"""What the from-scratch networks have in common."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """A 3x3 convolution that keeps the size, BatchNorm, ReLU; no bias, since BatchNorm has one."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
+def init_weights(module: nn.Module) -> None:
+    """For `Module.apply`: weights drawn for a ReLU after the layer (He et al. 2015), biases 0."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def output_layer(features: int, num_classes: int) -> nn.Linear:
+    """The last layer, drawn small: training begins near the uniform answer, at a loss of log(num_classes)."""
+    layer = nn.Linear(features, num_classes)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def map_size(body: str, image_size: int, poolings: int) -> int:
+    """Side of the last feature map in pixels, after `poolings` halvings.
+
+    Raises:
+        ValueError: Nothing is left of the picture; the message names the smallest size.
+    """
+    smallest: int = 2**poolings
+    if image_size < smallest:
+        raise ValueError(
+            f"model.image_size={image_size} is too small for {body}, which halves the picture "
+            f"{poolings} times; it must be at least {smallest}"
+        )
+    return image_size // smallest

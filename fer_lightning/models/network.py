@@ -1,0 +1,198 @@
+"""FERNetwork: the whole graph from pixels to logits."""
+
+from __future__ import annotations
+
+import pickle
+import pkgutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB to gray
+_PACKAGE = "fer_lightning.models."
+
+
+class FERNetwork(nn.Module):
+    """A body with everything before it: channels, size and normalisation, so that no export can lose them.
+
+    Args:
+        body: From normalised images (B, channels, image_size, image_size) to logits (B, num_classes). It
+            has a `head` module and `stages()`, its feature modules from input to output.
+        image_size: Side in pixels of what the body sees.
+        channels: 1 (gray) or 3 (RGB), what the body sees.
+        mean: Subtracted from pixels in [0, 1]; one number, or one a channel.
+        std: Divides afterwards; one number, or one a channel.
+
+    Raises:
+        ValueError: `channels`, `mean` or `std` cannot be.
+    """
+
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        image_size: int,
+        channels: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+    ) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"model.channels is {channels}; it must be 1 (gray) or 3 (RGB)")
+        self.body: Any = body
+        self.image_size = image_size
+        self.channels = channels
+        for name, value in (("mean", mean), ("std", std)):
+            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            if len(values) not in (1, channels):
+                raise ValueError(f"model.{name} has {len(values)} values, but model.channels is {channels}")
+            self.register_buffer(name, values.expand(channels).clone().view(channels, 1, 1))
+        if self.std.min() <= 0:
+            raise ValueError(f"model.std is {std}; it must be above 0")
+        luma = torch.tensor(_LUMA).view(3, 1, 1)
+        self.register_buffer("luma", luma, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            images: Float (B, 1 or 3, H, W) in [0, 1].
+
+        Returns:
+            Float (B, num_classes).
+
+        Raises:
+            ValueError: The images have neither 1 nor 3 channels.
+        """
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"images have {images.shape[1]} channels; they must have 1 (gray) or 3 (RGB)")
+        if images.shape[1] > self.channels:
+            images = (images * self.luma).sum(dim=1, keepdim=True)
+        height, width = images.shape[-2:]
+        size = self.image_size
+        if (height, width) != (size, size):
+            shrinks = height > size or width > size
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=shrinks)
+        if images.shape[1] < self.channels:
+            images = images.expand(-1, self.channels, -1, -1)
+        logits: Tensor = self.body((images - self.mean) / self.std)
+        return logits
+
+
+def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
+    """The network that conf/model describes.
+
+    Args:
+        config: `_target_` (a body of this package), `image_size`, `channels`, `mean`, `std`, optionally
+            `weights` (a file for `load_weights`, in place of what `pretrained` would fetch), and the body's
+            own options.
+        num_classes: Number of logits.
+
+    Raises:
+        ValueError: A setting cannot be; the message names it.
+        FileNotFoundError: There is no such weights file.
+    """
+    not_of_the_body = ("_target_", "mean", "std", "weights")
+    options = {key: value for key, value in config.items() if key not in not_of_the_body}
+    if missing := [key for key, value in config.items() if value == "???"]:
+        raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
+    if config.get("weights") and "pretrained" in options:
+        options["pretrained"] = False
+    target = str(config.get("_target_"))
+    try:
+        body = _body_class(target)(num_classes=num_classes, **options)
+        network = FERNetwork(
+            body,
+            image_size=config["image_size"],
+            channels=config["channels"],
+            mean=config["mean"],
+            std=config["std"],
+        )
+    except KeyError as error:
+        raise ValueError(f"model.{error.args[0]} is missing") from None
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the model's options do not fit {target}: {error}") from error
+    if config.get("weights"):
+        load_weights(network, Path(config["weights"]))
+    return network
+
+
+def _body_class(target: str) -> type[nn.Module]:
+    """The class of that name; only of this package, since a config may come with somebody's checkpoint."""
+    found = None
+    if target.startswith(_PACKAGE):
+        try:
+            found = pkgutil.resolve_name(target)
+        except (ImportError, AttributeError, ValueError):
+            found = None
+    is_network = isinstance(found, type) and issubclass(found, nn.Module)
+    # what a module of this package has imported from elsewhere is reachable under its name, but not of it
+    if not is_network or not found.__module__.startswith(_PACKAGE):
+        raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
+    return found
+
+
+def load_weights(network: FERNetwork, path: Path) -> None:
+    """Loads a file into a network: all of it, or its timm backbone.
+
+    Args:
+        network: Changed in place.
+        path: `.safetensors`, or `.pt`, `.pth`, `.ckpt` read as data alone. Either the whole network (the
+            state dict of a `FERNetwork`, or a checkpoint of this project; normalisation included), or a
+            backbone in timm's naming.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be read, or its weights do not fit exactly; the message says which.
+    """
+    weights = _read_weights(path)
+    try:
+        if any(key.startswith("body.") for key in weights):
+            network.load_state_dict(weights)
+        elif hasattr(network.body, "load_backbone"):
+            network.body.load_backbone(weights)
+        else:
+            example = next(iter(weights), "none at all")
+            raise ValueError(f"model.weights={path} is not of this network: its keys are like {example}")
+    except RuntimeError as error:  # torch's and timm's: one line for each way not to fit
+        reasons = [textwrap.shorten(line, 200) for line in str(error).splitlines()[1:4]] or [str(error)]
+        raise ValueError(f"model.weights={path} does not fit this model: {' '.join(reasons)}") from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"model.weights={path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix in (".pt", ".pth", ".ckpt"):
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = weights.get("state_dict", weights)
+            prefix = "network."  # of a checkpoint that this project wrote
+            parts = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+            return parts or dict(weights)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.weights={path} cannot be read as weights ({reason})") from error
+    raise ValueError(f"model.weights={path} must be a .safetensors file, or .pt, .pth, .ckpt")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def is_dense(module: nn.Module) -> bool:
+    """Whether no convolution is grouped or depthwise."""
+    return all(layer.groups == 1 for layer in module.modules() if isinstance(layer, nn.Conv2d))

@@ -1,0 +1,57 @@
+"""SequentialCNN: the plain small network that every tutorial starts with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fer_lightning.models.layers import conv_norm_relu, init_weights, map_size, output_layer
+
+
+class SequentialCNN(nn.Module):
+    """Three Conv3x3-BatchNorm-ReLU-MaxPool layers, flattened, one hidden layer.
+
+    Args:
+        num_classes: Number of logits.
+        channels: Input channels.
+        image_size: Side of the input in pixels.
+        width: Channels of the first layer; the next two have twice and four times as many.
+        hidden: Units of the fully connected layer.
+        dropout: Probability of dropping a hidden unit.
+
+    Raises:
+        ValueError: `image_size` is too small for three poolings.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int,
+        image_size: int,
+        width: int = 32,
+        hidden: int = 128,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        side = map_size("SequentialCNN", image_size, poolings=3)
+        widths = [width, 2 * width, 4 * width]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(*conv_norm_relu(before, after), nn.MaxPool2d(2))
+                for before, after in zip([channels, *widths], widths, strict=False)
+            )
+        )
+        self.head = nn.Sequential(
+            nn.Linear(widths[-1] * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        ).apply(init_weights)
+        self.layers.apply(init_weights)
+        self.head.append(output_layer(hidden, num_classes))
+
+    def stages(self) -> list[nn.Module]:
+        """The feature stages from input to output."""
+        return list(self.layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        logits: Tensor = self.head(self.layers(images).flatten(start_dim=1))
+        return logits

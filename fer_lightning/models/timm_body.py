@@ -1,0 +1,146 @@
+"""TimmBody: any timm backbone with a head for expressions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg, group_modules
+from torch import Tensor, nn
+
+from fer_lightning.models.layers import init_weights, output_layer
+
+
+class TimmBody(nn.Module):
+    """A timm backbone, its pooled features, and a head: [Linear, ReLU,] Dropout, Linear.
+
+    Args:
+        name: A timm name, with or without the tag of its weights: `resnet18`, `resnet18.a1_in1k`.
+        num_classes: Number of logits.
+        channels: Input channels; pretrained first convolutions are adapted by timm (3 to 1 by summing).
+        image_size: Side of the input in pixels; transformers are built for it.
+        pretrained: Whether to fetch the weights that timm has for this name.
+        hidden: Units of a fully connected layer with ReLU before the last one, 0 for none.
+        dropout: Probability of dropping an input of the last layer.
+
+    Raises:
+        ValueError: timm has no such name, its weights cannot be fetched, or it cannot work at this size.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        channels: int,
+        image_size: int,
+        pretrained: bool = False,
+        hidden: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name, self.channels, self.image_size = name, channels, image_size
+        self.backbone: Any = self._fetched_backbone() if pretrained else self._backbone()
+        features = self._feature_count()
+        self.head = nn.Sequential()
+        if hidden:
+            self.head.extend([nn.Linear(features, hidden).apply(init_weights), nn.ReLU(inplace=True)])
+        self.head.extend([nn.Dropout(dropout), output_layer(hidden or features, num_classes)])
+
+    def stages(self) -> list[nn.Module]:
+        """The backbone's stages from input to output, as timm groups them for layer-wise learning rates."""
+        backbone = self.backbone
+        if hasattr(backbone, "group_matcher"):
+            try:
+                groups = group_modules(backbone, backbone.group_matcher(coarse=True)).values()
+            except AssertionError:  # a few families refuse the coarse grouping
+                groups = group_modules(backbone, backbone.group_matcher(coarse=False)).values()
+        else:
+            groups = [[name] for name, child in backbone.named_children() if list(child.parameters())]
+        stages = [nn.ModuleList(backbone.get_submodule(name) for name in names) for names in groups]
+        tokens = nn.ParameterList(backbone.parameters(recurse=False))  # class token, position embedding
+        stages[0].append(tokens)
+        return list(stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes weights in timm's naming, as published for this name; their classifier is left out.
+
+        Raises:
+            RuntimeError: Something is missing, left over or of another shape.
+        """
+        own = self.backbone.state_dict()
+        classifier = self.backbone.pretrained_cfg.get("classifier") or ()
+        heads = {key.split(".")[0] for key in ([classifier] if isinstance(classifier, str) else classifier)}
+        chosen = {key: w for key, w in weights.items() if key in own or key.split(".")[0] not in heads}
+        # with a classifier to drop, timm would also accept that other keys are missing
+        self.backbone = self._backbone(
+            pretrained=True, pretrained_cfg_overlay={"state_dict": chosen, "classifier": None, "source": None}
+        )
+        self.backbone.pretrained_cfg.pop("state_dict")
+
+    def _published(self) -> PretrainedCfg:
+        """What timm knows of the weights of this name."""
+        try:
+            published = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+            assert published is not None
+            return published
+        except RuntimeError:
+            known = timm.list_models(pretrained="." in self.name)
+            nearest = ", ".join(difflib.get_close_matches(self.name, known, cutoff=0.4))
+            raise ValueError(
+                f"model.name={self.name} is not a timm model; "
+                f"the nearest names: {nearest or 'none, see timm.list_models()'}"
+            ) from None
+
+    def _backbone(self, **options: Any) -> nn.Module:
+        if self._published().fixed_input_size:
+            options["img_size"] = self.image_size
+        backbone: nn.Module = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **options)
+        return backbone
+
+    def _fetched_backbone(self) -> nn.Module:
+        published = self._published()
+        try:
+            if published.hf_hub_id:
+                _ask_once(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
+            return self._backbone(pretrained=True)
+        except Exception as error:  # the hub's client has its own exceptions in every version
+            hub = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else None
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise ValueError(
+                f"the pretrained weights of {self.name} could not be fetched from "
+                f"{hub or published.url or 'anywhere'} ({reason}); give a copy of them as "
+                "model.weights=path.safetensors, or set model.pretrained=false to start at random"
+            ) from error
+
+    def _feature_count(self) -> int:
+        """Tries one picture: timm's own figures leave out layers that some backbones keep after pooling."""
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                features = self.backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"model.image_size={self.image_size} does not suit {self.name} ({str(error).splitlines()[0]})"
+            ) from error
+        self.backbone.train()
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            raise ValueError(f"model.name={self.name} does not give one feature vector a picture")
+        return int(features.shape[1])
+
+
+def _ask_once(repository: str, filename: str) -> None:
+    """Raises the hub's connection error at once; its download would try for a minute first."""
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    name, _, revision = repository.partition("@")
+    if not isinstance(try_to_load_from_cache(name, filename, revision=revision or None), str):
+        file_exists(name, filename, revision=revision or None)

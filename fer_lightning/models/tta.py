@@ -1,0 +1,64 @@
+"""Test-time augmentation: several views of each picture, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def average_views(network: Callable[[Tensor], Tensor], views: Sequence[Tensor], average: str) -> Tensor:
+    """The network's answer averaged over views.
+
+    Args:
+        network: From images (B, C, H, W) to logits (B, classes).
+        views: One tensor (B, C, h, w) a view.
+        average: `probabilities` or `logits`.
+
+    Returns:
+        float32 (B, classes) whose softmax is the averaged answer.
+
+    Raises:
+        ValueError: `average` is neither.
+    """
+    answers = torch.stack([network(view).float() for view in views])
+    if average == "logits":
+        return answers.mean(dim=0)
+    if average == "probabilities":
+        return answers.log_softmax(dim=-1).logsumexp(dim=0) - torch.log(torch.tensor(float(len(views))))
+    raise ValueError(f"eval.average is {average!r}; it must be 'probabilities' or 'logits'")
+
+
+def identity(images: Tensor) -> list[Tensor]:
+    """The picture itself."""
+    return [images]
+
+
+def flip(images: Tensor) -> list[Tensor]:
+    """The picture and its mirror image."""
+    return [images, images.flip(-1)]
+
+
+def shifts(images: Tensor, shift: float) -> list[Tensor]:
+    """The picture and four copies shifted by `shift` of its side, edges repeated, each with its mirror image."""
+    height, width = images.shape[-2:]
+    dy, dx = max(1, round(shift * height)), max(1, round(shift * width))
+    padded = F.pad(images, (dx, dx, dy, dy), mode="replicate")
+    starts = [(dy, dx), (0, dx), (2 * dy, dx), (dy, 0), (dy, 2 * dx)]
+    return [v for y, x in starts for v in flip(padded[..., y : y + height, x : x + width])]
+
+
+def ten_crop(images: Tensor, size: float) -> list[Tensor]:
+    """Crops of `size` of the side at the four corners and the centre, each with its mirror image."""
+    height, width = images.shape[-2:]
+    h, w = round(size * height), round(size * width)
+    starts = [
+        (0, 0),
+        (0, width - w),
+        (height - h, 0),
+        (height - h, width - w),
+        ((height - h) // 2, (width - w) // 2),
+    ]
+    return [v for y, x in starts for v in flip(images[..., y : y + h, x : x + w])]

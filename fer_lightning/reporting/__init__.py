@@ -1,0 +1,1 @@
+"""Figures, tables, MLflow tracking and the records of measured runs."""

@@ -1,0 +1,110 @@
+"""What a measured run leaves behind: where it ran, on what, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "timm",
+    "hydra-core",
+    "omegaconf",
+    "albumentations",
+    "mlflow",
+    "optuna",
+    "numpy",
+)
+
+RECORDED_SCORES = (
+    "n",
+    "accuracy",
+    "accuracy_interval",
+    "macro_f1",
+    "macro_f1_interval",
+    "balanced_accuracy",
+    "top2_accuracy",
+    "loss",
+    "ece",
+    "per_class_f1",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that a result can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The git commit of the code, with `-dirty` where tracked files differ from it; `unknown` outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results", ":!/docs")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory in GiB and GPU of this machine."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    memory = None
+    if hasattr(os, "sysconf"):
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": memory,
+        "gpu": gpu,
+        "system": platform.platform(),
+    }
+
+
+def command(overrides: Sequence[str]) -> str:
+    """The command that repeats a run, ready to paste."""
+    return shlex.join(["python", "train.py", *overrides])
+
+
+def recorded(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of one part of the data as a record holds them."""
+    return {name: scores[name] for name in RECORDED_SCORES if name in scores}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes a whole file or none: aside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+    return path

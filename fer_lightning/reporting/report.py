@@ -1,0 +1,117 @@
+"""Everything that a finished run writes into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.reporting import figures
+from fer_lightning.reporting.records import write_json
+from fer_lightning.training.metrics import Predictions, Scores
+
+GRID = 24
+"""Pictures on a grid."""
+
+
+def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFrame:
+    """One row a picture: where it is, its class, what the net said, and the probability of each class."""
+    probabilities = predictions.probabilities.numpy()
+    index = predictions.index.numpy()
+    predicted = probabilities.argmax(axis=1)
+    labels = predictions.labels.numpy()
+    names = np.asarray(faces.classes)
+    table = pd.DataFrame(
+        {
+            "index": index,
+            "picture": [name.decode() for name in faces.names[index]],
+            "usage": faces.usage[index],
+            "label": names[labels],
+            "predicted": names[predicted],
+            "confidence": probabilities.max(axis=1),
+            "correct": predicted == labels,
+        }
+    )
+    for position, name in enumerate(faces.classes):
+        table[f"p_{name}"] = probabilities[:, position]
+    return table
+
+
+def classification_report(scores: Scores) -> str:
+    """Precision, recall, F1 and support of each class as plain text."""
+    per_class: Mapping[str, Mapping[str, float]] = scores["per_class"]
+    width = max(len(name) for name in per_class)
+    lines = [f"{'':{width}}  precision  recall      f1  support"]
+    for name, row in per_class.items():
+        lines.append(
+            f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['support']:7d}"
+        )
+    low, high = scores["accuracy_interval"]
+    lines += [
+        "",
+        f"accuracy          {scores['accuracy']:.4f}  (95% interval {low:.4f} to {high:.4f}, n = {scores['n']})",
+        f"macro F1          {scores['macro_f1']:.4f}",
+        f"balanced accuracy {scores['balanced_accuracy']:.4f}",
+        f"top-2 accuracy    {scores['top2_accuracy']:.4f}",
+        f"calibration error {scores['ece']:.4f}  (ECE, 15 bins)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(
+    folder: Path,
+    faces: FaceArrays,
+    predictions: Predictions,
+    scores: Mapping[str, Scores],
+    history: Sequence[Mapping[str, float]] = (),
+    best_epoch: int | None = None,
+) -> None:
+    """Writes tables and pictures of one measurement.
+
+    Args:
+        folder: Where to; made if missing.
+        faces: The data set.
+        predictions: Of its measured part.
+        scores: Scores by part, the whole first (`test`, then `test_deduplicated`).
+        history: One row an epoch (`FERModule.history`); without it no curves are drawn.
+        best_epoch: The epoch that was measured, counted from 1.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part, whole = next(iter(scores.items()))
+    write_json(folder / "classification_report.json", scores)
+    text = "\n".join(f"{name}\n\n{classification_report(s)}" for name, s in scores.items())
+    (folder / "classification_report.txt").write_text(text)
+    table = predictions_table(faces, predictions)
+    table.to_parquet(folder / "predictions.parquet", index=False)
+    title = f"{faces.name}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"
+    matrix = np.asarray(whole["confusion_matrix"])
+    figures.save(
+        figures.confusion_matrix(matrix, faces.classes, title=title), folder / "confusion_matrix.png"
+    )
+    support = {name: row["support"] for name, row in whole["per_class"].items()}
+    figures.save(
+        figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / "per_class_f1.png"
+    )
+    shuffled = table.sample(min(GRID, len(table)), random_state=0)
+    _save_grid(folder / "sample_predictions.png", faces, shuffled, f"Sample of {part}")
+    wrong = table[~table["correct"]].nlargest(GRID, "confidence")
+    if len(wrong):
+        _save_grid(folder / "confidently_wrong.png", faces, wrong, f"Most confidently wrong of {part}")
+    if history:
+        pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+        figures.save(figures.training_curves(history, best_epoch), folder / "training_curves.png")
+
+
+def _save_grid(path: Path, faces: FaceArrays, rows: pd.DataFrame, title: str) -> None:
+    titles = [
+        f"{label} \N{RIGHTWARDS ARROW} {predicted}\n{confidence:.0%}"
+        for label, predicted, confidence in zip(
+            rows["label"], rows["predicted"], rows["confidence"], strict=True
+        )
+    ]
+    images: Any = np.asarray(faces.images[rows["index"].to_numpy()])
+    figures.save(figures.picture_grid(images, titles, rows["correct"].tolist(), title), path)

@@ -1,0 +1,381 @@
+"""Where the numbers of a run go: to MLflow, into csv files, or nowhere.
+
+`conf/tracking` names one of the three context managers below. Each takes the same description of the run,
+yields the loggers for the Trainer, and closes the run when it is left, whichever way it is left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock
+from hydra.experimental.callback import Callback
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PARENT, SWEEP = "mlflow.parentRunId", "sweep_dir"
+SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+# MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; otherwise 120, and with the retries many minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is not installed
+}.items():
+    os.environ.setdefault(_name, _value)
+logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of the tables of a new store
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are told below, once
+
+
+@contextmanager
+def nowhere(**_: Any) -> Iterator[list[Logger]]:
+    """No logger."""
+    yield []
+
+
+@contextmanager
+def csv(*, folder: Path, params: Mapping[str, Any], **_: Any) -> Iterator[list[Logger]]:
+    """`csv/metrics.csv`, one row an epoch, and `csv/hparams.yaml` in the run's folder."""
+    logger = CSVLogger(folder, name="csv", version="", flush_logs_every_n_steps=1)
+    logger.log_hyperparams(dict(params))
+    yield [logger]
+
+
+@contextmanager
+def mlflow(
+    uri: str | None,
+    local_dir: str,
+    experiment_name: str,
+    timeout: int,
+    *,
+    folder: Path,
+    run_name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+    sweep_dir: Path | None,
+) -> Iterator[list[Logger]]:
+    """An MLflow run, from its first parameter to its artifacts.
+
+    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C or SIGTERM KILLED. Unless
+    killed, what lies in `folder` becomes its artifacts (hidden files excepted).
+
+    Args:
+        uri: A tracking server or database; None is the local store, which also takes over when `uri` fails.
+        local_dir: The local store: `mlflow.db` and `artifacts/` in it.
+        experiment_name: MLflow's name for the shelf that the run stands on; made if missing.
+        timeout: Seconds that a server may take to answer at the start.
+        folder: The run's folder.
+        run_name: What a person calls the run.
+        tags: What it ran on.
+        params: Flat settings, by dotted name.
+        sweep_dir: The folder of the multirun that the run belongs to; its jobs share a parent run.
+
+    Raises:
+        ValueError: `uri` is none that MLflow knows, or not even the local store can be used.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield [DummyLogger()]
+        return
+
+    def start(uri: str) -> RunLogger:
+        client, experiment_id = _experiment(uri, local_dir, experiment_name)
+        parent = {PARENT: parent_run(client, experiment_id, sweep_dir)} if sweep_dir is not None else {}
+        logger = RunLogger(
+            experiment_name=experiment_name,
+            tracking_uri=uri,
+            run_name=masked(run_name)[:250],  # the width of the column
+            tags=dict(tags) | parent,
+        )
+        logger.log_hyperparams(
+            {re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()}
+        )
+        return logger
+
+    logger = _with_first_store_that_works(uri, local_dir, timeout, start)
+    try:
+        yield [logger]
+    except BaseException as error:
+        logger.end("KILLED" if _was_killed(error) else "FAILED", folder)
+        raise
+    logger.end("FINISHED", folder)
+
+
+class RunLogger(MLFlowLogger):
+    """Lightning's MLFlowLogger for a training that outlives its tracking server.
+
+    After the first failure it says so once and keeps what follows; `end` tries to send it. Only `end` closes
+    the run, since Lightning finalizes loggers after `fit`, when the test is still to come.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._unsent: list[Callable[[], None]] = []
+
+    @property
+    def uri(self) -> str:
+        """Where the run is tracked, without password."""
+        return masked(str(self._tracking_uri))
+
+    @property
+    def where(self) -> str:
+        """What opens the run: its address on a server, or the command that starts MLflow's UI."""
+        if self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+        return f"mlflow ui --backend-store-uri {self.uri}"
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs all of `metrics` in one batch; a server that fails does not stop the training."""
+        send = partial(super().log_metrics, dict(metrics), step)
+        if not self._unsent:
+            try:
+                return send()
+            except _errors() as error:
+                log.warning(
+                    "MLflow at %s takes no metrics any more (%s): training goes on, they are sent at its end",
+                    self.uri,
+                    _reason(error),
+                )
+        self._unsent.append(send)
+
+    def finalize(self, status: str = "success") -> None:
+        """Leaves the run open; `end` closes it."""
+
+    def end(self, status: str, folder: Path) -> None:
+        """Sends what is left, the artifacts too unless the run was killed, and closes the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            folder: The run's folder.
+        """
+        try:
+            for send in self._unsent:
+                send()
+            if status != "KILLED":
+                self._log_artifacts(folder)
+        except _errors() as error:
+            log.warning(
+                "MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, _reason(error), folder
+            )
+        try:
+            self.experiment.set_terminated(self._run_id, status)
+        except _errors() as error:
+            log.warning(
+                "MLflow at %s could not be told that the run is %s (%s)", self.uri, status, _reason(error)
+            )
+
+    def _log_artifacts(self, folder: Path) -> None:
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                continue  # .hydra holds the command line as it was typed, passwords included
+            if entry.is_dir():
+                self.experiment.log_artifacts(self._run_id, str(entry), entry.name)
+            else:
+                self.experiment.log_artifact(self._run_id, str(entry))
+
+
+class MultirunParent(Callback):
+    """Hydra callback: opens the parent run of a multirun before its jobs, closes it with the best result."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Opens the parent run; should this process die before the end, the run is KILLED."""
+        tracking, sweep_dir = config.tracking, Path(config.hydra.sweep.dir).absolute()
+
+        def open_parent(uri: str) -> tuple[MlflowClient, str, str]:
+            client, experiment_id = _experiment(uri, tracking.local_dir, tracking.experiment_name)
+            run_id = parent_run(client, experiment_id, sweep_dir)
+            client.update_run(run_id, status="RUNNING")  # again, where a multirun is resumed
+            return client, experiment_id, run_id
+
+        self._parent = _with_first_store_that_works(
+            tracking.uri, tracking.local_dir, tracking.timeout, open_parent
+        )
+        atexit.register(self._close, "KILLED")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Closes the parent run with the best job's name, objective and the settings that jobs differ in."""
+        atexit.unregister(self._close)
+        self._close("FINISHED", config.objective, config.objective_mode)
+
+    def _close(self, status: str, objective: str | None = None, mode: str = "max") -> None:
+        client, experiment_id, run_id = self._parent
+        try:
+            if objective is not None:
+                summarise(client, experiment_id, run_id, objective, mode)
+            client.set_terminated(run_id, status)
+        except _errors() as error:
+            log.warning("MLflow could not be told that the multirun is %s (%s)", status, _reason(error))
+
+
+def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:
+    """The id of the parent run of a multirun's jobs: made by who asks first, found by all others."""
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(sweep_dir / ".parent.lock"):
+        found = client.search_runs([experiment_id], f'tags.{SWEEP} = "{sweep_dir}"', max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        run = client.create_run(experiment_id, tags={SWEEP: str(sweep_dir)}, run_name=sweep_dir.name)
+        return str(run.info.run_id)
+
+
+def summarise(client: MlflowClient, experiment_id: str, parent_id: str, objective: str, mode: str) -> None:
+    """Writes on a parent run how many jobs there were and what the best one reached with which settings.
+
+    Args:
+        client: Of the store.
+        experiment_id: The experiment that the runs belong to.
+        parent_id: The parent run.
+        objective: A metric; the best epoch of each job counts.
+        mode: `max` or `min`.
+    """
+    from mlflow.entities import Metric, RunTag
+
+    jobs = client.search_runs([experiment_id], f'tags.`{PARENT}` = "{parent_id}"', max_results=10_000)
+    better = max if mode == "max" else min
+    scored = []
+    for job in jobs:
+        epochs = [metric.value for metric in client.get_metric_history(job.info.run_id, objective)]
+        if values := [value for value in epochs if not math.isnan(value)]:
+            scored.append((better(values), job))
+    failed = sum(job.info.status == "FAILED" for job in jobs)
+    tags, metrics = {"jobs": str(len(jobs)), "jobs_failed": str(failed)}, []
+    if scored:
+        score, best = better(scored, key=itemgetter(0))
+        metrics = [Metric(f"best/{objective}", score, int(1000 * time.time()), 0)]
+        tags |= {"best_run": best.info.run_name, "best_run_id": best.info.run_id}
+        # as tags, since a resumed multirun may change them and MLflow's params are written once
+        tags |= {
+            f"best.{name}": value
+            for name, value in best.data.params.items()
+            if any(job.data.params.get(name) != value for job in jobs)
+        }
+    client.log_batch(parent_id, metrics, tags=[RunTag(*tag) for tag in tags.items()][:100])
+
+
+def where(loggers: Sequence[Logger]) -> str | None:
+    """What opens the run in MLflow (`RunLogger.where`), or None where it is not tracked there."""
+    return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
+
+
+def masked(text: str) -> str:
+    """`text` with `***` for the password in every URI."""
+    text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
+
+
+def _with_first_store_that_works(
+    uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]
+) -> T:
+    """`action(uri)`; if that fails, says so and does `action` with the local store instead."""
+    local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
+    if uri and uri != local:
+        if not uri.startswith(SCHEMES):
+            raise ValueError(f"tracking.uri is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}")
+        try:
+            with _impatient(timeout):
+                _knock(uri, timeout)
+                return action(uri)
+        except _errors() as error:
+            log.warning(
+                "NO TRACKING AT %s (%s): the local store %s is used instead",
+                masked(uri),
+                _reason(error),
+                local,
+            )
+    try:
+        return action(local)
+    except _errors() as error:
+        raise ValueError(
+            f"the MLflow store {local} cannot be used: {_reason(error)} Mend it, use another folder "
+            "(paths.mlruns_dir=...) or do without (tracking=csv)"
+        ) from error
+
+
+def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
+    """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
+    from mlflow import MlflowClient
+
+    folder = Path(local_dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".mlflow.lock"):
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            artifacts = (
+                None if uri.startswith("http") else str(folder / "artifacts")
+            )  # a server has its own place
+            return client, str(client.create_experiment(name, artifacts))
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return client, str(experiment.experiment_id)
+
+
+def _knock(uri: str, timeout: int) -> None:
+    """Raises OSError if a database server does not listen; SQLAlchemy under MLflow would try for minutes."""
+    from sqlalchemy import make_url
+
+    if not uri.startswith(("http", "sqlite")):
+        url = make_url(uri)
+        port = url.port or DATABASE_PORTS[url.get_backend_name()]
+        socket.create_connection((url.host or "localhost", port), timeout).close()
+
+
+@contextmanager
+def _impatient(timeout: int) -> Iterator[None]:
+    """MLflow asks a server only once and waits `timeout` seconds for the answer."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ[name] for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, OSError
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the root of a chain, without passwords."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return masked((str(error).splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _was_killed(error: BaseException | None) -> bool:
+    """Whether Ctrl-C or SIGTERM lies behind an exception; Lightning turns the first into SystemExit."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, SIGTERMException)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,1 @@
+"""Work over finished runs: evaluate a checkpoint."""

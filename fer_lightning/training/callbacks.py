@@ -1,0 +1,117 @@
+"""What happens around the training loop: checkpoints and progress in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """`best.ckpt` by the objective on the val part and `last.ckpt`, both written at the end of an epoch."""
+    common: dict[str, Any] = {
+        "dirpath": folder,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    best = ModelCheckpoint(filename="best", monitor=objective, mode=mode, **common)
+    return best, ModelCheckpoint(filename="last", **common)
+
+
+class TrainingProgress(Callback):
+    """One bar over the whole training with its end in sight, and one line an epoch.
+
+    Args:
+        objective: Metric whose running value and best stand beside the bar, for example `val/accuracy`.
+        mode: `max` or `min`.
+        console: Where to print.
+    """
+
+    def __init__(self, objective: str, mode: str, console: Console) -> None:
+        self.objective = objective
+        self.best: tuple[float, int] | None = None
+        self._better = max if mode == "max" else min
+        self._console = console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the bar, at the right place for a resumed run."""
+        if not trainer.is_global_zero:
+            return
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[score]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self._console,
+            transient=True,
+            expand=True,
+            refresh_per_second=2,
+        )
+        total = int(trainer.estimated_stepping_batches)
+        self._task = self._progress.add_task("epoch", total=total, completed=trainer.global_step, score="")
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Names the epoch."""
+        if self._progress is not None:
+            name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._progress.update(self._task, description=name)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the epoch's line and shows the objective beside the bar."""
+        if self._progress is None or trainer.sanity_checking:
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch + 1
+        value = scores.get(self.objective)
+        if value is not None:
+            if self.best is None or self._better(value, self.best[0]) == value != self.best[0]:
+                self.best = (value, epoch)
+            self._progress.update(
+                self._task,
+                score=f"{self.objective} {value:.4f} (best {self.best[0]:.4f}, epoch {self.best[1]})",
+            )
+        shown = [n for n in ("val/loss", "val/accuracy", "val/macro_f1") if n in scores]
+        line = "  ".join(f"{name} {scores[name]:.4f}" for name in shown)
+        mark = "  [green]best so far[/green]" if self.best and self.best[1] == epoch else ""
+        self._console.print(f"epoch {epoch:>3}/{trainer.max_epochs}  {line}{mark}", highlight=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the bar away."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Takes the bar away, so that the message stands alone."""
+        self._stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the best score over."""
+        self.best = state_dict["best"]
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,81 @@
+"""Which part of the network trains, and from when."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+
+class GradualUnfreezing(Callback):
+    """Trains the head alone, then thaws the feature stages from the output side (Howard & Ruder 2018).
+
+    A frozen stage has neither gradients nor weight decay, and its BatchNorm statistics stand still. What is
+    frozen follows from the epoch alone, so a resumed run goes on as if it had never stopped. The stages are
+    those of the module's `network.body.stages()`.
+
+    Args:
+        frozen_epochs: Epochs before the first stage thaws; None: never.
+        every_epochs: Epochs from one stage to the next.
+        keep_frozen: Stages at the input side that never thaw.
+
+    Raises:
+        ValueError: A number lies outside its range.
+    """
+
+    def __init__(self, frozen_epochs: int | None = None, every_epochs: int = 1, keep_frozen: int = 0) -> None:
+        for name, value, least in (
+            ("frozen_epochs", frozen_epochs, 0),
+            ("every_epochs", every_epochs, 1),
+            ("keep_frozen", keep_frozen, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"finetune.callback.{name} is {value}; it must be at least {least}")
+        self.frozen_epochs = frozen_epochs
+        self.every_epochs = every_epochs
+        self.keep_frozen = keep_frozen
+
+    def frozen_stages(self, epoch: int, stages: int) -> int:
+        """How many of the `stages`, counted from the input, are frozen in `epoch` (counted from 0)."""
+        if self.frozen_epochs is None or epoch < self.frozen_epochs:
+            return stages
+        thawed = 1 + (epoch - self.frozen_epochs) // self.every_epochs
+        return max(min(self.keep_frozen, stages), stages - thawed)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Freezes before the strategy wraps the module.
+
+        Raises:
+            ValueError: Stages would thaw in a run on several devices, where the gradients of parameters that
+                were frozen at the start are not averaged; or the network has fewer stages than `keep_frozen`.
+        """
+        if stage != "fit":
+            return
+        if self.frozen_epochs is not None and trainer.world_size > 1:
+            raise ValueError(
+                "finetune=gradual works on one device: set trainer.devices=1, or finetune=frozen or full"
+            )
+        stages = _stages(pl_module)
+        if self.keep_frozen > len(stages):
+            raise ValueError(
+                f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {len(stages)} stages"
+            )
+        for module in stages[: self.frozen_stages(0, len(stages))]:
+            module.requires_grad_(False)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freezes and thaws; each epoch anew, since training mode is set by others too."""
+        stages = _stages(pl_module)
+        frozen = self.frozen_stages(trainer.current_epoch, len(stages))
+        for module in stages[frozen:]:
+            module.requires_grad_(True).train()
+        for module in stages[:frozen]:  # after the others: where two stages share a layer it stays frozen
+            module.requires_grad_(False).eval()
+            module.zero_grad(
+                set_to_none=True
+            )  # optimizers skip a parameter without gradient, weight decay included
+
+
+def _stages(module: pl.LightningModule) -> list[nn.Module]:
+    stages: list[nn.Module] = module.network.body.stages()  # type: ignore[operator, union-attr]
+    return stages

@@ -1,0 +1,93 @@
+"""Losses over hard or soft targets, with optional class weights that travel in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def balanced_weights(class_counts: Sequence[int]) -> Tensor:
+    """Class weights w_c = N / (C n_c), as scikit-learn's `class_weight="balanced"`.
+
+    Args:
+        class_counts: Pictures of each class in the train split.
+
+    Returns:
+        float32 (C,). A class without a picture gets weight 0: it is in no target.
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0).float()
+
+
+class FocalLoss(nn.Module):
+    """Focal loss (Lin et al. 2017, eq. 5) for one-of-C classification; gamma = 0 is cross entropy.
+
+    With p the softmax of the logits and t the target distribution (one-hot for hard labels), the loss of a batch is
+
+        sum_ic t_ic w_c (1 - p_ic)^gamma (-log p_ic)  /  sum_ic t_ic w_c
+
+    which for hard labels, gamma = 0 and no smoothing is `torch.nn.functional.cross_entropy(..., weight=w)`.
+
+    Args:
+        class_counts: Pictures of each class in the train split; its length is the number of classes.
+        class_weights: `none` or `balanced` (`balanced_weights`).
+        gamma: Focusing parameter, >= 0; larger values look away from what is already classified well.
+        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        class_weights: str = "none",
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"loss.gamma is {gamma}; it must be 0 or more (0 is plain cross entropy)")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"loss.label_smoothing is {label_smoothing}; it must lie in [0, 1)")
+        if class_weights not in ("none", "balanced"):
+            raise ValueError(f"loss.class_weights is {class_weights!r}; it must be 'none' or 'balanced'")
+        weight = torch.ones(len(class_counts)) if class_weights == "none" else balanced_weights(class_counts)
+        self.register_buffer("weight", weight)
+        self.gamma = gamma
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            logits: float (B, C).
+            target: int64 (B,) class positions, or float (B, C) distributions.
+
+        Returns:
+            A scalar, float32.
+        """
+        logits = logits.float()  # the logarithm of a small bfloat16 probability is too coarse
+        classes = logits.shape[1]
+        soft = F.one_hot(target, classes).float() if target.ndim == 1 else target.float()
+        if self.label_smoothing:
+            soft = soft * (1 - self.label_smoothing) + self.label_smoothing / classes
+        log_p = logits.log_softmax(dim=1)
+        loss = -log_p
+        if self.gamma:
+            # Kept off 0, where the slope of x^gamma is infinite for gamma below 1.
+            loss = (-log_p.expm1()).clamp(min=1e-7) ** self.gamma * loss
+        share = soft * self.weight
+        return (share * loss).sum() / share.sum()
+
+
+class CrossEntropyLoss(FocalLoss):
+    """Cross entropy over hard or soft targets: `FocalLoss` with gamma = 0."""
+
+    def __init__(
+        self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(class_counts, class_weights, gamma=0.0, label_smoothing=label_smoothing)

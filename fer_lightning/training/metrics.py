@@ -1,0 +1,185 @@
+"""The one place that turns predictions into scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+from torchmetrics.utilities import dim_zero_cat
+
+Scores = dict[str, Any]
+
+EPOCH_SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy", "ece")
+"""The scores of every epoch, beside the F1 of each class."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of a set of pictures, in the order of the data set, each picture once.
+
+    Attributes:
+        index: int64 (N,), positions in the data set.
+        logits: float32 (N, C). From averaged probabilities (test-time augmentation) these are their logarithms.
+        labels: int64 (N,).
+    """
+
+    index: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 (N, C), each row sums to 1."""
+        return self.logits.softmax(dim=1)
+
+    def part(self, index: Tensor) -> Predictions:
+        """The predictions of those pictures whose positions are in `index`."""
+        keep = torch.isin(self.index, index)
+        return Predictions(self.index[keep], self.logits[keep], self.labels[keep])
+
+
+class PredictionStore(Metric):
+    """Collects predictions over an epoch; across processes it gathers them and drops pictures counted twice."""
+
+    index: list[Tensor]
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("index", "logits", "labels"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, index: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: positions (B,), logits (B, C), labels (B,)."""
+        self.index.append(index)
+        self.logits.append(logits.float())
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions, logits and labels of all processes, as they came."""
+        return dim_zero_cat(self.index), dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+
+    def collect(self) -> Predictions:
+        """All predictions since the last call, sorted by position; starts anew."""
+        index, logits, labels = self.compute()
+        self.reset()
+        index, logits, labels = index.cpu().view(-1), logits.cpu(), labels.cpu().view(-1)
+        order = index.argsort(stable=True)
+        first = torch.ones_like(index, dtype=torch.bool)
+        first[1:] = index[order][1:] != index[order][:-1]
+        order = order[first]
+        return Predictions(index[order], logits[order].view(len(order), -1), labels[order])
+
+
+def confusion(predictions: Predictions) -> Tensor:
+    """Confusion matrix int64 (C, C): rows are the true classes, columns the predicted ones."""
+    classes = predictions.logits.shape[1]
+    return multiclass_confusion_matrix(predictions.logits.argmax(dim=1), predictions.labels, classes)
+
+
+def _from_confusion(matrix: Tensor) -> dict[str, Tensor]:
+    """Scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
+
+    Macro-F1 is the mean over the classes that occur, as truth or as prediction; balanced accuracy that of the
+    classes that occur as truth.
+    """
+    matrix = matrix.double()
+    hit = matrix.diagonal(dim1=-2, dim2=-1)
+    support, predicted = matrix.sum(-1), matrix.sum(-2)
+    f1 = 2 * hit / (support + predicted).clamp(min=1)
+    recall = hit / support.clamp(min=1)
+    occurs = support + predicted > 0
+    return {
+        "accuracy": hit.sum(-1) / support.sum(-1).clamp(min=1),
+        "balanced_accuracy": recall.sum(-1) / (support > 0).sum(-1).clamp(min=1),
+        "macro_f1": f1.sum(-1) / occurs.sum(-1).clamp(min=1),
+        "f1": f1,
+        "recall": recall,
+        "precision": hit / predicted.clamp(min=1),
+        "support": support,
+    }
+
+
+def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, float]:
+    """The scores logged after each epoch: loss (plain cross entropy), accuracy, macro-F1, F1 of each class, and so on.
+
+    The loss is unweighted and unsmoothed whatever the net was trained with, so that runs compare.
+
+    Args:
+        predictions: N >= 1 predictions over C classes.
+        classes: The C class names.
+
+    Returns:
+        Fractions in [0, 1], except `loss` in nats.
+    """
+    logits, labels = predictions.logits, predictions.labels
+    count = len(classes)
+    table = _from_confusion(confusion(predictions))
+    scores = {
+        "loss": F.cross_entropy(logits, labels).item(),
+        "accuracy": table["accuracy"].item(),
+        "balanced_accuracy": table["balanced_accuracy"].item(),
+        "macro_f1": table["macro_f1"].item(),
+        "top2_accuracy": multiclass_accuracy(
+            logits, labels, count, top_k=min(2, count), average="micro"
+        ).item(),
+        "ece": multiclass_calibration_error(predictions.probabilities, labels, count, n_bins=15).item(),
+    }
+    return scores | {f"f1_{name}": value for name, value in zip(classes, table["f1"].tolist(), strict=True)}
+
+
+def full_scores(
+    predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> Scores:
+    """The scores of a final measurement, with 95% bootstrap percentile intervals (Efron 1979) over the pictures.
+
+    Args:
+        predictions: N >= 1 predictions over C classes.
+        classes: The C class names.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        The scores of `epoch_scores` without the `f1_*`, with `n`, `accuracy_interval`, `macro_f1_interval`,
+        `per_class` (precision, recall, f1, support of each class), `per_class_f1` and the `confusion_matrix`.
+    """
+    scores: Scores = {"n": len(predictions.labels)}
+    scores |= {k: v for k, v in epoch_scores(predictions, classes).items() if not k.startswith("f1_")}
+    matrix = confusion(predictions)
+    # Pictures that share true and predicted class are alike to these scores, so a resample of pictures is a
+    # multinomial draw over the cells of the confusion matrix.
+    n = int(matrix.sum())
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.multinomial(matrix.flatten().double(), resamples * n, replacement=True, generator=generator)
+    offsets = torch.arange(resamples).repeat_interleave(n) * matrix.numel()
+    resampled = torch.bincount(cells + offsets, minlength=resamples * matrix.numel()).view(-1, *matrix.shape)
+    boot = _from_confusion(resampled)
+    for name in ("accuracy", "macro_f1"):
+        bounds = torch.quantile(boot[name], torch.tensor([0.025, 0.975], dtype=torch.float64))
+        scores[f"{name}_interval"] = bounds.tolist()
+    table = _from_confusion(matrix)
+    scores["per_class"] = {
+        name: {
+            "precision": table["precision"][i].item(),
+            "recall": table["recall"][i].item(),
+            "f1": table["f1"][i].item(),
+            "support": int(table["support"][i]),
+        }
+        for i, name in enumerate(classes)
+    }
+    scores["per_class_f1"] = {name: row["f1"] for name, row in scores["per_class"].items()}
+    scores["confusion_matrix"] = matrix.tolist()
+    return scores

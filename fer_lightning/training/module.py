@@ -1,0 +1,180 @@
+"""FERModule: one network, one loss, one step for train, val and test."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from fer_lightning.config import build
+from fer_lightning.data.datamodule import Batch
+from fer_lightning.models.network import build_network
+from fer_lightning.models.tta import average_views
+from fer_lightning.training.metrics import Predictions, PredictionStore, epoch_scores
+from fer_lightning.training.optim import build_optimizer
+
+
+def monitored(metrics: Mapping[str, Tensor], name: str) -> float:
+    """The logged metric of that name.
+
+    Raises:
+        ValueError: Nothing of that name is logged; the message lists what is.
+    """
+    if name not in metrics:
+        raise ValueError(f"{name!r} is not logged; there are {', '.join(sorted(metrics))}")
+    return float(metrics[name])
+
+
+class FERModule(pl.LightningModule):
+    """Trains a network for facial expression recognition.
+
+    All arguments are plain containers and land in the checkpoint, which therefore loads under `weights_only`; the
+    objects are built inside.
+
+    Args:
+        model: conf/model, for `build_network`.
+        loss: conf/loss; the loss also gets `class_counts`.
+        optimizer: conf/optimizer.
+        scheduler: conf/scheduler.
+        evaluation: conf/eval; how test pictures are looked at.
+        classes: Class names.
+        class_counts: Pictures of each class in the train part.
+        seed: Training seed.
+        provenance: Whatever says where this net comes from (data set, fingerprint, protocol, config); stored only.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        loss: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        evaluation: Mapping[str, Any],
+        classes: Sequence[str],
+        class_counts: Sequence[int],
+        seed: int = 0,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.classes = list(classes)
+        self.seed = seed
+        self.network = build_network(model, num_classes=len(classes)).to(memory_format=torch.channels_last)
+        self.loss = build(loss, class_counts=list(class_counts))
+        self.set_evaluation(evaluation)
+        self.history: list[dict[str, float]] = []
+        self.test_predictions: Predictions | None = None
+        self._store = PredictionStore()
+        self._sums = torch.zeros(3)  # of the epoch so far: loss, correct, pictures
+
+    def set_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Chooses how test pictures are looked at (conf/eval)."""
+        self._views = build(evaluation["views"])
+        self._average = evaluation["average"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of float images (B, 1 or 3, H, W) in [0, 1]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def _step(self, batch: Batch, views: Any = None) -> tuple[Tensor, Tensor]:
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        logits = average_views(self.network, views(image), self._average) if views else self(image)
+        return logits, self.loss(logits, batch.get("target", batch["label"]))
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout draws from the global generator: seeded by epoch, a resumed run draws as if never stopped."""
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        self._sums = torch.zeros(3, device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch; returns the loss."""
+        logits, loss = self._step(batch)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == batch["label"]).sum()
+            pictures = len(batch["label"])
+            self._sums += torch.stack([loss.detach() * pictures, correct, correct.new_tensor(pictures)])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Stores the predictions of a batch."""
+        logits, _ = self._step(batch)
+        self._store.update(batch["index"], logits, batch["label"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Stores the predictions of a batch, by the chosen views."""
+        logits, _ = self._step(batch, self._views)
+        self._store.update(batch["index"], logits, batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`."""
+        scores = epoch_scores(self._store.collect(), self.classes)
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, logger=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Sends one row for the epoch to every logger, its step the number of the epoch counted from 1."""
+        loss, correct, pictures = self._sums.tolist()
+        train = {"train/loss": loss / pictures, "train/accuracy": correct / pictures}
+        self.log_dict(train, logger=False)
+        val = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
+        row = {**train, **val, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        epoch = self.current_epoch + 1
+        self.history.append({"epoch": epoch, **row})
+        for logger in self.loggers:
+            logger.log_metrics(row, step=epoch)
+        for schedule in self.trainer.lr_scheduler_configs:
+            if isinstance(schedule.scheduler, ReduceLROnPlateau):
+                schedule.scheduler.step(monitored(self.trainer.callback_metrics, str(schedule.monitor)))
+
+    def on_test_epoch_end(self) -> None:
+        """Leaves the predictions in `test_predictions`."""
+        self.test_predictions = self._store.collect()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Builds optimizer and scheduler; no weight decay on norms and biases."""
+        epochs = self.trainer.max_epochs or 1
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
+        optimizer = build_optimizer(self.hparams["optimizer"], self.network)
+        scheduler = build(
+            self.hparams["scheduler"], optimizer=optimizer, epochs=epochs, steps_per_epoch=max(1, steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the history; the last row holds this checkpoint's scores."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the history over."""
+        self.history = list(checkpoint["history"])
+
+
+def load_module(path: Path) -> FERModule:
+    """A trained module from its checkpoint; nothing is downloaded and no code in the file is run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint={path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        hyperparameters = checkpoint["hyper_parameters"]
+        unfetched = {k: v for k, v in hyperparameters["model"].items() if k not in ("pretrained", "weights")}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"checkpoint={path} is not a checkpoint that this project wrote ({reason})"
+        ) from None
+    module = FERModule(**{**hyperparameters, "model": unfetched})
+    module.load_state_dict(checkpoint["state_dict"])
+    module.history = checkpoint["history"]
+    return module

@@ -1,0 +1,100 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+from fer_lightning.config import build
+
+
+def build_optimizer(config: Mapping[str, Any], network: nn.Module) -> Optimizer:
+    """The optimizer over all parameters, without weight decay on norms and biases (parameters of one dimension)."""
+    parameters = list(network.parameters())
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer: Optimizer = build(config, [group for group in groups if group["params"]])
+    return optimizer
+
+
+def constant(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> LRSchedulerConfigType:
+    """The learning rate stays as it is."""
+    return {"scheduler": LambdaLR(optimizer, lambda _: 1.0), "interval": "step"}
+
+
+def plateau(
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    monitor: str,
+    mode: str,
+    factor: float,
+    patience: int,
+    min_lr: float,
+) -> LRSchedulerConfigType:
+    """Multiplies the learning rate by `factor` when `monitor` has not improved for `patience` epochs."""
+    scheduler = ReduceLROnPlateau(
+        optimizer,
+        mode=mode,  # type: ignore[arg-type]  # a string from yaml, checked by torch
+        factor=factor,
+        patience=patience,
+        min_lr=min_lr,
+    )
+    # Lightning steps epoch schedulers after the epoch's checkpoint is written, so a resumed run would miss a step.
+    # It is told never to, and FERModule steps this one before the checkpoint.
+    return {"scheduler": scheduler, "interval": "epoch", "frequency": sys.maxsize, "monitor": monitor}
+
+
+def cosine(
+    optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_epochs: float, final_fraction: float
+) -> LRSchedulerConfigType:
+    """Linear warm-up, then half a cosine to `final_fraction` of the peak (Loshchilov & Hutter 2017), per step."""
+    total = max(1, epochs * steps_per_epoch)
+    warmup = min(round(warmup_epochs * steps_per_epoch), total - 1)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / (total - warmup))
+        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def onecycle(
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_fraction: float,
+    initial_divisor: float,
+    final_divisor: float,
+) -> LRSchedulerConfigType:
+    """One rise from lr / `initial_divisor` to `optimizer.lr` and one fall (Smith & Topin 2018), per step."""
+    scheduler = OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=max(2, epochs * steps_per_epoch),
+        pct_start=warmup_fraction,
+        div_factor=initial_divisor,
+        final_div_factor=final_divisor,
+        cycle_momentum=False,  # Adam's beta1 and SGD's momentum stay what the optimizer's options say
+    )
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+def step(
+    optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, every_epochs: int, factor: float
+) -> LRSchedulerConfigType:
+    """Multiplies the learning rate by `factor` every `every_epochs` epochs."""
+    every = every_epochs * steps_per_epoch
+    return {"scheduler": LambdaLR(optimizer, lambda done: factor ** (done // every)), "interval": "step"}

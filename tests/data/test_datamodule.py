@@ -1,0 +1,153 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
+from fer_lightning.data.datamodule import EpochSampler, FERDataModule, to_unit_range
+from fer_lightning.data.protocols import Split
+from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
+
+NONE = {"policy": None, "mix": None}
+PER_PICTURE = {
+    "policy": {"_target_": "fer_lightning.data.augment.PictureAugmentation", "rotation": 20.0},
+    "mix": None,
+}
+BATCHED = {
+    "policy": {"_target_": "fer_lightning.data.batched.BatchedAugmentation", "rotation": 20.0},
+    "mix": None,
+}
+MIXED = {"policy": None, "mix": {"_target_": "fer_lightning.data.mix.MixUp", "alpha": 1.0}}
+
+
+def random_faces(count: int = 40, votes: bool = False) -> FaceArrays:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 12, 12), dtype=np.uint8)
+    labels = np.where(np.arange(count) % 10 == 0, 1, 3).astype(np.int64)
+    usage = np.array(["Training"] * count)
+    table = np.zeros((count, len(FERPLUS_COLUMNS)), dtype=np.float32)
+    table[:, 1] = 6  # happiness
+    table[:, 0] = 2  # neutral
+    return FaceArrays(
+        images,
+        labels,
+        usage,
+        EMOTIONS,
+        "random",
+        content_fingerprint(images, labels, usage, EMOTIONS),
+        np.array([f"row {i}".encode() for i in range(count)]),
+        table if votes else None,
+    )
+
+
+def split(count: int = 40) -> Split:
+    index = np.arange(count)
+    return Split("test", {"train": index[: count - 10], "val": index[count - 10 :], "test": index[:0]})
+
+
+def module(
+    augmentation: dict, training: bool = True, faces: FaceArrays | None = None, **options
+) -> FERDataModule:
+    made = FERDataModule(faces or random_faces(), split(), batch_size=8, augmentation=augmentation, **options)
+    made.trainer = SimpleNamespace(training=training)
+    return made
+
+
+def batches(made: FERDataModule, epoch: int = 0) -> list[dict]:
+    loader = made.train_dataloader() if made.trainer.training else made.val_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return [made.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def test_sampler_draws_every_picture_once_and_anew_each_epoch() -> None:
+    sampler = EpochSampler(np.arange(100, 120), 5, seed=1, shuffle=True)
+    first = [draw.index for draw in sampler]
+    assert sorted(sum(first, [])) == list(range(100, 120))
+    assert [draw.index for draw in sampler] == first
+    sampler.set_epoch(1)
+    assert [draw.index for draw in sampler] != first
+
+
+def test_sampler_leaves_a_last_small_training_batch_out_and_keeps_it_in_order_otherwise() -> None:
+    index = np.arange(7)
+    assert [len(d.index) for d in EpochSampler(index, 3, shuffle=True)] == [3, 3]
+    assert [len(d.index) for d in EpochSampler(index, 10, shuffle=True)] == [7]
+    in_order = EpochSampler(index, 3)
+    assert sum((d.index for d in in_order), []) == list(range(7))
+    assert len(in_order) == 3
+
+
+def test_balanced_sampler_draws_rare_and_frequent_alike() -> None:
+    made = module(NONE, sampler="balanced")
+    labels = [int(i) for epoch in range(20) for b in batches(made, epoch) for i in b["label"]]
+    assert 0.42 < labels.count(1) / len(labels) < 0.58
+    labels = [int(i) for epoch in range(20) for b in batches(module(NONE), epoch) for i in b["label"]]
+    assert labels.count(1) / len(labels) < 0.15
+
+
+def test_batches_hold_the_pictures_of_their_positions() -> None:
+    faces = random_faces()
+    for resident in (True, False):
+        for batch in batches(module(NONE, faces=faces, resident=resident)):
+            index = batch["index"].numpy()
+            assert torch.equal(batch["image"], to_unit_range(torch.from_numpy(faces.images[index])))
+            assert batch["label"].tolist() == faces.labels[index].tolist()
+            assert "target" not in batch
+
+
+@pytest.mark.parametrize("augmentation", [PER_PICTURE, BATCHED, MIXED], ids=["per picture", "batched", "mix"])
+def test_augmentation_repeats_by_seed_and_epoch_and_touches_training_only(augmentation: dict) -> None:
+    plain = batches(module(NONE))
+    first = batches(module(augmentation))
+    assert not torch.equal(first[0]["image"], plain[0]["image"])
+    assert all(
+        torch.equal(a["image"], b["image"]) for a, b in zip(first, batches(module(augmentation)), strict=True)
+    )
+    later = batches(module(augmentation), epoch=1)
+    assert not torch.equal(first[0]["image"], later[0]["image"])
+    untouched = batches(module(augmentation, training=False))
+    assert torch.equal(untouched[0]["image"], batches(module(NONE, training=False))[0]["image"])
+
+
+def test_workers_give_the_same_batches() -> None:
+    alone = batches(module(PER_PICTURE))
+    shared = batches(module(PER_PICTURE, workers=2))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(alone, shared, strict=True))
+
+
+def test_mixed_batches_have_soft_targets() -> None:
+    target = batches(module(MIXED))[0]["target"]
+    assert target.shape == (8, len(EMOTIONS))
+    assert torch.allclose(target.sum(dim=1), torch.ones(8))
+
+
+def test_votes_become_soft_targets_of_training_only() -> None:
+    faces = random_faces(votes=True)
+    batch = batches(module(NONE, faces=faces, targets="votes"))[0]
+    happy, neutral = EMOTIONS.index("happy"), EMOTIONS.index("neutral")
+    assert torch.allclose(batch["target"][:, happy], torch.full((8,), 0.75))
+    assert torch.allclose(batch["target"][:, neutral], torch.full((8,), 0.25))
+    assert "target" not in batches(module(NONE, training=False, faces=faces, targets="votes"))[0]
+
+
+def test_votes_that_are_not_there_are_named() -> None:
+    with pytest.raises(DataError, match=r"data\.votes_path"):
+        module(NONE, targets="votes")
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="no part 'extra'"):
+        module(NONE).part_dataloader("extra")
+
+
+def test_class_counts_are_those_of_the_train_part() -> None:
+    assert module(NONE).class_counts == [0, 3, 0, 27, 0, 0, 0]
+
+
+def test_colour_pictures_go_channels_first() -> None:
+    pictures = torch.zeros(2, 4, 5, 3, dtype=torch.uint8)
+    pictures[0, 1, 2] = torch.tensor([255, 51, 0], dtype=torch.uint8)
+    unit = to_unit_range(pictures)
+    assert unit.shape == (2, 3, 4, 5)
+    assert unit[0, :, 1, 2].tolist() == pytest.approx([1.0, 0.2, 0.0])

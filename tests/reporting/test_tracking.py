@@ -1,0 +1,402 @@
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from fer_lightning.reporting import tracking
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A local store, made once: a new one takes MLflow seconds."""
+    return tmp_path_factory.mktemp("mlruns")
+
+
+def client_of(store):
+    return MlflowClient(f"sqlite:///{store}/mlflow.db")
+
+
+def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, sweep_dir=None, timeout=5):
+    folder.mkdir(exist_ok=True)
+    return tracking.mlflow(
+        uri,
+        str(store),
+        "faces",
+        timeout,
+        folder=folder,
+        run_name=run_name,
+        tags=tags or {},
+        params=params or {},
+        sweep_dir=sweep_dir,
+    )
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == tracking.log.name]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
+    folder = tmp_path / "outputs"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    (folder / "record.json").write_text("{}")
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("- tracking.uri=http://me:secret@host")
+    params = {
+        "model": "efficientnet",
+        "optimizer.lr": 3e-4,
+        "scheduler": None,
+        "long": "x" * 9000,
+        "odd[0]": 1,
+    }
+    params |= {f"many.{number}": number for number in range(150)}
+    tags = {"data": "fer2013", "synthetic": "false", "seed": "0"}
+    with mlflow(store, folder, run_name="efficientnet seed=0", tags=tags, params=params) as (logger,):
+        for epoch in (1, 2, 3):
+            logger.log_metrics({"val/accuracy": epoch / 10, "val/f1_happy": epoch / 20}, step=epoch)
+        logger.finalize("success")  # as Lightning does after fit
+        client = client_of(store)
+        assert client.get_run(logger.run_id).info.status == "RUNNING"
+        logger.log_metrics({"test/accuracy": 0.25}, step=3)
+    run = client.get_run(logger.run_id)
+    assert (run.info.run_name, run.info.status) == ("efficientnet seed=0", "FINISHED")
+    assert tags.items() <= run.data.tags.items()
+    assert run.data.params["model"] == "efficientnet"
+    assert run.data.params["optimizer.lr"] == "0.0003"
+    assert run.data.params["odd_0_"] == "1"
+    assert run.data.params["long"] == "x" * 250
+    assert len(run.data.params) == len(params)
+    history = client.get_metric_history(logger.run_id, "val/f1_happy")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.05), (2, 0.1), (3, 0.15)]
+    assert run.data.metrics["test/accuracy"] == 0.25
+    assert {file.path for file in client.list_artifacts(logger.run_id)} == {"checkpoints", "record.json"}
+    kept = store / "artifacts" / logger.run_id / "artifacts" / "checkpoints" / "best.ckpt"
+    assert kept.read_bytes() == b"weights"
+    assert tracking.where([logger]) == f"mlflow ui --backend-store-uri sqlite:///{store}/mlflow.db"
+    found = client.search_runs([run.info.experiment_id], "params.model = 'efficientnet'")
+    assert [other.info.run_id for other in found] == [logger.run_id]
+    assert capfd.readouterr() == ("", "")
+
+
+class Interrupted(BoringModel):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def on_train_epoch_end(self):
+        self.logger.log_metrics({"val/loss": 1.0}, step=1)
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status"),
+    [(KeyboardInterrupt(), SystemExit, "KILLED"), (RuntimeError("out of memory"), RuntimeError, "FAILED")],
+)
+def test_a_training_that_dies_says_so_in_mlflow(store, tmp_path, error, raised, status):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(raised), mlflow(store, tmp_path / "run") as loggers:
+            Trainer(
+                logger=loggers,
+                max_epochs=1,
+                limit_train_batches=1,
+                limit_val_batches=0,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=tmp_path,
+                accelerator="cpu",
+            ).fit(Interrupted(error))
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it after the first Ctrl-C
+    run = client_of(store).get_run(loggers[0].run_id)
+    assert run.info.status == status
+    assert run.data.metrics == {"val/loss": 1.0}
+    assert torch.is_grad_enabled()
+
+
+def test_what_the_store_refused_is_sent_at_the_end(store, tmp_path, monkeypatch, caplog):
+    with mlflow(store, tmp_path / "run") as (logger,):
+        logger.log_metrics({"val/loss": 3.0}, step=1)
+        with monkeypatch.context() as broken:
+
+            def refuse(*args, **kwargs):
+                raise MlflowException("the disk is full")
+
+            broken.setattr(logger.experiment, "log_batch", refuse)
+            logger.log_metrics({"val/loss": 2.0}, step=2)
+        logger.log_metrics({"val/loss": 1.0}, step=3)
+    run = client_of(store).get_run(logger.run_id)
+    history = client_of(store).get_metric_history(logger.run_id, "val/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert run.info.status == "FINISHED"
+    (warning,) = warnings_of(caplog)
+    assert "the disk is full" in warning
+
+
+def test_jobs_of_a_multirun_are_children_of_one_run_that_names_the_best(store, tmp_path):
+    sweep = tmp_path / "12-00-00_multirun_custom_cnn"
+    config = OmegaConf.create(
+        {
+            "tracking": {"uri": None, "local_dir": str(store), "experiment_name": "faces", "timeout": 5},
+            "hydra": {"sweep": {"dir": str(sweep)}},
+            "objective": "val/accuracy",
+            "objective_mode": "max",
+        }
+    )
+    callback = tracking.MultirunParent()
+    callback.on_multirun_start(config)
+    jobs = []
+    for lr, scores in ((1e-4, (0.5, 0.55)), (3e-4, (0.7, 0.6)), (1.0, (float("nan"),))):
+        params = {"model": "vgg", "optimizer.lr": lr}
+        with mlflow(store, tmp_path / "job", run_name=f"vgg {lr}", params=params, sweep_dir=sweep) as (
+            logger,
+        ):
+            for epoch, score in enumerate(scores, start=1):
+                logger.log_metrics({"val/accuracy": score}, step=epoch)
+        jobs.append(logger.run_id)
+    with (
+        pytest.raises(RuntimeError),
+        mlflow(store, tmp_path / "job", params={"model": "vgg", "optimizer.lr": 9}, sweep_dir=sweep),
+    ):
+        raise RuntimeError("diverged")
+    client = client_of(store)
+    (parent_id,) = {client.get_run(job).data.tags["mlflow.parentRunId"] for job in jobs}
+    assert client.get_run(parent_id).info.status == "RUNNING"
+    callback.on_multirun_end(config)
+    parent = client.get_run(parent_id)
+    assert (parent.info.run_name, parent.info.status) == (sweep.name, "FINISHED")
+    expected = {
+        "sweep_dir": str(sweep),
+        "jobs": "4",
+        "jobs_failed": "1",
+        "best_run": "vgg 0.0003",
+        "best_run_id": jobs[1],
+        "best.optimizer.lr": "0.0003",
+    }
+    assert expected.items() <= parent.data.tags.items()
+    assert "best.model" not in parent.data.tags
+    assert parent.data.metrics == {"best/val/accuracy": 0.7}
+
+
+def test_a_multirun_minimises_too(store, tmp_path):
+    sweep = tmp_path / "sweep"
+    for loss in (2.0, 1.0, 3.0):
+        with mlflow(store, tmp_path / "job", run_name=f"loss {loss}", sweep_dir=sweep) as (logger,):
+            logger.log_metrics({"val/loss": loss}, step=1)
+    parent = client_of(store).get_run(logger.run_id).data.tags["mlflow.parentRunId"]
+    tracking.summarise(client_of(store), logger.experiment_id, parent, "val/loss", "min")
+    run = client_of(store).get_run(parent)
+    assert (run.data.metrics["best/val/loss"], run.data.tags["best_run"]) == (1.0, "loss 1.0")
+
+
+def test_jobs_that_start_at_once_share_one_parent(store, tmp_path):
+    client = client_of(store)
+    experiment = client.create_experiment("at once")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(tracking.parent_run, client, experiment, tmp_path / "sweep") for _ in range(8)]
+        (parent,) = {answer.result() for answer in asked}
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [parent]
+    assert tracking.parent_run(client, experiment, tmp_path / "another") != parent
+
+
+def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
+    with mlflow(store, tmp_path / "run") as (logger,):
+        pass
+    client_of(store).delete_experiment(logger.experiment_id)
+    with mlflow(store, tmp_path / "run") as (again,):
+        pass
+    assert client_of(store).get_experiment(again.experiment_id).lifecycle_stage == "active"
+
+
+def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
+    code = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO)  # as Hydra does
+from fer_lightning.reporting import tracking
+with tracking.mlflow(None, "mlruns", "faces", 5, folder=Path("out"), run_name=sys.argv[1], tags={}, params={},
+                     sweep_dir=Path("sweep").absolute()) as (logger,):
+    logger.log_metrics({"val/accuracy": 0.5}, step=1)
+"""
+    (tmp_path / "out").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, name],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    assert [(process.communicate(timeout=120)[0], process.returncode) for process in started] == [("", 0)] * 2
+    client = client_of(tmp_path / "mlruns")
+    runs = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["one", "sweep", "two"]
+    assert len({run.data.tags.get("mlflow.parentRunId") for run in runs}) == 2  # none, and the one parent
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
+        ("at postgresql+psycopg2://me:se@cret@host/db now", "at postgresql+psycopg2://me:***@host/db now"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:///mlruns/mlflow.db", "sqlite:///mlruns/mlflow.db"),
+        ("http://a:1@b and http://c:2@d", "http://a:***@b and http://c:***@d"),
+    ],
+)
+def test_passwords_are_masked(text, hidden):
+    assert tracking.masked(text) == hidden
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_server_that_is_down_is_named_once_and_the_local_store_takes_over(scheme, store, tmp_path, caplog):
+    uri = f"{scheme}://me:secret@127.0.0.1:{free_port()}"
+    with mlflow(store, tmp_path / "run", uri=uri) as (logger,):
+        logger.log_metrics({"val/loss": 1.0}, step=1)
+    assert client_of(store).get_run(logger.run_id).info.status == "FINISHED"
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith(f"NO TRACKING AT {uri.replace('secret', '***')} (")
+    assert "Connection refused" in warning
+    assert f"sqlite:///{store}/mlflow.db" in warning
+    assert "secret" not in caplog.text
+
+
+def test_a_server_that_never_answers_is_given_up(store, tmp_path, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with mlflow(store, tmp_path / "run", uri=uri, timeout=1) as (logger,):
+            pass
+    assert client_of(store).get_run(logger.run_id).info.status == "FINISHED"
+    (warning,) = warnings_of(caplog)
+    assert uri in warning
+
+
+def test_a_uri_that_mlflow_does_not_know_is_refused(store, tmp_path):
+    with pytest.raises(ValueError, match=r"tracking.uri is 'ftp://host'; it must begin with http://"):
+        mlflow(store, tmp_path / "run", uri="ftp://host").__enter__()
+
+
+def test_a_local_store_that_cannot_be_used_is_named_with_a_way_out(tmp_path):
+    (tmp_path / "mlruns").write_text("a file, not a folder")
+    with pytest.raises(ValueError, match=r"mlruns/mlflow.db cannot be used: .*tracking=csv"):
+        mlflow(tmp_path / "mlruns", tmp_path / "run").__enter__()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A tracking server on a free port, and a function that stops it."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+
+    def stop():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            break
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                stop()
+                pytest.fail(f"mlflow server did not start: {(folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.2)
+    yield url, stop
+    stop()
+
+
+def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog, capfd):
+    url, stop = server
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "record.json").write_text('{"accuracy": 0.6}')
+    sweep = tmp_path / "sweep"
+    with mlflow(store, folder, uri=url, params={"model": "vgg"}, sweep_dir=sweep) as (logger,):
+        logger.log_metrics({"val/f1_happy": 0.8}, step=1)
+    client = MlflowClient(url)
+    run = client.get_run(logger.run_id)
+    assert (run.info.status, run.data.params, run.data.metrics) == (
+        "FINISHED",
+        {"model": "vgg"},
+        {"val/f1_happy": 0.8},
+    )
+    assert client.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["sweep_dir"] == str(sweep)
+    copied = client.download_artifacts(logger.run_id, "record.json", str(tmp_path))
+    assert Path(copied).read_text() == '{"accuracy": 0.6}'
+    assert tracking.where([logger]) == f"{url}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}"
+    assert warnings_of(caplog) == []
+    assert capfd.readouterr().out == ""
+
+    with mlflow(store, folder, uri=url) as (logger,):
+        logger.log_metrics({"val/loss": 3.0}, step=1)
+        stop()
+        logger.log_metrics({"val/loss": 2.0}, step=2)
+        logger.log_metrics({"val/loss": 1.0}, step=3)
+    dies, lacks, status = warnings_of(caplog)
+    assert f"MLflow at {url} takes no metrics any more (" in dies
+    assert str(folder) in lacks
+    assert "FINISHED" in status
+
+
+def test_csv_writes_a_row_an_epoch_and_the_settings(tmp_path, recwarn):
+    (tmp_path / "train.log").write_text("")
+    with tracking.csv(
+        folder=tmp_path, run_name="x", tags={}, params={"model": "vgg"}, sweep_dir=None
+    ) as loggers:
+        for epoch in (1, 2):
+            loggers[0].log_metrics({"val/accuracy": epoch / 4, "lr": 0.1}, step=epoch)
+    lines = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()
+    assert [line.split(",") for line in lines] == [
+        ["lr", "step", "val/accuracy"],
+        ["0.1", "1", "0.25"],
+        ["0.1", "2", "0.5"],
+    ]
+    assert "model: vgg" in (tmp_path / "csv" / "hparams.yaml").read_text()
+    assert tracking.where(loggers) is None
+    assert not recwarn.list
+
+
+def test_none_yields_no_logger(tmp_path):
+    with tracking.nowhere(folder=tmp_path, run_name="x", tags={}, params={}, sweep_dir=None) as loggers:
+        assert loggers == []
+
+
+def test_the_terminal_stays_clean(caplog):
+    assert logging.getLogger("alembic").level == logging.WARNING
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

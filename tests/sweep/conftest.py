@@ -1,0 +1,72 @@
+"""The toy app in processes of its own, and the studies that they leave."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "tests" / "sweep" / "toy_app"
+Start = Callable[..., "subprocess.Popen[str]"]
+Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the toy app in `tmp_path`; what still runs after the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> "subprocess.Popen[str]":
+        path = os.pathsep.join([str(ROOT), str(TOY)])
+        process = subprocess.Popen(
+            [sys.executable, str(TOY / "app.py"), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finished(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+    output, _ = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+
+@pytest.fixture
+def app(start: Start) -> Sweep:
+    """Runs the toy app to its end."""
+    return lambda *arguments: finished(start(*arguments))
+
+
+@pytest.fixture
+def start_sweep(start: Start) -> Start:
+    """Starts a worker on the study `toy`; a trial whose process dies is given up within seconds."""
+    options = ["study_name=toy", "heartbeat_interval=1", "grace_period=3"]
+    command = ["-m", "hydra/sweeper=fer_optuna", *(f"hydra.sweeper.{option}" for option in options)]
+    return lambda *arguments: start(*command, *arguments)
+
+
+@pytest.fixture
+def sweep(start_sweep: Start) -> Sweep:
+    """Runs a sweep to its end, in the study `toy`."""
+    return lambda *arguments: finished(start_sweep(*arguments))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[[], optuna.Study]:
+    """Opens the study `toy` as it stands now."""
+    return lambda: optuna.load_study(
+        study_name="toy", storage=f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}"
+    )

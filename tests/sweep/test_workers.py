@@ -1,0 +1,105 @@
+"""Several workers on one study: in a sqlite file, and in a PostgreSQL server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def finish(*workers: subprocess.Popen[str]) -> None:
+    for worker in workers:
+        output, _ = worker.communicate(timeout=120)
+        assert worker.returncode == 0, output
+
+
+def check(study: optuna.Study, log: Path, total: int) -> None:
+    """So many trials are complete, each by one job that came to its end."""
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(complete) == total
+    assert Counter(log.read_text().split()) == {str(t.number): 1 for t in complete}
+    assert len({t.params["x"] for t in complete}) == total, "every worker draws with a seed of its own"
+
+
+def test_a_killed_worker_costs_only_its_trial(
+    start_sweep: Start, study: Callable[[], optuna.Study], tmp_path: Path
+):
+    command = ["x=interval(-2,2)", "steps=4", "sleep=0.1", f"log={tmp_path / 'log'}"]
+    command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1"]
+    workers = [start_sweep(*command) for _ in range(3)]
+    victim = workers[0]
+    deadline = time.monotonic() + 60
+    mine: list[int] = []
+    while not mine:  # in the middle of a trial, with another one behind it
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        if not (tmp_path / "log").exists():
+            continue
+        mine = [
+            t.number
+            for t in study().trials
+            if t.state == TrialState.RUNNING
+            and t.intermediate_values
+            and t.user_attrs.get("worker", "").endswith(f":{victim.pid}")
+        ]
+    victim.send_signal(signal.SIGKILL)
+    finish(*workers[1:])
+    check(study(), tmp_path / "log", total=9)
+    [lost] = [t for t in study().trials if t.state != TrialState.COMPLETE]
+    assert ([lost.number], lost.state, lost.user_attrs["lost"]) == (mine, TrialState.FAIL, True)
+    assert "silent for more than 3 s" in lost.user_attrs["failure"]
+    [repeated] = [t for t in study().trials if "repeats" in t.user_attrs]
+    assert (repeated.user_attrs["repeats"], repeated.params) == (lost.number, lost.params)
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of a database of a server that lives as long as the test."""
+    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver: pip install 'psycopg[binary]'")
+    found = shutil.which("initdb") or max(
+        map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None
+    )
+    if found is None:
+        pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
+    programs = Path(found).parent
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg.XXXXXX"], text=True).strip())
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(program: str, *arguments: str) -> None:
+        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    try:
+        call("initdb", "--auth=trust", "--username=postgres", "--no-sync")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        call("pg_ctl", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_four_workers_on_postgresql(start_sweep: Start, postgresql: str, tmp_path: Path):
+    command = ["x=interval(-2,2)", f"log={tmp_path / 'log'}", f"hydra.sweeper.storage={postgresql}"]
+    command += ["hydra.sweeper.n_trials=13", "hydra.sweeper.sampler.seed=1"]
+    finish(*(start_sweep(*command) for _ in range(4)))
+    study = optuna.load_study(study_name="toy", storage=postgresql)
+    check(study, tmp_path / "log", total=13)
+    assert len(study.trials) == 13
+    assert len({t.user_attrs["worker"] for t in study.trials}) > 1

@@ -1,0 +1,66 @@
+"""Every option of every group is composed, built and run; found by listing conf/, so that none can be forgotten."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+from fer_lightning.config import check, plain
+from fer_lightning.run import train
+
+CONF = ROOT / "conf"
+NOT_RUN_HERE = {
+    ("trainer", "gpu"): "needs a GPU",
+    ("data", "fer2013"): "read from real and written files in tests/data",
+    ("data", "folder"): "read from written folders in tests/data",
+}
+NEEDED = {("model", "timm"): ["model.name=resnet10t"]}
+
+
+def options() -> list[tuple[str, str]]:
+    return sorted(
+        (path.parent.relative_to(CONF).as_posix(), path.stem)
+        for path in CONF.glob("*/*.yaml")
+        if path.parent.name not in ("local", "paths")
+    )
+
+
+def overrides_for(group: str, option: str) -> list[str]:
+    chosen = [f"{group}={option}", *NEEDED.get((group, option), [])]
+    if group == "experiment":
+        return [*chosen, "data=synthetic"]
+    if group == "data":
+        return chosen
+    return chosen
+
+
+@pytest.mark.parametrize(("group", "option"), options(), ids=lambda value: value)
+def test_option_says_what_it_is(group: str, option: str) -> None:
+    text = (CONF / group / f"{option}.yaml").read_text()
+    first = next(line for line in text.splitlines() if "@package" not in line)
+    assert first.startswith("# ")
+
+
+@pytest.mark.parametrize(("group", "option"), options(), ids=lambda value: value)
+def test_option_composes_and_passes_the_checks(composed, group: str, option: str) -> None:
+    extra = ["data.path=some/folder"] if option == "folder" else []
+    config = composed(*overrides_for(group, option), *extra)
+    check(config)
+    plain(config)
+
+
+@pytest.mark.parametrize(("group", "option"), options(), ids=lambda value: value)
+def test_option_runs(composed, tmp_path: Path, group: str, option: str) -> None:
+    if (group, option) in NOT_RUN_HERE:
+        pytest.skip(NOT_RUN_HERE[group, option])
+    tiny = [o for o in TINY if not (group == "tracking" and o == "tracking=none")]
+    if group == "data":
+        tiny = [o for o in tiny if not o.startswith("data=")]
+    if group == "debug":
+        tiny = [*tiny, "trainer.max_epochs=1"]
+    config = composed(
+        *[o for o in tiny if o != "data=synthetic" or group != "data"], *overrides_for(group, option)
+    )
+    objective = train(config)
+    assert 0 <= objective <= 1
+    assert (tmp_path / "run" / "record.json").exists()

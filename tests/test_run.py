@@ -1,0 +1,163 @@
+"""Whole runs on a handful of synthetic faces."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY
+from hydra.errors import CompactHydraException
+from mlflow.tracking import MlflowClient
+
+from fer_lightning.run import train
+from fer_lightning.training.module import FERModule, load_module
+
+
+def checkpoint(run: Path, name: str = "best") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None:
+    objective = train(composed(*TINY, "loss=weighted_cross_entropy", "trainer.max_epochs=2"))
+    run = tmp_path / "run"
+    for name in (
+        "classification_report.json",
+        "classification_report.txt",
+        "confusion_matrix.png",
+        "training_curves.png",
+        "per_class_f1.png",
+        "sample_predictions.png",
+        "confidently_wrong.png",
+        "predictions.parquet",
+        "history.csv",
+        "config.yaml",
+        "record.json",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    saved = checkpoint(run)
+    assert saved["history"][-1]["val/accuracy"] == pytest.approx(objective)
+    assert saved["state_dict"]["loss.weight"].max() > 1
+    provenance = saved["hyper_parameters"]["provenance"]
+    assert provenance["data"] == "synthetic"
+    assert provenance["protocol"] == "official"
+    assert len(provenance["data_fingerprint"]) == 64
+    assert saved["hyper_parameters"]["classes"][3] == "happy"
+    record = json.loads((run / "record.json").read_text())
+    for key in (
+        "experiment seed protocol data_fingerprint command commit machine versions epochs minutes params test"
+    ).split():
+        assert key in record, key
+    assert record["test_deduplicated"].keys() >= {
+        "n", "accuracy", "accuracy_interval", "macro_f1", "balanced_accuracy", "ece", "per_class_f1",
+    }  # fmt: skip
+    table = pd.read_parquet(run / "predictions.parquet")
+    assert len(table) == record["test"]["n"]
+    assert table["correct"].mean() == pytest.approx(record["test"]["accuracy"])
+    assert set(table["usage"]) == {"PrivateTest"}
+
+
+def test_a_reloaded_checkpoint_gives_the_same_logits(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    run = tmp_path / "run"
+    module = load_module(run / "checkpoints" / "best.ckpt").eval()
+    saved = checkpoint(run)
+    images = torch.rand(3, 1, 24, 24)
+    again = load_module(run / "checkpoints" / "best.ckpt").eval()
+    assert torch.equal(module(images), again(images))
+    assert all(torch.equal(v, saved["state_dict"][k]) for k, v in module.state_dict().items())
+
+
+def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> None:
+    rows = []
+    for seed in (3, 3, 4):
+        train(composed(*TINY, f"seed={seed}", "augmentation=mixup"))
+        rows.append(checkpoint(tmp_path / "run", "last")["history"])
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "plateau", "onecycle", "step"])
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(composed, tmp_path: Path, scheduler: str) -> None:
+    options = [
+        *TINY, f"scheduler={scheduler}", "callbacks=ema", "callbacks.ema.update_starting_at_step=1",
+        "augmentation=cutmix", "trainer.max_epochs=4", "model.dropout=0.5",
+    ]  # fmt: skip
+    if scheduler == "plateau":
+        options += ["scheduler.patience=0"]
+    if scheduler == "step":
+        options += ["scheduler.every_epochs=1"]
+    train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
+    stopped = tmp_path / "stopped"
+
+    class Stop(Exception):
+        pass
+
+    start = FERModule.on_train_epoch_start
+
+    def stop_after_two(self: FERModule) -> None:
+        if self.current_epoch == 2:
+            raise Stop
+        start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FERModule, "on_train_epoch_start", stop_after_two)
+        with pytest.raises(Stop):
+            train(composed(*options, f"paths.output_dir={stopped}"))
+    assert len(checkpoint(stopped, "last")["history"]) == 2
+    train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
+    whole, resumed = checkpoint(tmp_path / "whole", "last"), checkpoint(stopped, "last")
+    assert resumed["history"] == whole["history"]
+    assert all(torch.equal(v, resumed["state_dict"][k]) for k, v in whole["state_dict"].items())
+
+
+def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path) -> None:
+    tiny = [o for o in TINY if o != "tracking=none"]
+    train(composed(*tiny, "model=sequential_cnn", "optimizer.lr=3e-4", "trainer.max_epochs=2"))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("fer_lightning")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id], "params.model = 'sequential_cnn'")
+    assert run.info.status == "FINISHED"
+    assert (
+        run.info.run_name == "sequential_cnn optimizer.lr=3e-4 trainer.max_epochs=2 seed=0"[:200]
+        or run.info.run_name
+    )
+    assert run.data.params["optimizer.lr"] == "0.0003"
+    assert run.data.params["optimizer"] == "adamw"
+    assert run.data.tags["synthetic"] == "true"
+    assert run.data.tags["seed"] == "0"
+    assert run.data.tags.keys() >= {"data", "data_fingerprint", "protocol", "commit"}
+    history = client.get_metric_history(run.info.run_id, "val/f1_happy")
+    assert [point.step for point in history] == [1, 2]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert run.data.metrics["test/accuracy"] == pytest.approx(record["test"]["accuracy"])
+    assert "test_deduplicated/macro_f1" in run.data.metrics
+    artifacts = {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {"confusion_matrix.png", "record.json", "predictions.parquet", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("trainer.batch_size=0", "trainer.batch_size"),
+        ("loss.label_smoothing=2", "loss.label_smoothing"),
+        ("data.targets=votes", "data.votes_path"),
+        ("resume=nowhere.ckpt", "nowhere.ckpt"),
+        ("data.sampler=sorted", "data.sampler"),
+        ("objective=val/beauty", "val/beauty"),
+    ],
+)
+def test_wrong_settings_end_with_one_sentence(composed, override: str, named: str) -> None:
+    with pytest.raises(CompactHydraException, match=named) as caught:
+        train(composed(*TINY, override))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -> None:
+    value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
+    history = checkpoint(tmp_path / "run", "last")["history"]
+    assert value == pytest.approx(min(row["val/loss"] for row in history))
+    assert math.isfinite(value)

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
+
+from fer_lightning.training.losses import CrossEntropyLoss, FocalLoss, balanced_weights
+
+FER2013_TRAINING = [3995, 436, 4097, 7215, 4830, 3171, 4965]
+
+
+def test_balanced_weights_of_fer2013() -> None:
+    weights = balanced_weights(FER2013_TRAINING)
+    assert [round(w, 2) for w in weights.tolist()] == [1.03, 9.41, 1.00, 0.57, 0.85, 1.29, 0.83]
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = [0] * 5 + [1] * 2 + [2] * 13
+    reference = compute_class_weight("balanced", classes=np.arange(3), y=np.array(labels))
+    assert torch.allclose(balanced_weights([5, 2, 13]), torch.tensor(reference, dtype=torch.float32))
+
+
+def test_a_class_without_pictures_weighs_nothing() -> None:
+    assert balanced_weights([4, 0]).tolist() == [0.5, 0.0]
+
+
+def test_cross_entropy_by_hand() -> None:
+    # softmax of (ln 3, 0) is (3/4, 1/4)
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    loss = CrossEntropyLoss([1, 1])(logits, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 4)) / 2)
+
+
+def test_weighted_cross_entropy_by_hand() -> None:
+    # 3 and 1 pictures of two classes: weights 4 / (2 * 3) and 4 / (2 * 1)
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    loss = CrossEntropyLoss([3, 1], class_weights="balanced")(logits, torch.tensor([0, 1]))
+    w0, w1 = 2 / 3, 2.0
+    assert loss.item() == pytest.approx((-w0 * math.log(3 / 4) - w1 * math.log(1 / 4)) / (w0 + w1))
+
+
+def test_focal_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    loss = FocalLoss([1, 1], gamma=2.0)(logits, torch.tensor([0, 1]))
+    by_hand = (-((1 / 4) ** 2) * math.log(3 / 4) - (3 / 4) ** 2 * math.log(1 / 4)) / 2
+    assert loss.item() == pytest.approx(by_hand)
+
+
+def test_focal_with_weights_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    loss = FocalLoss([3, 1], class_weights="balanced", gamma=1.0)(logits, torch.tensor([0, 1]))
+    w0, w1 = 2 / 3, 2.0
+    by_hand = (-w0 * (1 / 4) * math.log(3 / 4) - w1 * (3 / 4) * math.log(1 / 4)) / (w0 + w1)
+    assert loss.item() == pytest.approx(by_hand)
+
+
+def test_label_smoothing_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0]])
+    loss = CrossEntropyLoss([1, 1], label_smoothing=0.2)(logits, torch.tensor([0]))
+    assert loss.item() == pytest.approx(-0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4))
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_cross_entropy_is_that_of_torch(class_weights: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 7, generator=generator)
+    labels = torch.randint(7, (64,), generator=generator)
+    weight = balanced_weights(FER2013_TRAINING) if class_weights == "balanced" else None
+    ours = CrossEntropyLoss(FER2013_TRAINING, class_weights=class_weights)(logits, labels)
+    assert torch.allclose(ours, F.cross_entropy(logits, labels, weight=weight))
+    focal = FocalLoss(FER2013_TRAINING, class_weights=class_weights, gamma=0.0)(logits, labels)
+    assert torch.allclose(ours, focal)
+
+
+def test_smoothing_and_soft_targets_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(32, 7, generator=generator)
+    labels = torch.randint(7, (32,), generator=generator)
+    soft = torch.rand(32, 7, generator=generator)
+    soft = soft / soft.sum(dim=1, keepdim=True)
+    smoothed = CrossEntropyLoss([1] * 7, label_smoothing=0.1)
+    assert torch.allclose(smoothed(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.1))
+    assert torch.allclose(CrossEntropyLoss([1] * 7)(logits, soft), F.cross_entropy(logits, soft))
+
+
+def test_a_one_hot_soft_target_is_the_hard_label() -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    loss = FocalLoss([5, 1, 2], class_weights="balanced", gamma=2.0)
+    assert torch.allclose(loss(logits, labels), loss(logits, F.one_hot(labels, 3).float()))
+
+
+def test_focal_gradient_is_finite_where_the_net_is_sure() -> None:
+    logits = torch.tensor([[60.0, -60.0], [-60.0, 60.0]], requires_grad=True)
+    FocalLoss([1, 1], gamma=0.5)(logits, torch.tensor([0, 0])).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_weights_travel_in_the_state() -> None:
+    loss = CrossEntropyLoss([3, 1], class_weights="balanced")
+    assert loss.state_dict()["weight"].tolist() == pytest.approx([2 / 3, 2.0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gamma": -1.0}, {"label_smoothing": 1.0}, {"class_weights": "some"}],
+    ids=lambda w: next(iter(w)),
+)
+def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"loss.{next(iter(wrong))}"):
+        FocalLoss([1, 1], **wrong)  # type: ignore[arg-type]

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fer_lightning.training import optim
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3))
+
+
+def rates(scheduler: object, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.optimizer.param_groups[0]["lr"])  # type: ignore[attr-defined]
+        scheduler.optimizer.step()  # type: ignore[attr-defined]
+        scheduler.step()  # type: ignore[attr-defined]
+    return found
+
+
+def sgd(lr: float = 1.0) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def test_no_weight_decay_on_norms_and_biases() -> None:
+    net = small_net()
+    config = {"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5}
+    optimizer = optim.build_optimizer(config, net)
+    decayed, others = optimizer.param_groups
+    assert {id(p) for p in decayed["params"]} == {id(net[0].weight), id(net[3].weight)}
+    assert decayed["weight_decay"] == 0.5
+    assert others["weight_decay"] == 0.0
+    assert len(others["params"]) == 4
+
+
+def test_cosine_by_hand() -> None:
+    made = optim.cosine(sgd(), epochs=3, steps_per_epoch=4, warmup_epochs=1, final_fraction=0.1)
+    found = rates(made["scheduler"], 13)
+    assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert found[8] == pytest.approx(0.1 + 0.9 * 0.5)  # half of the fall
+    assert found[12] == pytest.approx(0.1)
+    assert found[5] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 8)))
+
+
+def test_step_by_hand() -> None:
+    made = optim.step(sgd(), epochs=4, steps_per_epoch=2, every_epochs=2, factor=0.5)
+    assert rates(made["scheduler"], 8) == [1.0] * 4 + [0.5] * 4
+
+
+def test_onecycle_rises_to_lr_and_falls() -> None:
+    made = optim.onecycle(
+        sgd(), epochs=2, steps_per_epoch=10, warmup_fraction=0.25, initial_divisor=10, final_divisor=100
+    )
+    found = rates(made["scheduler"], 20)
+    assert found[0] == pytest.approx(0.1)
+    assert max(found) == pytest.approx(1.0)
+    assert found[-1] == pytest.approx(0.001)
+
+
+def test_plateau_waits_and_halves() -> None:
+    made = optim.plateau(
+        sgd(),
+        epochs=9,
+        steps_per_epoch=1,
+        monitor="val/accuracy",
+        mode="max",
+        factor=0.5,
+        patience=1,
+        min_lr=0.3,
+    )
+    found = []
+    for value in (0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4):
+        made["scheduler"].step(value)
+        found.append(made["scheduler"].optimizer.param_groups[0]["lr"])
+    assert found == [1.0, 1.0, 0.5, 0.5, 0.3, 0.3, 0.3]
+
+
+def test_constant() -> None:
+    assert rates(optim.constant(sgd(0.3), epochs=2, steps_per_epoch=2)["scheduler"], 4) == [0.3] * 4
