@@ -1,8 +1,8 @@
 """How long does the first reading of FER2013 take, how much memory, and how long its cache to open?
 
-Give the forms of FER2013 that are at hand; for a csv a plain loop over its rows is measured beside. Each figure
-is the median over rounds, in which the cases take turns, each in a process of its own. The memory is the peak
-over that of the interpreter with its imports.
+Give the forms of FER2013 that are at hand; for a csv a plain loop over its rows is measured beside. Each
+figure is the median over rounds in which the cases take turns, each in its own process. The memory is the
+peak over that of the interpreter with its imports.
 
     python benchmarks/first_read.py fer2013.csv fer2013.csv.xz fer2013-kaggle.zip --out first_read.json
 """
@@ -64,9 +64,7 @@ def measure(case, source):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
@@ -75,12 +73,7 @@ def main():
     if options.case:
         return measure_here(options.case, options.paths[0])
 
-    pairs = [
-        (case, path)
-        for path in options.paths
-        for case in CASES
-        if case != "naive loop" or path.suffix == ".csv"
-    ]
+    pairs = [(case, path) for path in options.paths for case in CASES if case != "naive loop" or path.suffix == ".csv"]
     seen = {pair: [] for pair in pairs}
     for _ in range(options.rounds):
         for case, path in pairs:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
+    "baselines": ("fer_lightning.studies.baselines", "published systems beside what was measured here"),
     "evaluate": (
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",

@@ -39,11 +39,11 @@ def _declare_missing_operators(torchvision_folder: Path) -> None:
 
     try:
         for library in torchvision_folder.glob("_C*.so"):
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError:
-        operators = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        operators = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _kept_alive.append(operators)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +36,33 @@ def plain(config: Any) -> Any:
 
 
 def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls the `_target_` of a config with its other keys, `args` and `kwargs`.
+    """Calls the `_target_` of a config with its other keys, `args` and `kwargs`; `_partial_` only prepares the call.
 
     Raises:
-        ValueError: The `_target_` is missing, lies outside `TARGET_PREFIXES`, or does not take these keys.
+        ValueError: The `_target_` is missing, is not defined under `TARGET_PREFIXES`, or does not take these keys.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+    options = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")} | kwargs
     target = str(config.get("_target_"))
-    if not target.startswith(TARGET_PREFIXES):
-        raise ValueError(
-            f"_target_ {target!r} is not allowed: it must begin with one of {', '.join(TARGET_PREFIXES)}"
-        )
+    call = _allowed(target)
+    if config.get("_partial_"):
+        return partial(call, *args, **options)
     try:
-        return instantiate(config, *args, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        if error.__cause__ is None:
-            raise ValueError(str(error)) from None
-        raise error.__cause__ from None
+        inspect.signature(call).bind(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"{target}: {error}") from None
+    return call(*args, **options)
+
+
+def _allowed(target: str) -> Callable[..., Any]:
+    """What a `_target_` names, if it is defined where it says; `fer_lightning.config.os` is not of this project."""
+    found: Any = None
+    if target.startswith(TARGET_PREFIXES):
+        with suppress(ImportError, AttributeError, ValueError):
+            found = pkgutil.resolve_name(target)
+    if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(TARGET_PREFIXES):
+        raise ValueError(f"_target_ {target!r} is not allowed: it must lie under one of {', '.join(TARGET_PREFIXES)}")
+    allowed: Callable[..., Any] = found
+    return allowed
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -82,6 +94,4 @@ def check(config: DictConfig) -> None:
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
     if config.resume and not Path(config.resume).is_file():
-        raise FileNotFoundError(
-            f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt"
-        )
+        raise FileNotFoundError(f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt")

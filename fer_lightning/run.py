@@ -108,8 +108,11 @@ def quiet() -> None:
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
-    """`auto` becomes `bf16-mixed` where it is faster: on GPUs that have it, and on CPUs whose instruction set has it
-    for networks of dense convolutions (depthwise ones are slower in bfloat16 there); else `32-true`."""
+    """What `trainer.precision=auto` stands for: `bf16-mixed` where it is faster, else `32-true`.
+
+    Faster it is on GPUs that have it, and on CPUs whose instruction set has it for networks of dense convolutions;
+    depthwise ones are slower in bfloat16 there.
+    """
     if requested != "auto":
         return requested
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -171,6 +174,13 @@ def check_objective(objective: str, classes: Sequence[str]) -> None:
     logged = [f"val/{name}" for name in (*EPOCH_SCORES, *(f"f1_{c}" for c in classes))]
     if objective not in logged:
         raise ValueError(f"objective is {objective!r}; it must be one of {', '.join(logged)}")
+
+
+def warn_of_frozen_noise(config: DictConfig) -> None:
+    """Says so when features are frozen that never learnt anything."""
+    learnt = config.model.get("pretrained") or config.model.get("weights") or config.resume
+    if config.finetune.callback and not learnt:
+        log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
 
 
 def tracked(scores: Scores) -> dict[str, float]:
@@ -236,6 +246,7 @@ def train(config: DictConfig) -> float:
             faces, split, datamodule = prepare_data(config)
             check_objective(config.objective, faces.classes)
             module = build_module(config, job, faces, split, datamodule)
+            warn_of_frozen_noise(config)
             folder.mkdir(parents=True, exist_ok=True)
             told = description(config, job, faces, split)
             loggers = stack.enter_context(open_tracking(config, job, told, folder))
@@ -286,9 +297,7 @@ def train(config: DictConfig) -> float:
     return float(best_row[config.objective])
 
 
-def build_module(
-    config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule
-) -> FERModule:
+def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule) -> FERModule:
     """The module of a run, with all that says where it comes from."""
     provenance = {
         "data": faces.name,

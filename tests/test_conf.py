@@ -58,9 +58,7 @@ def test_option_runs(composed, tmp_path: Path, group: str, option: str) -> None:
         tiny = [o for o in tiny if not o.startswith("data=")]
     if group == "debug":
         tiny = [*tiny, "trainer.max_epochs=1"]
-    config = composed(
-        *[o for o in tiny if o != "data=synthetic" or group != "data"], *overrides_for(group, option)
-    )
+    config = composed(*[o for o in tiny if o != "data=synthetic" or group != "data"], *overrides_for(group, option))
     objective = train(config)
     assert 0 <= objective <= 1
     assert (tmp_path / "run" / "record.json").exists()

@@ -70,7 +70,7 @@ def content_fingerprint(
     """sha256 over shape, pixels, labels, usage and class names; equal content gives the same value anywhere."""
     digest = hashlib.sha256(repr((images.shape, classes)).encode())
     for start in range(0, len(images), 4096):  # in pieces, so that a memory-mapped set is never loaded whole
-        digest.update(np.ascontiguousarray(images[start : start + 4096]))
-    digest.update(np.ascontiguousarray(labels, dtype="<i8"))
+        digest.update(images[start : start + 4096].tobytes())
+    digest.update(labels.astype("<i8").tobytes())
     digest.update("\n".join(usage.tolist()).encode())
     return digest.hexdigest()

@@ -31,12 +31,14 @@ RESIDENT_LIMIT = 2 * 1024**3
 class Draw(NamedTuple):
     """What the sampler asks of the data set: which pictures, and the seed of their random changes."""
 
-    index: list[int]
+    positions: list[int]
     seed: int
 
 
 class EpochSampler(Sampler[Draw]):
-    """Batches of positions. Order and seeds follow from (seed, epoch) alone, so a resumed run draws as if never stopped.
+    """Batches of positions.
+
+    Order and seeds follow from (seed, epoch) alone, so a resumed run draws as if never stopped.
 
     Args:
         index: int64 (N,) positions to draw from.
@@ -91,9 +93,9 @@ class FaceDataset(Dataset[Batch]):
         self.policy = policy
 
     def __getitem__(self, draw: Draw) -> Batch:
-        batch: Batch = {"index": torch.tensor(draw.index), "seed": draw.seed}
+        batch: Batch = {"index": torch.tensor(draw.positions), "seed": draw.seed}
         if self.pictures is not None:
-            pictures = self.pictures[draw.index]
+            pictures = self.pictures[draw.positions]
             if self.policy is not None:
                 self.policy.reseed(draw.seed)
                 pictures = self.policy(pictures)
@@ -143,14 +145,10 @@ class FERDataModule(pl.LightningDataModule):
         self.sampler = sampler
         self.workers = workers
         self.seed = seed
-        self.resident = (
-            len(faces.images.reshape(-1)) <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
-        )
+        self.resident = len(faces.images.reshape(-1)) <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
         policy = build(augmentation["policy"]) if augmentation["policy"] else None
         self.picture_policy = policy if isinstance(policy, PictureAugmentation) else None
-        self.batch_policy: Callable[[Tensor, torch.Generator], Tensor] | None = (
-            None if self.picture_policy else policy
-        )
+        self.batch_policy: Callable[[Tensor, torch.Generator], Tensor] | None = None if self.picture_policy else policy
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
         )
@@ -168,7 +166,8 @@ class FERDataModule(pl.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Pictures of each class in the train part."""
         labels = self.faces.labels[self.split.indices["train"]]
-        return np.bincount(labels, minlength=len(self.faces.classes)).tolist()
+        counts: list[int] = np.bincount(labels, minlength=len(self.faces.classes)).tolist()
+        return counts
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled or balanced batches of the train part, a last smaller one left out."""
@@ -233,9 +232,7 @@ class FERDataModule(pl.LightningDataModule):
     def _resident(self, device: torch.device) -> Tensor:
         if device not in self._on_device:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # a memory map is read-only, and nothing writes to it
+                warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
                 self._on_device = {device: torch.from_numpy(self.faces.images).to(device)}
         return self._on_device[device]
 

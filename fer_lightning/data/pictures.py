@@ -93,9 +93,7 @@ def picture_tree(paths: Iterable[str], source: str) -> Tree:
         )
     if len(prefixes) > 1:
         places = " and ".join(sorted(prefix or "./" for prefix in prefixes)[:2])
-        raise DataError(
-            f"{source} holds more than one set of pictures, in {places}; set data.path to one of them"
-        )
+        raise DataError(f"{source} holds more than one set of pictures, in {places}; set data.path to one of them")
     folders = {folder for _, folder, _ in found}
     classes, label_of = _classes(folders)
     pictures = sorted(Picture(name, label_of[folder], usage) for name, folder, usage in found)

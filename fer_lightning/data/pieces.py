@@ -56,14 +56,10 @@ def check_alike(name: bytes, image: NDArray[np.uint8], other_name: bytes, other:
     first, second = name.decode(), other_name.decode()
     if image.ndim != other.ndim:
         gray, colour = (first, second) if image.ndim == 2 else (second, first)
-        raise DataError(
-            f"{gray} is gray and {colour} is in colour; set data.channels to 1 or 3 (data=folder)"
-        )
+        raise DataError(f"{gray} is gray and {colour} is in colour; set data.channels to 1 or 3 (data=folder)")
     if image.shape != other.shape:
         sizes = [f"{which.shape[1]}x{which.shape[0]}" for which in (image, other)]
-        raise DataError(
-            f"{first} is {sizes[0]} pixels and {second} is {sizes[1]}; set data.image_size (data=folder)"
-        )
+        raise DataError(f"{first} is {sizes[0]} pixels and {second} is {sizes[1]}; set data.image_size (data=folder)")
 
 
 def assemble(
@@ -101,9 +97,7 @@ def assemble(
         reason = f"; the first: {skipped[0]}" if skipped else ""
         raise DataError(f"{source}: no picture in it can be used{reason}")
     file.seek(0)
-    _write_header(
-        file, (count, *shape)
-    )  # as long as before: .npy headers leave room for the first axis to grow
+    _write_header(file, (count, *shape))  # as long as before: .npy headers leave room for the first axis to grow
     start = file.tell()
     file.flush()
     images: NDArray[np.uint8]

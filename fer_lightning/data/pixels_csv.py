@@ -21,9 +21,7 @@ from fer_lightning.labels import EMOTIONS, USAGES
 SIDE: Final = 48
 """Pixels a side of every picture of FER2013."""
 
-_BLOCK: Final = (
-    1 << 19
-)  # bytes parsed at once: some 60 rows, so that their arrays stay in the processor's cache
+_BLOCK: Final = 1 << 19  # bytes parsed at once: some 60 rows, so that their arrays stay in the processor's cache
 _LONGEST_LINE: Final = 1 << 20  # a row has at most 9,300 bytes
 _COMMA, _NEWLINE, _SPACE, _ZERO = b",\n 0"
 _Positions = NDArray[np.int64]
@@ -117,9 +115,7 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Piece:
     }
     whole = np.flatnonzero(fields == columns.total)
     inner = commas[first_comma[whole, None] + np.arange(columns.total - 1)]
-    edges = np.column_stack(
-        (row_start[whole] - 1, inner, row_end[whole])
-    )  # field i: between edges i and i + 1
+    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))  # field i: between edges i and i + 1
 
     labels = np.full(len(whole), -1)
     emotion = _words(text, edges[:, columns.emotion] + 1, edges[:, columns.emotion + 1])

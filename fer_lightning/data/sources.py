@@ -73,9 +73,7 @@ def read_fer2013(
         )
     faces = read_faces(found, votes_path=votes_path, on_error=on_error)
     if faces.classes != EMOTIONS:
-        raise DataError(
-            f"{found} has the classes {', '.join(faces.classes)}, not FER2013's; read it with data=folder"
-        )
+        raise DataError(f"{found} has the classes {', '.join(faces.classes)}, not FER2013's; read it with data=folder")
     return faces
 
 
@@ -125,9 +123,7 @@ def read_faces(
         with ExitStack() as stack:
             with _named_errors(source):
                 pieces, classes, default_name = _open(source, stack, image_size, channels)
-            guarded = _guarded(
-                pieces, source
-            )  # not `assemble`: that `file` cannot be written is no fault of the data
+            guarded = _guarded(pieces, source)  # not `assemble`: that `file` cannot be written is no fault of the data
             return assemble(guarded, file, source=source.name, classes=classes, name=default_name)
 
     with _named_errors(source):
@@ -199,9 +195,7 @@ def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int 
             tree = picture_tree(members, str(source))
             pieces = read_pictures(tree, zip_reader(archive), image_size=image_size, channels=channels)
             return _Reading(pieces, tree.classes, _tree_name(tree, source.stem))
-        pieces = read_csv(
-            cast(BinaryIO, stack.enter_context(archive.open(csv_member))), f"{source}/{csv_member}"
-        )
+        pieces = read_csv(cast(BinaryIO, stack.enter_context(archive.open(csv_member))), f"{source}/{csv_member}")
     else:
         stream = raw
         if start.startswith(b"\x1f\x8b"):
@@ -242,9 +236,7 @@ def _read_tar(stream: BinaryIO, source: Path) -> Iterator[Piece]:
     while stream.read(1 << 20):
         pass
     if not found:
-        raise DataError(
-            f"{source} has no {' or '.join(CSV_NAMES)} in it; unpack it and set data.path to the folder"
-        )
+        raise DataError(f"{source} has no {' or '.join(CSV_NAMES)} in it; unpack it and set data.path to the folder")
 
 
 def _check_inside(member: str, source: Path) -> None:
@@ -261,16 +253,12 @@ def _fitted(piece: Piece, image_size: int | None, channels: int | None) -> Piece
 def _votes_of(faces: FaceArrays, path: Path, source: Path) -> NDArray[np.float32]:
     """FER+ votes of each picture, (N, 10), by row: the numbers in `Image name` drift from the rows."""
     if not faces.names[0].startswith(b"row "):
-        raise DataError(
-            f"{path}: votes can only be joined to FER2013's csv, by row; {source} is not that csv"
-        )
+        raise DataError(f"{path}: votes can only be joined to FER2013's csv, by row; {source} is not that csv")
     with _named_errors(path):
         usage, votes = _read_votes(path)
     rows = len(faces) + len(faces.skipped)  # every row of the csv is in one of them
     if len(votes) != rows:
-        raise DataError(
-            f"{path} has {len(votes):,} rows and {source} has {rows:,}; they must list the same pictures"
-        )
+        raise DataError(f"{path} has {len(votes):,} rows and {source} has {rows:,}; they must list the same pictures")
     kept = np.array([int(name[4:]) for name in faces.names.tolist()]) - 1
     differing = np.flatnonzero(usage[kept] != faces.usage)
     if len(differing):
@@ -299,15 +287,11 @@ def _read_votes(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
         votes: list[list[float]] = []
         for row in filter(None, rows):
             if len(row) != len(header):
-                raise DataError(
-                    f"{path}, row {len(votes) + 1}: {len(row)} columns, the header has {len(header)}"
-                )
+                raise DataError(f"{path}, row {len(votes) + 1}: {len(row)} columns, the header has {len(header)}")
             counts = [row[column].strip() for column in columns]
             for column, count in zip(FERPLUS_COLUMNS, counts, strict=True):
                 if not (count.isascii() and count.isdigit() and len(count) <= 3):
-                    raise DataError(
-                        f"{path}, row {len(votes) + 1}: {column} is {count[:20]!r}, not a number of votes"
-                    )
+                    raise DataError(f"{path}, row {len(votes) + 1}: {column} is {count[:20]!r}, not a number of votes")
             usage.append(row[usage_column].strip())
             votes.append([float(count) for count in counts])
     return np.array(usage, "U"), np.array(votes, np.float32).reshape(-1, len(FERPLUS_COLUMNS))

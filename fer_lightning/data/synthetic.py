@@ -272,9 +272,9 @@ class _Face:
         """Strength of every action unit: a prototype, shown more or less, on top of the person's own rest."""
         prototypes = _PROTOTYPES[emotion]
         prototype = prototypes[self.rng.integers(len(prototypes))]
-        strength = self.rng.uniform(0.55, 1.2)
+        strength = self.rng.uniform(0.5, 1.2)
         own = strength * self.rng.normal(1, 0.15, len(_ACTION_UNITS))
-        rest = self.rng.normal(0, 0.09, len(_ACTION_UNITS))
+        rest = self.rng.normal(0, 0.1, len(_ACTION_UNITS))
         return {
             unit: max(0.0, prototype.get(unit, 0.0) * float(own[i]) + float(rest[i]))
             for i, unit in enumerate(_ACTION_UNITS)

@@ -24,7 +24,7 @@ def init_weights(module: nn.Module) -> None:
 def output_layer(features: int, num_classes: int) -> nn.Linear:
     """The last layer, drawn small: training begins near the uniform answer, at a loss of log(num_classes)."""
     layer = nn.Linear(features, num_classes)
-    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.normal_(layer.weight, std=0.1 * features**-0.5)
     nn.init.zeros_(layer.bias)
     return layer
 

@@ -136,11 +136,11 @@ def _body_class(target: str) -> type[nn.Module]:
             found = pkgutil.resolve_name(target)
         except (ImportError, AttributeError, ValueError):
             found = None
-    is_network = isinstance(found, type) and issubclass(found, nn.Module)
-    # what a module of this package has imported from elsewhere is reachable under its name, but not of it
-    if not is_network or not found.__module__.startswith(_PACKAGE):
-        raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
-    return found
+    # what a module of this package imported from elsewhere can be reached under its name, but is not its own
+    own = getattr(found, "__module__", "").startswith(_PACKAGE)
+    if own and isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
 
 
 def load_weights(network: FERNetwork, path: Path) -> None:
@@ -183,7 +183,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             parts = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
             return parts or dict(weights)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"model.weights={path} cannot be read as weights ({reason})") from error
     raise ValueError(f"model.weights={path} must be a .safetensors file, or .pt, .pth, .ckpt")
 

@@ -114,7 +114,7 @@ class TimmBody(nn.Module):
             return self._backbone(pretrained=True)
         except Exception as error:  # the hub's client has its own exceptions in every version
             hub = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else None
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
                 f"the pretrained weights of {self.name} could not be fetched from "
                 f"{hub or published.url or 'anywhere'} ({reason}); give a copy of them as "
@@ -128,8 +128,9 @@ class TimmBody(nn.Module):
             with torch.no_grad():
                 features = self.backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"model.image_size={self.image_size} does not suit {self.name} ({str(error).splitlines()[0]})"
+                f"model.image_size={self.image_size} does not suit {self.name} ({reason})"
             ) from error
         self.backbone.train()
         if not isinstance(features, Tensor) or features.ndim != 2:

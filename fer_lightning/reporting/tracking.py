@@ -81,7 +81,7 @@ def mlflow(
 ) -> Iterator[list[Logger]]:
     """An MLflow run, from its first parameter to its artifacts.
 
-    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C or SIGTERM KILLED. Unless
+    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C (or SIGTERM in `fit`) KILLED. Unless
     killed, what lies in `folder` becomes its artifacts (hidden files excepted).
 
     Args:
@@ -109,7 +109,7 @@ def mlflow(
             experiment_name=experiment_name,
             tracking_uri=uri,
             run_name=masked(run_name)[:250],  # the width of the column
-            tags=dict(tags) | parent,
+            tags={name: masked(value) for name, value in tags.items()} | parent,
         )
         logger.log_hyperparams(
             {re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()}
@@ -319,6 +319,9 @@ def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]
     """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow").setLevel(
+        os.environ["MLFLOW_LOGGING_LEVEL"]
+    )  # even if imported before this file
     folder = Path(local_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if uri.startswith("sqlite:///"):

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fer_lightning.config import plain, register_resolvers
+from fer_lightning.config import check, plain, register_resolvers
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
-from fer_lightning.run import build_trainer, check, evaluate_part, one_clear_sentence, prepare_data, quiet
+from fer_lightning.run import build_trainer, evaluate_part, one_clear_sentence, prepare_data, quiet
 from fer_lightning.training.metrics import Scores
 from fer_lightning.training.module import FERModule, load_module
 
@@ -76,9 +76,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     console = Console()
     trained_on = module.hparams["provenance"]
     if faces.fingerprint != trained_on["data_fingerprint"]:
-        console.print(
-            f"[yellow]This net was trained on {trained_on['data']}, other data than {faces.name} here.[/]"
-        )
+        console.print(f"[yellow]This net was trained on {trained_on['data']}, other data than {faces.name} here.[/]")
     evaluation = plain(config.eval)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     views = evaluation["views"]["_target_"].rsplit(".", 1)[-1]
@@ -91,8 +89,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         folder / "record.json",
         {
             "checkpoint": str(checkpoint),
-            "command": "python -m fer_lightning evaluate "
-            + " ".join([f"checkpoint={checkpoint}", *overrides]),
+            "command": "python -m fer_lightning evaluate " + " ".join([f"checkpoint={checkpoint}", *overrides]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
             "protocol": split.name,

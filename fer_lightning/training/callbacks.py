@@ -97,9 +97,7 @@ class TrainingProgress(Callback):
         """Takes the bar away."""
         self._stop()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Takes the bar away, so that the message stands alone."""
         self._stop()
 

@@ -52,14 +52,10 @@ class GradualUnfreezing(Callback):
         if stage != "fit":
             return
         if self.frozen_epochs is not None and trainer.world_size > 1:
-            raise ValueError(
-                "finetune=gradual works on one device: set trainer.devices=1, or finetune=frozen or full"
-            )
+            raise ValueError("finetune=gradual works on one device: set trainer.devices=1, or finetune=frozen or full")
         stages = _stages(pl_module)
         if self.keep_frozen > len(stages):
-            raise ValueError(
-                f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {len(stages)} stages"
-            )
+            raise ValueError(f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {len(stages)} stages")
         for module in stages[: self.frozen_stages(0, len(stages))]:
             module.requires_grad_(False)
 
@@ -71,9 +67,7 @@ class GradualUnfreezing(Callback):
             module.requires_grad_(True).train()
         for module in stages[:frozen]:  # after the others: where two stages share a layer it stays frozen
             module.requires_grad_(False).eval()
-            module.zero_grad(
-                set_to_none=True
-            )  # optimizers skip a parameter without gradient, weight decay included
+            module.zero_grad(set_to_none=True)  # optimizers skip a parameter without gradient, weight decay included
 
 
 def _stages(module: pl.LightningModule) -> list[nn.Module]:

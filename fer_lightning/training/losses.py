@@ -87,7 +87,5 @@ class FocalLoss(nn.Module):
 class CrossEntropyLoss(FocalLoss):
     """Cross entropy over hard or soft targets: `FocalLoss` with gamma = 0."""
 
-    def __init__(
-        self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(class_counts, class_weights, gamma=0.0, label_smoothing=label_smoothing)

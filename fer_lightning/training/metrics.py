@@ -133,17 +133,13 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
         "accuracy": table["accuracy"].item(),
         "balanced_accuracy": table["balanced_accuracy"].item(),
         "macro_f1": table["macro_f1"].item(),
-        "top2_accuracy": multiclass_accuracy(
-            logits, labels, count, top_k=min(2, count), average="micro"
-        ).item(),
+        "top2_accuracy": multiclass_accuracy(logits, labels, count, top_k=min(2, count), average="micro").item(),
         "ece": multiclass_calibration_error(predictions.probabilities, labels, count, n_bins=15).item(),
     }
     return scores | {f"f1_{name}": value for name, value in zip(classes, table["f1"].tolist(), strict=True)}
 
 
-def full_scores(
-    predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> Scores:
+def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0) -> Scores:
     """The scores of a final measurement, with 95% bootstrap percentile intervals (Efron 1979) over the pictures.
 
     Args:

@@ -66,7 +66,8 @@ class FERModule(pl.LightningModule):
         self.save_hyperparameters(logger=False)
         self.classes = list(classes)
         self.seed = seed
-        self.network = build_network(model, num_classes=len(classes)).to(memory_format=torch.channels_last)
+        self.network = build_network(model, num_classes=len(classes))
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.loss = build(loss, class_counts=list(class_counts))
         self.set_evaluation(evaluation)
         self.history: list[dict[str, float]] = []
@@ -142,9 +143,7 @@ class FERModule(pl.LightningModule):
         epochs = self.trainer.max_epochs or 1
         steps = int(self.trainer.estimated_stepping_batches) // epochs
         optimizer = build_optimizer(self.hparams["optimizer"], self.network)
-        scheduler = build(
-            self.hparams["scheduler"], optimizer=optimizer, epochs=epochs, steps_per_epoch=max(1, steps)
-        )
+        scheduler = build(self.hparams["scheduler"], optimizer=optimizer, epochs=epochs, steps_per_epoch=max(1, steps))
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -171,9 +170,7 @@ def load_module(path: Path) -> FERModule:
         unfetched = {k: v for k, v in hyperparameters["model"].items() if k not in ("pretrained", "weights")}
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"checkpoint={path} is not a checkpoint that this project wrote ({reason})"
-        ) from None
+        raise ValueError(f"checkpoint={path} is not a checkpoint that this project wrote ({reason})") from None
     module = FERModule(**{**hyperparameters, "model": unfetched})
     module.load_state_dict(checkpoint["state_dict"])
     module.history = checkpoint["history"]

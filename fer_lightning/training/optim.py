@@ -20,7 +20,7 @@ def build_optimizer(config: Mapping[str, Any], network: nn.Module) -> Optimizer:
     parameters = list(network.parameters())
     decayed = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer: Optimizer = build(config, [group for group in groups if group["params"]])
     return optimizer
 

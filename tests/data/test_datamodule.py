@@ -62,19 +62,19 @@ def batches(made: FERDataModule, epoch: int = 0) -> list[dict]:
 
 def test_sampler_draws_every_picture_once_and_anew_each_epoch() -> None:
     sampler = EpochSampler(np.arange(100, 120), 5, seed=1, shuffle=True)
-    first = [draw.index for draw in sampler]
+    first = [draw.positions for draw in sampler]
     assert sorted(sum(first, [])) == list(range(100, 120))
-    assert [draw.index for draw in sampler] == first
+    assert [draw.positions for draw in sampler] == first
     sampler.set_epoch(1)
-    assert [draw.index for draw in sampler] != first
+    assert [draw.positions for draw in sampler] != first
 
 
 def test_sampler_leaves_a_last_small_training_batch_out_and_keeps_it_in_order_otherwise() -> None:
     index = np.arange(7)
-    assert [len(d.index) for d in EpochSampler(index, 3, shuffle=True)] == [3, 3]
-    assert [len(d.index) for d in EpochSampler(index, 10, shuffle=True)] == [7]
+    assert [len(d.positions) for d in EpochSampler(index, 3, shuffle=True)] == [3, 3]
+    assert [len(d.positions) for d in EpochSampler(index, 10, shuffle=True)] == [7]
     in_order = EpochSampler(index, 3)
-    assert sum((d.index for d in in_order), []) == list(range(7))
+    assert sum((d.positions for d in in_order), []) == list(range(7))
     assert len(in_order) == 3
 
 

@@ -108,9 +108,7 @@ def test_every_container_gives_the_same_set(tmp_path, faces):
     (tmp_path / "a.gz").write_bytes(gzip.compress(text))
     (tmp_path / "a.xz").write_bytes(lzma.compress(text))
     zipped(tmp_path / "a.zip", {"example_submission.csv": b"emotion\n0\n", "x/fer2013.csv": text})
-    tar_gz(
-        tmp_path / "a.tar.gz", {"fer2013/README": b"hello", "fer2013/fer2013.csv": text, "fer2013/end": b"."}
-    )
+    tar_gz(tmp_path / "a.tar.gz", {"fer2013/README": b"hello", "fer2013/fer2013.csv": text, "fer2013/end": b"."})
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tmp_path / "fer2013.csv", "fer2013.csv")
     plain = read_faces(tmp_path / "fer2013.csv")
@@ -129,9 +127,7 @@ def test_every_container_gives_the_same_set(tmp_path, faces):
         lambda text: text.replace(b"\n", b"\n\n") + b"\n\n",
         lambda text: text.rstrip(b"\n"),
         lambda text: text.replace(b",Training", b",Training ").replace(b",7", b", 7"),
-        lambda text: b"\n".join(
-            b'"' + line.replace(b",", b'","') + b'"' for line in text.split(b"\n") if line
-        ),
+        lambda text: b"\n".join(b'"' + line.replace(b",", b'","') + b'"' for line in text.split(b"\n") if line),
     ],
     ids=["byte-order mark", "windows", "empty lines", "no last newline", "spaces", "quotes"],
 )

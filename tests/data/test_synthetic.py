@@ -82,9 +82,8 @@ def test_a_linear_classifier_fails(faces):
     assert linear.score(pixels[test], faces.labels[test]) < 0.7
 
 
-def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot():
-    faces = draw_faces(1500, image_size=32)
-    images = torch.from_numpy(faces.images)[:, None].float() / 255
+def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot(faces):
+    images = F.avg_pool2d(torch.from_numpy(faces.images)[:, None].float() / 255, 2)
     images = (images - images.mean((2, 3), keepdim=True)) / images.std((2, 3), keepdim=True)
     labels, train = torch.from_numpy(faces.labels), torch.from_numpy(faces.usage == "Training")
     with torch.random.fork_rng():
@@ -97,7 +96,7 @@ def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot():
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, len(EMOTIONS)))
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 3 * 3, len(EMOTIONS)))
         epochs, batches = 8, train.nonzero().flatten()
         optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=epochs * 24)
@@ -110,7 +109,7 @@ def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot():
     net.eval()
     with torch.inference_mode():
         right = net(images[~train]).argmax(1) == labels[~train]
-    assert right.float().mean() > 0.65
+    assert right.float().mean() > 0.6
 
 
 @pytest.mark.parametrize(

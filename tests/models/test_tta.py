@@ -40,5 +40,5 @@ def test_average_of_probabilities_and_of_logits() -> None:
     assert torch.allclose(averaged, (logits[0].softmax(1) + logits[1].softmax(1)) / 2)
     averaged = tta.average_views(mean_of_left_half, views, "logits")
     assert torch.allclose(averaged, (logits[0] + logits[1]) / 2)
-    with pytest.raises(ValueError, match="eval.average"):
+    with pytest.raises(ValueError, match=r"eval\.average"):
         tta.average_views(mean_of_left_half, views, "votes")

@@ -1,4 +1,5 @@
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -229,30 +230,23 @@ def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
     assert client_of(store).get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
-def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
-    code = """
-import logging, sys
-from pathlib import Path
-logging.basicConfig(level=logging.INFO)  # as Hydra does
-from fer_lightning.reporting import tracking
-with tracking.mlflow(None, "mlruns", "faces", 5, folder=Path("out"), run_name=sys.argv[1], tags={}, params={},
-                     sweep_dir=Path("sweep").absolute()) as (logger,):
-    logger.log_metrics({"val/accuracy": 0.5}, step=1)
-"""
-    (tmp_path / "out").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(Path(tracking.__file__).parents[2])}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, name],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in ("one", "two")
-    ]
-    assert [(process.communicate(timeout=120)[0], process.returncode) for process in started] == [("", 0)] * 2
+def start_in(store, folder, name):
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)  # as Hydra does
+    with mlflow(store, folder, run_name=name, sweep_dir=folder / "sweep") as (logger,):
+        logger.log_metrics({"val/accuracy": 0.5}, step=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path, capfd):
+    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend its time on imports
+    arguments = [(tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
+    jobs = [fork.Process(target=start_in, args=each) for each in arguments]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(timeout=100)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert capfd.readouterr() == ("", "")
     client = client_of(tmp_path / "mlruns")
     runs = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["one", "sweep", "two"]

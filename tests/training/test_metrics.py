@@ -34,9 +34,7 @@ def test_scores_are_those_of_scikit_learn(count: int, classes: int, seed: int) -
     table = sk.precision_recall_fscore_support(y, p, labels=range(classes), zero_division=0)
     for i, name in enumerate(names):
         row = scores["per_class"][name]
-        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(
-            [t[i] for t in table]
-        )
+        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx([t[i] for t in table])
     assert scores["confusion_matrix"] == sk.confusion_matrix(y, p, labels=range(classes)).tolist()
     assert scores["loss"] == pytest.approx(
         sk.log_loss(y, ours.logits.double().softmax(1).numpy(), labels=range(classes)), rel=1e-4

@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from fer_lightning import __main__ as entry
+from fer_lightning.run import train
+
+
+@pytest.fixture
+def run(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished tiny run, whose checkpoint remembers how it was typed."""
+    from fer_lightning import run as run_module
+
+    typed = tuple(o for o in TINY if not o.startswith("tracking"))
+    job = run_module.Job({"model": "custom_cnn"}, typed, None)
+    monkeypatch.setattr(run_module.Job, "current", classmethod(lambda cls: job))
+    train(composed(*TINY))
+    return tmp_path / "run"
+
+
+def test_evaluate_measures_what_the_run_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["evaluate", f"checkpoint={run}/checkpoints/best.ckpt"]) == 0
+    before = json.loads((run / "record.json").read_text())
+    after = json.loads((run / "evaluate_identity_test" / "record.json").read_text())
+    assert after["test"] == before["test"]
+    assert "macro F1" in capsys.readouterr().out
+
+
+def test_evaluate_with_other_views_and_another_part(run: Path) -> None:
+    checkpoint = f"checkpoint={run}/checkpoints/best.ckpt"
+    assert entry.main(["evaluate", checkpoint, "eval=tta", "eval.split=val"]) == 0
+    after = json.loads((run / "evaluate_shifts_val" / "record.json").read_text())
+    assert after["evaluation"]["split"] == "val"
+    assert after["val"]["n"] > 0
+    assert (run / "evaluate_shifts_val" / "confusion_matrix.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
+        (["evaluate", "eval=tta"], "checkpoint="),
+        (["evaluat"], "evaluate"),
+        ([], ""),
+    ],
+)
+def test_wrong_use_ends_with_one_line_and_status_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.main(words) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err + shown.out
+    assert "Traceback" not in shown.err
+
+
+def test_evaluate_refuses_what_is_no_checkpoint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in {"text.ckpt": b"hello", "empty.ckpt": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        assert entry.main(["evaluate", f"checkpoint={tmp_path / name}"]) == 2
+        assert "not a checkpoint" in capsys.readouterr().err
+    torch.save({"a": 1}, tmp_path / "other.ckpt")
+    assert entry.main(["evaluate", f"checkpoint={tmp_path}/other.ckpt"]) == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+
+
+def test_evaluate_names_options_that_do_not_exist(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = f"checkpoint={run}/checkpoints/best.ckpt"
+    assert entry.main(["evaluate", checkpoint, "eval=twice"]) == 2
+    assert "twice" in capsys.readouterr().err
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["--help"]) == 0
+    assert "evaluate" in capsys.readouterr().out
+    assert entry.main(["evaluate", "--help"]) == 0
+    assert "eval=tta" in capsys.readouterr().out

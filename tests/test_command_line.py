@@ -1,0 +1,55 @@
+"""train.py as a person types it, in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+
+def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_help_lists_groups_and_options_without_importing_torch(tmp_path: Path) -> None:
+    spy = "import sys, runpy; sys.argv = ['train.py', '--help']\n"
+    spy += f"try: runpy.run_path(r'{ROOT / 'train.py'}', run_name='__main__')\n"
+    spy += "finally: print('torch imported:', 'torch' in sys.modules)\n"
+    done = typed("-c", spy, cwd=tmp_path)
+    for word in ("custom_cnn", "efficientnet", "weighted_cross_entropy", "batched_strong", "plateau", "kfold"):
+        assert word in done.stdout
+    assert "torch imported: False" in done.stdout
+
+
+def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
+    done = typed(
+        str(ROOT / "train.py"), "data=fer2013", "model=custom_cnn", "loss=focal", "loss.gamma=2", "optimizer=adamw",
+        "scheduler=plateau", "augmentation=strong", "--cfg", "job", "--resolve", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "gamma: 2" in done.stdout
+    assert "monitor: val/accuracy" in done.stdout
+
+
+def test_default_data_is_synthetic_without_and_fer2013_with_a_file(tmp_path: Path) -> None:
+    assert "draw_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")
+    assert "read_fer2013" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+
+
+def test_a_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
+    done = typed(str(ROOT / "train.py"), "data=fer2013", "tracking=none", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "fer2013" in done.stderr
+    done = typed(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "custom_cnn" in done.stderr

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from fer_lightning.config import build, flatten, plain
+
+
+def test_build_calls_the_target_with_its_keys() -> None:
+    made = build({"_target_": "torch.optim.SGD", "lr": 0.5}, [torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(made, torch.optim.SGD)
+    assert made.param_groups[0]["lr"] == 0.5
+
+
+def test_build_prepares_a_partial_call() -> None:
+    views = build({"_target_": "fer_lightning.models.tta.shifts", "_partial_": True, "shift": 0.5})
+    assert len(views(torch.zeros(1, 1, 4, 4))) == 10
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "fer_lightning.config.os.getcwd",
+        "fer_lightning.config.inspect.signature",
+        "fer_lightning.nothing.Here",
+        "fer_lightning_evil.Thing",
+        "torch.load",
+        "None",
+    ],
+)
+def test_build_honours_only_what_is_defined_here(target: str) -> None:
+    with pytest.raises(ValueError, match="not allowed"):
+        build({"_target_": target})
+
+
+def test_build_names_keys_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"MixUp.*alpha"):
+        build({"_target_": "fer_lightning.data.mix.MixUp", "alpa": 0.2})
+
+
+def test_flatten_and_plain() -> None:
+    config = OmegaConf.create({"a": {"b": 1, "_target_": "x"}, "c": [1, 2], "d": "${a.b}"})
+    assert flatten(plain(config)) == {"a.b": 1, "c": [1, 2], "d": 1}
