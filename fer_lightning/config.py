@@ -91,6 +91,8 @@ def check(config: DictConfig) -> None:
         raise ValueError(f"data.sampler is {config.data.sampler!r}; it must be 'shuffled' or 'balanced'")
     if config.data.targets not in ("labels", "votes"):
         raise ValueError(f"data.targets is {config.data.targets!r}; it must be 'labels' or 'votes'")
+    if config.second_objective not in (None, "parameters", "latency"):
+        raise ValueError(f"second_objective is {config.second_objective!r}; it must be null, 'parameters' or 'latency'")
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
     if config.resume and not Path(config.resume).is_file():

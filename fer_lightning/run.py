@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,12 +25,18 @@ from fer_lightning.config import build, check, flatten, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
+from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters, is_dense
 from fer_lightning.reporting import records, tables, tracking
 from fer_lightning.reporting.report import write_report
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.metrics import EPOCH_SCORES, Scores, full_scores
 from fer_lightning.training.module import FERModule
+from fer_lightning.training.pruning import Pruning
+from hydra_plugins.fer_optuna_sweeper import current_trial
+
+if TYPE_CHECKING:
+    import optuna
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,7 @@ GROUPS = (
     "callbacks",
     "eval",
     "experiment",
+    "search",
 )
 """The groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
 
@@ -70,11 +77,13 @@ class Job:
         choices: The option chosen of each group.
         overrides: What was typed, for example `optimizer.lr=1e-4`.
         sweep_dir: The multirun's folder, or None.
+        trial: The trial that this run is, where Optuna sweeps.
     """
 
     choices: Mapping[str, str]
     overrides: tuple[str, ...]
     sweep_dir: Path | None
+    trial: optuna.Trial | None = None
 
     @classmethod
     def current(cls) -> Job:
@@ -84,7 +93,7 @@ class Job:
         hydra = HydraConfig.get()
         choices = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
-        return cls(choices, tuple(hydra.overrides.task), sweep)
+        return cls(choices, tuple(hydra.overrides.task), sweep, current_trial())
 
     @property
     def label(self) -> str:
@@ -126,6 +135,7 @@ def run_name(job: Job, seed: int) -> str:
     """A name that tells runs apart: what was trained, what was changed, which seed."""
     told = (
         "experiment=",
+        "search=",
         "model=",
         "seed=",
         "paths.",
@@ -136,7 +146,8 @@ def run_name(job: Job, seed: int) -> str:
         "data.votes_path=",
     )
     changed = [o.lstrip("+") for o in job.overrides if not o.lstrip("+").startswith(told)]
-    return " ".join([job.label, *changed, f"seed={seed}"])
+    number = [f"#{job.trial.number}"] if job.trial else []
+    return " ".join([job.label, *number, *changed, f"seed={seed}"])
 
 
 def evaluate_part(
@@ -226,14 +237,17 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
     return trainer
 
 
-def train(config: DictConfig) -> float:
+def train(config: DictConfig) -> float | tuple[float, float]:
     """Trains, chooses the best epoch on the val part, measures the test part once, and reports.
 
     Args:
         config: The composed configuration (`conf/config.yaml`).
 
     Returns:
-        The best value of `config.objective`, which sweeps optimise.
+        The best value of `config.objective`, which sweeps optimise; with `config.second_objective` also that one's.
+
+    Raises:
+        optuna.TrialPruned: This run is a trial, and its pruner stopped it.
     """
     quiet()
     job = Job.current()
@@ -254,6 +268,8 @@ def train(config: DictConfig) -> float:
             progress = TrainingProgress(config.objective, config.objective_mode, console)
             chosen = [*config.callbacks.values(), config.finetune.callback]
             callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
+            if job.trial and not config.second_objective:
+                callbacks.append(Pruning(job.trial, config.objective))
             trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
         tables.run_header(
             console,
@@ -274,7 +290,7 @@ def train(config: DictConfig) -> float:
         scores = evaluate_part(trainer, module, datamodule, plain(config.eval), config.seed)
         assert module.test_predictions is not None
         write_report(folder, faces, module.test_predictions, scores, module.history, int(best_row["epoch"]))
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        (folder / "config.yaml").write_text(tracking.masked(OmegaConf.to_yaml(config, resolve=True)))
         record = {
             **told,
             "precision": str(trainer.precision),
@@ -290,11 +306,14 @@ def train(config: DictConfig) -> float:
             published = f"{job.label}_seed{config.seed}.json"
             records.write_json(Path(config.paths.results_dir) / published, record)
         measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}
+        objective = float(best_row[config.objective])
+        if second := config.second_objective:
+            measured[second] = cost(second, module.network)
         for logger in loggers:
             logger.log_metrics(measured, step=int(best_row["epoch"]))
     console.print(tables.test_table(scores, module.classes))
     tables.results_files(console, folder, tracking.where(loggers))
-    return float(best_row[config.objective])
+    return (objective, measured[second]) if second else objective
 
 
 def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule) -> FERModule:
@@ -315,7 +334,6 @@ def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, 
         evaluation=plain(config.eval),
         classes=list(faces.classes),
         class_counts=datamodule.class_counts,
-        seed=config.seed,
         provenance=provenance,
     )
 
@@ -326,6 +344,8 @@ def open_tracking(
     """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
     tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
     tags = {key: str(told[key]).lower() if key == "synthetic" else str(told[key]) for key in tagged}
+    if job.trial:
+        tags |= {"study": job.trial.study.study_name, "trial": str(job.trial.number)}
     options = {group: option for group, option in job.choices.items() if group in GROUPS}
     settings = flatten(plain(config))
     params = {k: v for k, v in settings.items() if not k.startswith(("paths.", "tracking.", "data.source."))}
@@ -336,6 +356,7 @@ def open_tracking(
         tags=tags,
         params=params | options,
         sweep_dir=job.sweep_dir,
+        parent_id=job.trial and job.trial.study.user_attrs.get(tracking.STUDY_PARENT),
     )
     return opened
 
@@ -351,7 +372,7 @@ def description(config: DictConfig, job: Job, faces: FaceArrays, split: Split) -
         "synthetic": faces.is_synthetic,
         "protocol": split.name,
         "evaluation": plain(config.eval),
-        "command": records.command(job.overrides),
+        "command": tracking.masked(records.command(job.overrides)),
         "commit": records.commit(),
         "machine": records.machine(),
         "versions": records.versions(),

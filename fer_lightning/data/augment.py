@@ -39,8 +39,7 @@ def check_strengths(**strengths: float) -> None:
     for name, value in strengths.items():
         if not 0 <= value <= _LARGEST[name]:
             raise ValueError(
-                f"augmentation.policy.{name} must lie between 0 and {_LARGEST[name]:g}, got {value}; "
-                "0 turns it off"
+                f"augmentation.policy.{name} must lie between 0 and {_LARGEST[name]:g}, got {value}; 0 turns it off"
             )
 
 

@@ -12,7 +12,7 @@ from fer_lightning.data.augment import ERASED_GRAY, ERASED_SIDE, check_strengths
 
 _DRAWS = (
     *("flip", "rotation", "shift_x", "shift_y", "zoom", "shear", "left", "right", "top", "bottom"),
-    *("brightness", "contrast", "gamma", "erasing", "height", "width", "y", "x"),
+    *("brightness", "contrast", "gamma", "erasing", "height", "width", "y", "x", "view_y", "view_x"),
 )
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision and OpenCV turn RGB to gray
 
@@ -22,7 +22,7 @@ class BatchedAugmentation:
 
     Flip, rotation, shift, zoom, shear and crop are one affine map and one bilinear resampling, so a picture
     is blurred once. The strengths mean what they mean in `data.augment.PictureAugmentation`, and there are
-    three more: shear, gamma, noise.
+    four more: shear, gamma, noise, view.
 
     Args:
         flip: Probability of a left-right flip.
@@ -36,6 +36,8 @@ class BatchedAugmentation:
         shear: Largest horizontal shear in degrees, either way.
         gamma: Largest gamma correction: 0.5 draws an exponent between 1/1.5 and 1.5, evenly on a log scale.
         noise: Standard deviation of Gaussian noise added to each value, on the scale of [0, 1].
+        view: Side of a random window as a fraction of the picture's; what it shows is given out at its own size, not
+            resized, so pictures get smaller. For nets that are tested on crops of that size (eval=ten_crop).
 
     Raises:
         ValueError: A strength lies outside its range.
@@ -55,11 +57,15 @@ class BatchedAugmentation:
         shear: float = 0.0,
         gamma: float = 0.0,
         noise: float = 0.0,
+        view: float = 1.0,
     ) -> None:
         self.flip, self.rotation, self.shift, self.zoom = flip, rotation, shift, zoom
         self.brightness, self.contrast, self.crop, self.erasing = brightness, contrast, crop, erasing
         self.shear, self.gamma, self.noise = shear, gamma, noise
         check_strengths(**vars(self))
+        if not 0 < view <= 1:
+            raise ValueError(f"augmentation.policy.view is {view}; it must lie above 0 and up to 1, which is all")
+        self.view = view
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Draws what happens to `count` pictures.
@@ -71,7 +77,7 @@ class BatchedAugmentation:
             radians; `shift_x`, `shift_y`, `left`, `right`, `top`, `bottom` as fractions of a side; `zoom`,
             `brightness`, `contrast` as factors; `gamma` an exponent; `height`, `width` of the erased
             rectangle as fractions, and `y`, `x` where it lies: 0 at the top or left edge, towards 1 as far
-            down or right as it fits.
+            down or right as it fits; `view_y`, `view_x` alike for the window of `view`.
         """
         uniform = torch.rand((len(_DRAWS), count), generator=generator, device=generator.device)
         unit = dict(zip(_DRAWS, uniform.to(device, non_blocking=True).unbind(), strict=True))
@@ -91,8 +97,7 @@ class BatchedAugmentation:
             "erasing": (unit["erasing"] < self.erasing).float(),
             "height": smallest + (largest - smallest) * unit["height"],
             "width": smallest + (largest - smallest) * unit["width"],
-            "y": unit["y"],
-            "x": unit["x"],
+            **{name: unit[name] for name in ("y", "x", "view_y", "view_x")},
         }
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -103,14 +108,17 @@ class BatchedAugmentation:
             generator: On the images' device, or on the CPU (then every device sees the same draws).
 
         Returns:
-            A new tensor of the same shape, dtype and memory format, in [0, 1]. It is computed in float32,
-            since bfloat16 cannot address the pixels of a large picture.
+            A new tensor of the same shape (with `view`: of that part of the height and width), dtype and memory
+            format, in [0, 1]. It is computed in float32, since bfloat16 cannot address the pixels of a large picture.
         """
         channels, height, width = images.shape[1:]
         draws = self.draw(len(images), generator, images.device)
         per_picture = {name: value.view(-1, 1, 1, 1) for name, value in draws.items()}
-        if self.flip or self.rotation or self.shift or self.zoom or self.shear or self.crop:
+        if self.flip or self.rotation or self.shift or self.zoom or self.shear or self.crop or self.view < 1:
             grid = _sampling_grid(draws, height, width)
+            if self.view < 1:
+                grid = _windows(grid, draws, round(self.view * height), round(self.view * width))
+            height, width = grid.shape[1:3]
             out = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
         else:
             out = images.to(torch.float32, copy=True)
@@ -151,6 +159,17 @@ def _sampling_grid(draws: dict[str, Tensor], height: int, width: int) -> Tensor:
     from_y = from_y / draws["zoom"][:, None]
     planes = from_x[:, :, None, None] * x[:, None, None, :] + from_y[:, :, None, None] * y[:, None, :, None]
     return planes.permute(0, 2, 3, 1)
+
+
+def _windows(grid: Tensor, draws: dict[str, Tensor], rows: int, columns: int) -> Tensor:
+    """A window of whole pixels out of each picture's grid (B, H, W, 2): (B, rows, columns, 2)."""
+    height, width = grid.shape[1:3]
+    top = (draws["view_y"] * (height - rows + 1)).long()
+    left = (draws["view_x"] * (width - columns + 1)).long()
+    y = top[:, None] + torch.arange(rows, device=grid.device)
+    x = left[:, None] + torch.arange(columns, device=grid.device)
+    picture = torch.arange(len(grid), device=grid.device)
+    return grid[picture[:, None, None], y[:, :, None], x[:, None, :]]
 
 
 def _centres(size: int, like: Tensor) -> Tensor:

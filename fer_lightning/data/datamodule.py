@@ -21,8 +21,9 @@ from fer_lightning.data.protocols import Split
 from fer_lightning.labels import soft_targets
 
 Batch = dict[str, Any]
-"""`image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data set, and
-`target` float (B, classes) where targets are soft. Metrics read `label`, losses read `target` when it is there."""
+"""What a step gets: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data
+set, `seed` of all that is drawn for this batch, and `target` float (B, classes) where targets are soft. Metrics read
+`label`, losses read `target` when it is there."""
 
 RESIDENT_LIMIT = 2 * 1024**3
 """Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
@@ -217,7 +218,7 @@ class FERDataModule(pl.LightningDataModule):
         pictures = batch["pictures"] if "pictures" in batch else self._resident(index.device)[index]
         image = to_unit_range(pictures)
         label = self._labels.to(index.device)[index]
-        ready: Batch = {"image": image, "label": label, "index": index}
+        ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
         if self.trainer is not None and self.trainer.training:
             generator = torch.Generator().manual_seed(batch["seed"])
             if self.batch_policy is not None:

@@ -81,9 +81,7 @@ class CutMix:
 
 def _checked(alpha: float) -> float:
     if not alpha > 0:
-        raise ValueError(
-            f"augmentation.mix.alpha must be above 0, got {alpha}; augmentation.mix=null turns mixing off"
-        )
+        raise ValueError(f"augmentation.mix.alpha must be above 0, got {alpha}; augmentation.mix=null turns mixing off")
     return alpha
 
 

@@ -81,9 +81,7 @@ def kfold(faces: FaceArrays, folds: int = 5, fold: int = 0, seed: int = 0) -> Sp
     if folds < 2:
         raise ValueError(f"protocol.folds must be 2 or more, got {folds}")
     if not 0 <= fold < folds:
-        raise ValueError(
-            f"protocol.fold must lie between 0 and {folds - 1}, got {fold} (protocol.folds={folds})"
-        )
+        raise ValueError(f"protocol.fold must lie between 0 and {folds - 1}, got {fold} (protocol.folds={folds})")
     pool = _part(faces, "Training", "PublicTest")
     copies = _first_copies(faces)
     in_val = np.floor(_places(faces.labels[pool], copies[pool], seed) * folds) == fold
@@ -108,9 +106,7 @@ def subset(faces: FaceArrays, fraction: float = 0.1, seed: int = 0) -> Split:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"protocol.fraction must be above 0 and at most 1, got {fraction}")
-    train, val, test = (
-        part[_places(faces.labels[part], part, seed) < fraction] for part in _official_parts(faces)
-    )
+    train, val, test = (part[_places(faces.labels[part], part, seed) < fraction] for part in _official_parts(faces))
     return _split(faces, _named(f"subset({fraction:g}", seed), train, val, test, _first_copies(faces))
 
 
@@ -136,9 +132,7 @@ def _official_parts(faces: FaceArrays) -> tuple[Indices, Indices, Indices]:
 def _first_copies(faces: FaceArrays) -> Indices:
     """For each picture the position of the first one with exactly its pixels, (N,): equal for copies."""
     seen: dict[bytes, int] = {}
-    digests = (
-        hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in np.asarray(faces.images)
-    )
+    digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in np.asarray(faces.images))
     return np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests)], dtype=np.int64)
 
 
@@ -166,9 +160,7 @@ def _places(labels: Indices, groups: Indices, seed: int) -> NDArray[np.float64]:
     return np.asarray(places[group_of], dtype=np.float64)
 
 
-def _split(
-    faces: FaceArrays, name: str, train: Indices, val: Indices, test: Indices, copies: Indices
-) -> Split:
+def _split(faces: FaceArrays, name: str, train: Indices, val: Indices, test: Indices, copies: Indices) -> Split:
     for part, indices, remedy in (
         ("training", train, "it needs pictures marked Training (a train/ folder)"),
         ("test", test, "mark some pictures PrivateTest (a test/ folder)"),

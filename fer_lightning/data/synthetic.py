@@ -140,9 +140,7 @@ def _assign(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ND
     """Shuffled labels and usages (count,): FER2013's proportions in each usage, and no class missing."""
     fewest = math.ceil(len(EMOTIONS) / min(_USAGE_SHARES))
     if count < fewest:
-        raise ValueError(
-            f"data.count={count} is too few for every class in every usage; take {fewest} or more"
-        )
+        raise ValueError(f"data.count={count} is too few for every class in every usage; take {fewest} or more")
     sizes = [round(share * count) for share in _USAGE_SHARES]
     sizes[0] += count - sum(sizes)
     shares = np.array([FREQUENCIES[emotion] for emotion in EMOTIONS]) / sum(FREQUENCIES.values())
@@ -237,9 +235,7 @@ class _Face:
         self.hair = float(
             rng.choice([rng.uniform(15, 60), rng.uniform(60, 120), rng.uniform(150, 215)], p=[0.5, 0.3, 0.2])
         )
-        self.hair_style = str(
-            rng.choice(["bald", "short", "fringe", "parted", "long"], p=[0.07, 0.28, 0.2, 0.2, 0.25])
-        )
+        self.hair_style = str(rng.choice(["bald", "short", "fringe", "parted", "long"], p=[0.07, 0.28, 0.2, 0.2, 0.25]))
         self.beard = self.hair_style != "long" and rng.random() < 0.15
         self.width, self.height, self.chin = around(1.0, 0.05), around(1.0, 0.06), around(0.12, 0.07)
         self.eye = complex(around(0.42, 0.03), around(0, 0.03))
@@ -354,9 +350,8 @@ class _Face:
         frown, wrinkle = min(action["brow_lowerer"], 1.2), min(action["nose_wrinkler"], 1.2)
         jaw = 0.2 * action["jaw_drop"]
         layer = np.full_like(self.canvas, 128)
-        self._fill(
-            _ellipse(self.rng.uniform(-0.4, 0.4), -1.05, 0.4, 0.12), 175, layer
-        )  # the shine of hair or skull
+        shine = _ellipse(self.rng.uniform(-0.4, 0.4), -1.05, 0.4, 0.12)  # of hair or skull
+        self._fill(shine, 175, layer)
         self._fill(self._outline(action), 104, layer)
         self._fill(0.88 * self._outline(action), 124, layer)
         self._fill(_ellipse(0, -0.62, 0.55, 0.2), 138, layer)
@@ -382,17 +377,14 @@ class _Face:
             jawline = np.sort(self._outline(action)[_CIRCLE.imag > 0.25])  # complex numbers sort by x first
             whiskers = np.zeros_like(self.canvas)
             upper = np.interp(jawline.real, [-0.9, -0.55, 0, 0.55, 0.9], [0.2, 0.6, 0.55, 0.6, 0.2])
-            self._fill(
-                _between(jawline, jawline.real + 1j * upper), 255 * self.rng.uniform(0.3, 0.9), whiskers
-            )
+            density = 255 * self.rng.uniform(0.3, 0.9)
+            self._fill(_between(jawline, jawline.real + 1j * upper), density, whiskers)
             light *= 1 - (1 - self.brow / self.skin) * self._blur(whiskers, 0.04) / 255
         self.canvas = np.minimum(self.canvas * light, 255).astype(np.uint8)
 
     def _eye(self, side: int, action: Mapping[str, float]) -> None:
         closing = 0.3 * action["lid_tightener"] + 0.3 * action["nose_wrinkler"] + 0.3 * action["cheek_raiser"]
-        upper = 0.115 * max(
-            0.08, 1 + 0.7 * action["upper_lid_raiser"] - closing - 0.9 * action["eyes_closed"]
-        )
+        upper = 0.115 * max(0.08, 1 + 0.7 * action["upper_lid_raiser"] - closing - 0.9 * action["eyes_closed"])
         closing = 0.5 * action["lid_tightener"] + 0.4 * action["nose_wrinkler"] + 0.8 * action["cheek_raiser"]
         lower = max(0.075 * (1 + 0.35 * action["upper_lid_raiser"] - closing), -0.2 * upper)
         slant = 0.1 * (action["inner_brow_raiser"] - action["outer_brow_raiser"] - action["brow_lowerer"])
@@ -442,9 +434,7 @@ class _Face:
         rounded = jaw * max(0.0, 1 - smile - stretch)
         half_width = self.mouth_width * (1 + 0.3 * smile + 0.3 * stretch - 0.35 * rounded - 0.12 * tight)
         corner = self.mouth_y - 0.12 * smile + 0.1 * frown + 0.1 * jaw + 0.02 * stretch
-        middle = (
-            0.2 * smile - 0.17 * frown + 0.02
-        )  # how much lower than the corners a closed mouth's middle lies
+        middle = 0.2 * smile - 0.17 * frown + 0.02  # how much lower than the corners a closed mouth's middle lies
         opened = 0.2 * part + 0.4 * jaw
         above = middle - (0.35 - 0.2 * min(jaw, 1)) * opened - 0.1 * sneer
         below = middle + (0.65 + 0.2 * min(jaw, 1)) * opened + 0.01
@@ -476,9 +466,7 @@ class _Face:
         for side in (-1, 1):
             rim = _ellipse(side * x, y + 0.03, 0.32, 0.27, power)
             self._fill(_ribbon(np.append(rim, rim[0]), 0.02), gray)
-            self._fill(
-                _ribbon(_mirror(np.array([x + 0.32 + 1j * y, 0.85 + 1j * y, 1 + 1j * y]), side), 0.03), gray
-            )
+            self._fill(_ribbon(_mirror(np.array([x + 0.32 + 1j * y, 0.85 + 1j * y, 1 + 1j * y]), side), 0.03), gray)
         self._fill(_ribbon(_arc(x - 0.3, y, -0.05), 0.025), gray)
 
     def _occlusion(self) -> None:

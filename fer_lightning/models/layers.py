@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 
-def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
-    """A 3x3 convolution that keeps the size, BatchNorm, ReLU; no bias, since BatchNorm has one."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size (divided by the stride, rounded up), BatchNorm with the bias of both, ReLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 

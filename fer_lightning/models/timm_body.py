@@ -129,9 +129,7 @@ class TimmBody(nn.Module):
                 features = self.backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(
-                f"model.image_size={self.image_size} does not suit {self.name} ({reason})"
-            ) from error
+            raise ValueError(f"model.image_size={self.image_size} does not suit {self.name} ({reason})") from error
         self.backbone.train()
         if not isinstance(features, Tensor) or features.ndim != 2:
             raise ValueError(f"model.name={self.name} does not give one feature vector a picture")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -48,6 +49,26 @@ def shifts(images: Tensor, shift: float) -> list[Tensor]:
     padded = F.pad(images, (dx, dx, dy, dy), mode="replicate")
     starts = [(dy, dx), (0, dx), (2 * dy, dx), (dy, 0), (dy, 2 * dx)]
     return [v for y, x in starts for v in flip(padded[..., y : y + height, x : x + width])]
+
+
+def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
+    """The picture at `angles` angles evenly from -`degrees` to `degrees`, black beyond its border, each mirrored too."""
+    views = []
+    height, width = images.shape[-2:]
+    for angle in torch.linspace(-degrees, degrees, angles).deg2rad().tolist():
+        cos, sin = math.cos(angle), math.sin(angle)
+        turn = images.new_tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]).float()
+        grid = F.affine_grid(turn.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+        views += flip(F.grid_sample(images.float(), grid, align_corners=False).to(images.dtype))
+    return views
+
+
+def centre_crop(images: Tensor, size: float) -> list[Tensor]:
+    """The centre of the picture, `size` of its side."""
+    height, width = images.shape[-2:]
+    h, w = round(size * height), round(size * width)
+    y, x = (height - h) // 2, (width - w) // 2
+    return [images[..., y : y + h, x : x + w]]
 
 
 def ten_crop(images: Tensor, size: float) -> list[Tensor]:

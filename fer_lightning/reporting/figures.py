@@ -78,9 +78,7 @@ def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title:
     matrix = np.asarray(matrix)
     count = len(classes)
     if matrix.shape != (count, count):
-        raise ValueError(
-            f"{count} classes need a {count} x {count} confusion matrix, got shape {matrix.shape}"
-        )
+        raise ValueError(f"{count} classes need a {count} x {count} confusion matrix, got shape {matrix.shape}")
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(3.0, count * (0.6 if count <= 10 else 0.46))
     with mpl.rc_context(STYLE):
@@ -145,9 +143,7 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
             for label, (key, color) in lines.items():
                 values = [row.get(key, math.nan) for row in history]
                 marker = "o" if len(history) <= 25 else None
-                axes.plot(
-                    epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label
-                )
+                axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
             if best_epoch is not None:
                 axes.axvline(
                     best_epoch,

@@ -89,13 +89,9 @@ def write_report(
     table.to_parquet(folder / "predictions.parquet", index=False)
     title = f"{faces.name}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"
     matrix = np.asarray(whole["confusion_matrix"])
-    figures.save(
-        figures.confusion_matrix(matrix, faces.classes, title=title), folder / "confusion_matrix.png"
-    )
+    figures.save(figures.confusion_matrix(matrix, faces.classes, title=title), folder / "confusion_matrix.png")
     support = {name: row["support"] for name, row in whole["per_class"].items()}
-    figures.save(
-        figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / "per_class_f1.png"
-    )
+    figures.save(figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / "per_class_f1.png")
     shuffled = table.sample(min(GRID, len(table)), random_state=0)
     _save_grid(folder / "sample_predictions.png", faces, shuffled, f"Sample of {part}")
     wrong = table[~table["correct"]].nlargest(GRID, "confidence")
@@ -109,9 +105,7 @@ def write_report(
 def _save_grid(path: Path, faces: FaceArrays, rows: pd.DataFrame, title: str) -> None:
     titles = [
         f"{label} \N{RIGHTWARDS ARROW} {predicted}\n{confidence:.0%}"
-        for label, predicted, confidence in zip(
-            rows["label"], rows["predicted"], rows["confidence"], strict=True
-        )
+        for label, predicted, confidence in zip(rows["label"], rows["predicted"], rows["confidence"], strict=True)
     ]
     images: Any = np.asarray(faces.images[rows["index"].to_numpy()])
     figures.save(figures.picture_grid(images, titles, rows["correct"].tolist(), title), path)

@@ -123,9 +123,7 @@ def results_files(console: Console, folder: Path, tracked: str | None = None) ->
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
-    )
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("", overflow="fold")
     for column in columns:
         table.add_column(escape(column), justify="right", no_wrap=True)

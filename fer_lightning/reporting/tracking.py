@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock
 from hydra.experimental.callback import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ T = TypeVar("T")
 PARENT, SWEEP = "mlflow.parentRunId", "sweep_dir"
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+STUDY_PARENT = "mlflow_parent"
+"""An Optuna study's user attribute: the id of the parent run that all its workers share."""
 
 # MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
 for _name, _value in {
@@ -78,11 +82,12 @@ def mlflow(
     tags: Mapping[str, str],
     params: Mapping[str, Any],
     sweep_dir: Path | None,
+    parent_id: str | None = None,
 ) -> Iterator[list[Logger]]:
     """An MLflow run, from its first parameter to its artifacts.
 
-    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C (or SIGTERM in `fit`) KILLED. Unless
-    killed, what lies in `folder` becomes its artifacts (hidden files excepted).
+    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C (or SIGTERM while it trains) and
+    where a sweep prunes it KILLED. Unless killed, what lies in `folder` becomes its artifacts (hidden files excepted).
 
     Args:
         uri: A tracking server or database; None is the local store, which also takes over when `uri` fails.
@@ -94,6 +99,7 @@ def mlflow(
         tags: What it ran on.
         params: Flat settings, by dotted name.
         sweep_dir: The folder of the multirun that the run belongs to; its jobs share a parent run.
+        parent_id: The run's parent where it is known already, in place of the multirun's.
 
     Raises:
         ValueError: `uri` is none that MLflow knows, or not even the local store can be used.
@@ -104,16 +110,15 @@ def mlflow(
 
     def start(uri: str) -> RunLogger:
         client, experiment_id = _experiment(uri, local_dir, experiment_name)
-        parent = {PARENT: parent_run(client, experiment_id, sweep_dir)} if sweep_dir is not None else {}
+        above = parent_id or (sweep_dir and parent_run(client, experiment_id, sweep_dir))
+        parent = {PARENT: above} if above else {}
         logger = RunLogger(
             experiment_name=experiment_name,
             tracking_uri=uri,
             run_name=masked(run_name)[:250],  # the width of the column
             tags={name: masked(value) for name, value in tags.items()} | parent,
         )
-        logger.log_hyperparams(
-            {re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()}
-        )
+        logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
         return logger
 
     logger = _with_first_store_that_works(uri, local_dir, timeout, start)
@@ -178,15 +183,11 @@ class RunLogger(MLFlowLogger):
             if status != "KILLED":
                 self._log_artifacts(folder)
         except _errors() as error:
-            log.warning(
-                "MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, _reason(error), folder
-            )
+            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, _reason(error), folder)
         try:
             self.experiment.set_terminated(self._run_id, status)
         except _errors() as error:
-            log.warning(
-                "MLflow at %s could not be told that the run is %s (%s)", self.uri, status, _reason(error)
-            )
+            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, _reason(error))
 
     def _log_artifacts(self, folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
@@ -203,6 +204,8 @@ class MultirunParent(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Opens the parent run; should this process die before the end, the run is KILLED."""
+        if OmegaConf.select(config, "hydra.sweeper.observers") is not None:
+            return  # an Optuna study outlives this process: its parent is a StudyRun
         tracking, sweep_dir = config.tracking, Path(config.hydra.sweep.dir).absolute()
 
         def open_parent(uri: str) -> tuple[MlflowClient, str, str]:
@@ -211,13 +214,13 @@ class MultirunParent(Callback):
             client.update_run(run_id, status="RUNNING")  # again, where a multirun is resumed
             return client, experiment_id, run_id
 
-        self._parent = _with_first_store_that_works(
-            tracking.uri, tracking.local_dir, tracking.timeout, open_parent
-        )
+        self._parent = _with_first_store_that_works(tracking.uri, tracking.local_dir, tracking.timeout, open_parent)
         atexit.register(self._close, "KILLED")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Closes the parent run with the best job's name, objective and the settings that jobs differ in."""
+        if not hasattr(self, "_parent"):
+            return
         atexit.unregister(self._close)
         self._close("FINISHED", config.objective, config.objective_mode)
 
@@ -229,6 +232,87 @@ class MultirunParent(Callback):
             client.set_terminated(run_id, status)
         except _errors() as error:
             log.warning("MLflow could not be told that the multirun is %s (%s)", status, _reason(error))
+
+
+class StudyRun:
+    """The parent run of an Optuna study, whose trials are its children; shared by all workers and by a resume.
+
+    Args:
+        uri: As for `mlflow`.
+        local_dir: As for `mlflow`.
+        experiment_name: As for `mlflow`.
+        timeout: As for `mlflow`.
+    """
+
+    def __init__(self, uri: str | None, local_dir: str, experiment_name: str, timeout: int) -> None:
+        self._client, self._experiment_id = _with_first_store_that_works(
+            uri, local_dir, timeout, lambda uri: _experiment(uri, local_dir, experiment_name)
+        )
+        self.run_id = ""
+
+    def open(self, run_id: str | None, study: str, name: str) -> None:
+        """Opens the run of that id, or a new one where this store has none. To be called by one worker at a time."""
+        try:
+            known = run_id and self._client.get_run(run_id).info.lifecycle_stage == "active"
+        except _errors():
+            known = False
+        if not known:
+            run_id = self._client.create_run(self._experiment_id, tags={"study": study}, run_name=name).info.run_id
+        self.run_id = str(run_id)
+        self._client.update_run(self.run_id, status="RUNNING")
+
+    def mark(self, states: Mapping[int, str]) -> None:
+        """Tags the runs of trials, by their numbers, with their states: COMPLETE, PRUNED or FAIL."""
+        one = f' and tags.trial = "{next(iter(states))}"' if len(states) == 1 else ""
+        with self._lenient():
+            for run in self._children(one):
+                state = states.get(int(run.data.tags.get("trial", -1)))
+                if state and run.data.tags.get("trial_state") != state:
+                    self._client.set_tag(run.info.run_id, "trial_state", state)
+                    if state == "FAIL" and run.info.status != "FAILED":  # its process died, or its value was no number
+                        ended = "KILLED" if run.info.status == "RUNNING" else "FAILED"
+                        self._client.set_terminated(run.info.run_id, ended)
+
+    def close(self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, page: Path | None) -> None:
+        """Ends the study's run.
+
+        Args:
+            metrics: The best values and the numbers of trials.
+            tags: What else there is to say; a resume may change it, as it may not change MLflow's params.
+            best: The best trial's number; its run is named.
+            page: A file to keep with the run.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        with self._lenient():
+            for run in self._children(f' and tags.trial = "{best}"')[:1]:
+                tags = {**tags, "best_run": run.info.run_name, "best_run_id": run.info.run_id}
+            now = int(1000 * time.time())
+            self._client.log_batch(
+                self.run_id,
+                [Metric(name, value, now, 0) for name, value in metrics.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()][:100],
+            )
+            if page:
+                self._client.log_artifact(self.run_id, str(page))
+            self._client.set_terminated(self.run_id, "FINISHED")
+
+    def leave(self) -> None:
+        """Says that the study was left before its end, if it was."""
+        with self._lenient():
+            if self._client.get_run(self.run_id).info.status == "RUNNING":
+                self._client.set_terminated(self.run_id, "KILLED")
+
+    def _children(self, condition: str) -> list[Run]:
+        chosen = f'tags.`{PARENT}` = "{self.run_id}"{condition}'
+        return list(self._client.search_runs([self._experiment_id], chosen, max_results=10_000))
+
+    @contextmanager
+    def _lenient(self) -> Iterator[None]:
+        try:
+            yield
+        except _errors() as error:
+            log.warning("MLflow lacks a part of the study's run (%s); all is in the study", _reason(error))
 
 
 def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:
@@ -287,9 +371,7 @@ def masked(text: str) -> str:
     return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
-def _with_first_store_that_works(
-    uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]
-) -> T:
+def _with_first_store_that_works(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
     """`action(uri)`; if that fails, says so and does `action` with the local store instead."""
     local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
     if uri and uri != local:
@@ -319,9 +401,7 @@ def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]
     """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(
-        os.environ["MLFLOW_LOGGING_LEVEL"]
-    )  # even if imported before this file
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
     folder = Path(local_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if uri.startswith("sqlite:///"):
@@ -330,9 +410,7 @@ def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            artifacts = (
-                None if uri.startswith("http") else str(folder / "artifacts")
-            )  # a server has its own place
+            artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
             return client, str(client.create_experiment(name, artifacts))
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
@@ -376,9 +454,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _was_killed(error: BaseException | None) -> bool:
-    """Whether Ctrl-C or SIGTERM lies behind an exception; Lightning turns the first into SystemExit."""
+    """Whether Ctrl-C, SIGTERM or a pruner lies behind an exception; Lightning turns the first into SystemExit."""
     while error is not None:
-        if isinstance(error, (KeyboardInterrupt, SIGTERMException)):
+        if isinstance(error, (KeyboardInterrupt, SIGTERMException)) or type(error).__name__ == "TrialPruned":
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
         return 0
-    if arguments not in ([], ["write"]):
+    if list(arguments) not in ([], ["write"]):
         print(f"fer baselines: {' '.join(arguments)!r} is not known; it takes nothing or 'write'", file=sys.stderr)
         return 2
     table = Table(*COLUMNS[:6], title="Baselines", title_justify="left")

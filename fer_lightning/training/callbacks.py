@@ -88,10 +88,12 @@ class TrainingProgress(Callback):
                 self._task,
                 score=f"{self.objective} {value:.4f} (best {self.best[0]:.4f}, epoch {self.best[1]})",
             )
-        shown = [n for n in ("val/loss", "val/accuracy", "val/macro_f1") if n in scores]
-        line = "  ".join(f"{name} {scores[name]:.4f}" for name in shown)
         mark = "  [green]best so far[/green]" if self.best and self.best[1] == epoch else ""
-        self._console.print(f"epoch {epoch:>3}/{trainer.max_epochs}  {line}{mark}", highlight=False)
+        self._console.print(
+            f"epoch {epoch:>3}/{trainer.max_epochs}  val: loss {scores['val/loss']:.4f}, "
+            f"accuracy {scores['val/accuracy']:.2%}, macro F1 {scores['val/macro_f1']:.2%}{mark}",
+            highlight=False,
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the bar away."""

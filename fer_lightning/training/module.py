@@ -46,7 +46,6 @@ class FERModule(pl.LightningModule):
         evaluation: conf/eval; how test pictures are looked at.
         classes: Class names.
         class_counts: Pictures of each class in the train part.
-        seed: Training seed.
         provenance: Whatever says where this net comes from (data set, fingerprint, protocol, config); stored only.
     """
 
@@ -59,13 +58,11 @@ class FERModule(pl.LightningModule):
         evaluation: Mapping[str, Any],
         classes: Sequence[str],
         class_counts: Sequence[int],
-        seed: int = 0,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.classes = list(classes)
-        self.seed = seed
         self.network = build_network(model, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.loss = build(loss, class_counts=list(class_counts))
@@ -78,6 +75,8 @@ class FERModule(pl.LightningModule):
     def set_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Chooses how test pictures are looked at (conf/eval)."""
         self._views = build(evaluation["views"])
+        of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key
+        self._validation_views = build(of_validation) if of_validation else None
         self._average = evaluation["average"]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,12 +90,12 @@ class FERModule(pl.LightningModule):
         return logits, self.loss(logits, batch.get("target", batch["label"]))
 
     def on_train_epoch_start(self) -> None:
-        """Dropout draws from the global generator: seeded by epoch, a resumed run draws as if never stopped."""
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        """Starts the sums of the epoch."""
         self._sums = torch.zeros(3, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch; returns the loss."""
+        torch.manual_seed(batch["seed"])  # of dropout: each batch brings its seed, so a resumed run draws the same
         logits, loss = self._step(batch)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == batch["label"]).sum()
@@ -105,8 +104,8 @@ class FERModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Stores the predictions of a batch."""
-        logits, _ = self._step(batch)
+        """Stores the predictions of a batch, by the views chosen for validation."""
+        logits, _ = self._step(batch, self._validation_views)
         self._store.update(batch["index"], logits, batch["label"])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -169,7 +168,7 @@ def load_module(path: Path) -> FERModule:
         hyperparameters = checkpoint["hyper_parameters"]
         unfetched = {k: v for k, v in hyperparameters["model"].items() if k not in ("pretrained", "weights")}
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"checkpoint={path} is not a checkpoint that this project wrote ({reason})") from None
     module = FERModule(**{**hyperparameters, "model": unfetched})
     module.load_state_dict(checkpoint["state_dict"])

@@ -93,8 +93,15 @@ def onecycle(
 
 
 def step(
-    optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, every_epochs: int, factor: float
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    every_epochs: int,
+    factor: float,
+    after_epochs: int = 0,
 ) -> LRSchedulerConfigType:
-    """Multiplies the learning rate by `factor` every `every_epochs` epochs."""
-    every = every_epochs * steps_per_epoch
-    return {"scheduler": LambdaLR(optimizer, lambda done: factor ** (done // every)), "interval": "step"}
+    """Multiplies the learning rate by `factor` every `every_epochs` epochs, counted from `after_epochs` on."""
+    every, after = every_epochs * steps_per_epoch, after_epochs * steps_per_epoch
+    scheduler = LambdaLR(optimizer, lambda done: factor ** (max(0, done - after) // every))
+    return {"scheduler": scheduler, "interval": "step"}

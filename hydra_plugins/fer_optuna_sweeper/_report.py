@@ -93,9 +93,7 @@ def summary(study: optuna.Study, plugin: FerOptunaSweeper) -> str:
     if len(study.directions) > 1:
         lines.append(f"Pareto front ({', '.join(d.name.lower() for d in study.directions)}):")
     for trial in best:
-        params = " ".join(
-            f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in trial.params.items()
-        )
+        params = " ".join(f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in trial.params.items())
         one = len(study.directions) == 1
         lines.append(f"{'Best:     ' if one else '  '}trial {trial.number}: {_values(trial)} with {params}")
         lines.append(f"{'Retrain:  ' if one else '    '}{retrain_command(trial, plugin)}")

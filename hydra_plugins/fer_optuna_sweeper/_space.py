@@ -112,9 +112,7 @@ class Parameter:
                 first, width = Decimal(str(low)), Decimal(str(step))
                 count = round((Decimal(str(high)) - first) / width) + 1
                 return [float(first + i * width) for i in range(count)]
-        raise SpaceError(
-            f"{self.name}: a grid needs choice(...) or range(...), this is an interval or on a log scale"
-        )
+        raise SpaceError(f"{self.name}: a grid needs choice(...) or range(...), this is an interval or on a log scale")
 
 
 @dataclass(frozen=True)
@@ -223,9 +221,7 @@ def parse_space(
         when: Mapping[str, Any] = {}
         if isinstance(value, Mapping):
             if set(value) != {"when", "space"}:
-                raise SpaceError(
-                    f"{key}: a conditional parameter has the keys when and space, not {sorted(value)}"
-                )
+                raise SpaceError(f"{key}: a conditional parameter has the keys when and space, not {sorted(value)}")
             when, value = value["when"], value["space"]
         override = _parse(parser, f"{key}={'null' if value is None else value}")
         entries[_name(override)] = override, when
@@ -257,9 +253,7 @@ def parse_space(
                 raise SpaceError(f"{parameter.name}: its condition names {name}, which is not in the config")
             choices = getattr(parent and parent.distribution, "choices", None)
             if choices is not None and not any(v in choices for v in values):
-                raise SpaceError(
-                    f"{parameter.name}: {name} is never one of {list(values)}, but one of {list(choices)}"
-                )
+                raise SpaceError(f"{parameter.name}: {name} is never one of {list(values)}, but one of {list(choices)}")
         earlier[parameter.name] = parameter
     return Space(tuple(parameters), fixed, value_of)
 

@@ -86,9 +86,7 @@ class StudyAddress:
                 connection.close()
         else:
             with create_engine(url, poolclass=NullPool).begin() as transaction:
-                transaction.execute(
-                    text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": self.name}
-                )
+                transaction.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": self.name})
                 yield
 
 
@@ -176,9 +174,7 @@ def tell(
                 study.tell(number, values, state)
             return
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            raise RuntimeError(
-                f"trial {number} was given up as lost before it ended: result dropped"
-            ) from None
+            raise RuntimeError(f"trial {number} was given up as lost before it ended: result dropped") from None
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
             if not pause:
                 raise
@@ -302,9 +298,7 @@ def claim(
     visited = [p for t in trials if not is_lost(t) for p in [t.system_attrs.get("fixed_params") or t.params]]
     rest = iter([point for point in grid or [] if point not in visited])
     claims: list[Claim] = []
-    for number, first in zip(
-        chain(waiting, count(len(trials))), count(waiting[0] if waiting else len(trials))
-    ):
+    for number, first in zip(chain(waiting, count(len(trials))), count(waiting[0] if waiting else len(trials))):
         if len(claims) >= limit or number != first:
             break
         if grid is not None and number not in waiting:
@@ -331,9 +325,7 @@ def absolute_url(storage: str | None, default: Path) -> str:
     if url.get_backend_name() == "postgresql":
         return url.render_as_string(hide_password=False)
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        raise ValueError(
-            "storage must be sqlite:///path/of/a/file.db or postgresql+psycopg://user@host/database"
-        )
+        raise ValueError("storage must be sqlite:///path/of/a/file.db or postgresql+psycopg://user@host/database")
     path = Path(str(url.database)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     return url.set(database=str(path)).render_as_string(hide_password=False)

@@ -80,9 +80,7 @@ class Sweep:
         except SpaceError as error:
             raise SweepError(str(error)) from error
         if not self.space.parameters and not self.options["custom_search_space"]:
-            raise SweepError(
-                "nothing to search: give a sweep such as 'lr=interval(0.1,1)', or hydra.sweeper.params"
-            )
+            raise SweepError("nothing to search: give a sweep such as 'lr=interval(0.1,1)', or hydra.sweeper.params")
         self._check_keys()
         self.total = min(self.options["n_trials"], len(self.grid) if self.grid is not None else 10**9)
         extra = self.options["custom_search_space"]
@@ -105,9 +103,7 @@ class Sweep:
     def _directions(self) -> list[StudyDirection]:
         given = self.options["direction"]
         try:
-            directions = [
-                StudyDirection[str(d).upper()] for d in (given if isinstance(given, list) else [given])
-            ]
+            directions = [StudyDirection[str(d).upper()] for d in (given if isinstance(given, list) else [given])]
         except KeyError:
             directions = []
         if not directions or StudyDirection.NOT_SET in directions:
@@ -121,9 +117,7 @@ class Sweep:
             if self.options[key] < 1:
                 raise SweepError(f"hydra.sweeper.{key} must be at least 1, not {self.options[key]}")
         if (self.options["max_failures"] or 0) < 0:
-            raise SweepError(
-                f"hydra.sweeper.max_failures must be 0 or more, not {self.options['max_failures']}"
-            )
+            raise SweepError(f"hydra.sweeper.max_failures must be 0 or more, not {self.options['max_failures']}")
         if self.options["grace_period"] < 2 * self.options["heartbeat_interval"]:
             raise SweepError("hydra.sweeper.grace_period must be at least twice the heartbeat_interval")
 
@@ -166,9 +160,7 @@ class Sweep:
         name = options["study_name"] or self._derived_name()
         shown = options["storage"]
         try:
-            url = absolute_url(
-                options["storage"], Path("outputs", "sweeps", f"{get_valid_filename(name)}.db")
-            )
+            url = absolute_url(options["storage"], Path("outputs", "sweeps", f"{get_valid_filename(name)}.db"))
             shown = make_url(url).render_as_string(hide_password=True)
             pruner = tuple(options["pruner"].items())
             address = StudyAddress(url, name, pruner, options["heartbeat_interval"], options["grace_period"])
@@ -192,9 +184,7 @@ class Sweep:
             for trial in study.get_trials(deepcopy=False):
                 if parameter.name in trial.distributions:
                     try:
-                        check_distribution_compatibility(
-                            trial.distributions[parameter.name], parameter.distribution
-                        )
+                        check_distribution_compatibility(trial.distributions[parameter.name], parameter.distribution)
                     except ValueError as error:
                         raise SweepError(
                             f"the study {name} has searched {parameter.name} otherwise ({error}): "

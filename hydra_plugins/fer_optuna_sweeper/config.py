@@ -25,9 +25,7 @@ class SweeperConf:
     storage: str | None = None  # sqlite:/// or postgresql+psycopg://; null: outputs/sweeps/<study_name>.db
     params: dict[str, Any] | None = None  # the search space, in Hydra's sweep syntax
     custom_search_space: str | None = None  # dotted name of a function(config, trial) that suggests further
-    observers: list[Any] = field(
-        default_factory=list
-    )  # _target_s with on_study_start, on_trial_end, on_study_end
+    observers: list[Any] = field(default_factory=list)  # _target_s with on_study_start, on_trial_end, on_study_end
     heartbeat_interval: int = 15  # seconds between the signs of life of a running trial
     grace_period: int = 60  # seconds of silence after which a running trial is given up and tried again
 

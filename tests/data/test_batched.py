@@ -59,10 +59,7 @@ def warped(image: np.ndarray, draw: dict[str, float]) -> np.ndarray:
     y, x = np.mgrid[:height, :width] + 0.5
     source_x, source_y, _ = np.tensordot(backward, np.stack([x, y, np.ones_like(x)]), axes=1)
     return np.stack(
-        [
-            map_coordinates(channel, [source_y - 0.5, source_x - 0.5], order=1, mode="nearest")
-            for channel in image
-        ]
+        [map_coordinates(channel, [source_y - 0.5, source_x - 0.5], order=1, mode="nearest") for channel in image]
     )
 
 
@@ -95,9 +92,7 @@ def test_equals_the_reference(names, channels):
     augmentation = BatchedAugmentation(**OFF | {name: STRONG[name] for name in names})
     images = pictures(channels=channels)
     out = augmentation(images, seeded(5))
-    assert not torch.allclose(out, images, atol=0.05), (
-        "the draw must change something for this test to mean it"
-    )
+    assert not torch.allclose(out, images, atol=0.05), "the draw must change something for this test to mean it"
     torch.testing.assert_close(out, reference(images, augmentation, seed=5), atol=2e-4, rtol=0)
 
 
@@ -197,7 +192,5 @@ def test_a_gpu_sees_the_draws_of_a_cpu_generator():
 @pytest.mark.parametrize(("name", "value"), [("flip", 1.1), ("crop", 0.5), ("zoom", 1.0), ("rotation", -5)])
 @pytest.mark.parametrize("augmentation", [PictureAugmentation, BatchedAugmentation])
 def test_a_wrong_strength_is_named(augmentation, name, value):
-    with pytest.raises(
-        ValueError, match=rf"augmentation\.policy\.{name} must lie between 0 and .*, got {value}"
-    ):
+    with pytest.raises(ValueError, match=rf"augmentation\.policy\.{name} must lie between 0 and .*, got {value}"):
         augmentation(**{name: value})

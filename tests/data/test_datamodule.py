@@ -46,9 +46,7 @@ def split(count: int = 40) -> Split:
     return Split("test", {"train": index[: count - 10], "val": index[count - 10 :], "test": index[:0]})
 
 
-def module(
-    augmentation: dict, training: bool = True, faces: FaceArrays | None = None, **options
-) -> FERDataModule:
+def module(augmentation: dict, training: bool = True, faces: FaceArrays | None = None, **options) -> FERDataModule:
     made = FERDataModule(faces or random_faces(), split(), batch_size=8, augmentation=augmentation, **options)
     made.trainer = SimpleNamespace(training=training)
     return made
@@ -101,9 +99,7 @@ def test_augmentation_repeats_by_seed_and_epoch_and_touches_training_only(augmen
     plain = batches(module(NONE))
     first = batches(module(augmentation))
     assert not torch.equal(first[0]["image"], plain[0]["image"])
-    assert all(
-        torch.equal(a["image"], b["image"]) for a, b in zip(first, batches(module(augmentation)), strict=True)
-    )
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, batches(module(augmentation)), strict=True))
     later = batches(module(augmentation), epoch=1)
     assert not torch.equal(first[0]["image"], later[0]["image"])
     untouched = batches(module(augmentation, training=False))

@@ -42,9 +42,7 @@ def test_mixup_draws_beta():
             shares.append(float(mixed[1]))
     shares = torch.tensor(shares)
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
-    assert shares.var() == pytest.approx(
-        1 / (4 * (2 * 0.4 + 1)), abs=0.01
-    )  # Var Beta(a, a) = 1 / (4 (2a + 1))
+    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # Var Beta(a, a) = 1 / (4 (2a + 1))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -68,9 +68,7 @@ def split_of(protocol, data, **keywords) -> Split:
         reject()
 
 
-@pytest.mark.parametrize(
-    ("protocol", "keywords"), PROTOCOLS, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize(("protocol", "keywords"), PROTOCOLS, ids=lambda value: getattr(value, "__name__", ""))
 @settings(max_examples=60, deadline=None)
 @given(data=data_sets(), seed=st.integers(0, 3))
 def test_parts_are_disjoint_sorted_and_reproducible(protocol, keywords, data, seed):
@@ -87,9 +85,7 @@ def test_parts_are_disjoint_sorted_and_reproducible(protocol, keywords, data, se
 
     # The slow definition of the deduplicated test part, picture against picture.
     known = {data.images[i].tobytes() for i in [*parts["train"], *parts["val"]]}
-    assert parts["test_deduplicated"].tolist() == [
-        i for i in parts["test"] if data.images[i].tobytes() not in known
-    ]
+    assert parts["test_deduplicated"].tolist() == [i for i in parts["test"] if data.images[i].tobytes() not in known]
     again = protocol(data, **keywords)
     assert again.name == split.name
     assert all(np.array_equal(again.indices[name], parts[name]) for name in parts)
@@ -116,9 +112,7 @@ def test_kaggle_never_validates_on_a_copy_of_a_training_picture(data):
 
 
 def test_official_by_hand():
-    data = faces(
-        [0, 1, 0, 1, 0, 0], ["Training", "PrivateTest", "PublicTest", "PrivateTest"] + ["PrivateTest"] * 2
-    )
+    data = faces([0, 1, 0, 1, 0, 0], ["Training", "PrivateTest", "PublicTest", "PrivateTest"] + ["PrivateTest"] * 2)
     split = official(data)
     assert split.name == "official"
     assert {name: part.tolist() for name, part in split.indices.items()} == {
@@ -193,9 +187,7 @@ def test_missing_parts_name_the_way_out():
         official(regular(private=0))
     assert len(kaggle(regular(public=0)).indices["test"]) == 12
     for protocol in (official, kaggle, subset):
-        with pytest.raises(
-            DataError, match=r"no test picture under protocol \w+.*PrivateTest \(a test/ folder\)"
-        ):
+        with pytest.raises(DataError, match=r"no test picture under protocol \w+.*PrivateTest \(a test/ folder\)"):
             protocol(regular(public=0, private=0), **({"fraction": 0.5} if protocol is subset else {}))
     with pytest.raises(DataError, match=r"no test picture under protocol kfold"):
         kfold(regular(private=0))

@@ -48,9 +48,7 @@ def test_every_option_takes_any_picture_and_trains_every_parameter(option: str) 
         assert five(torch.rand(2, 3, 100, 80)).shape == (2, 5)
     seven = network(option, **NEEDED.get(option, {})).train()
     with torch.no_grad():
-        for (
-            parameter
-        ) in seven.parameters():  # residual branches that begin at zero would hide what is before them
+        for parameter in seven.parameters():  # residual branches that begin at zero would hide what is before them
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     logits = seven(torch.rand(4, 1, 48, 48))
     assert logits.shape == (4, 7)
@@ -106,9 +104,7 @@ def test_gray_is_repeated_and_rgb_becomes_luma() -> None:
 
 def test_resizing_shrinks_with_antialias_and_enlarges_linearly() -> None:
     stripes = torch.tensor([0.0, 1.0]).repeat(48)[None, None, None, :].expand(1, 1, 96, 96)
-    assert (
-        seen(stripes, 24, 1)[..., 2:-2].sub(0.5).abs().max() < 0.05
-    )  # without antialias: all 0.5 or all 0 and 1
+    assert seen(stripes, 24, 1)[..., 2:-2].sub(0.5).abs().max() < 0.05  # without antialias: all 0.5 or all 0 and 1
     thin = torch.zeros(1, 1, 1, 40)
     thin[..., 5] = 1
     assert seen(thin, 10, 1).max() > 0, "a line between the sampled points is not lost"
@@ -188,9 +184,7 @@ def backbone() -> dict[str, Tensor]:
 def test_backbone_weights_in_timms_naming(backbone: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "test_resnet.safetensors"
     safetensors.torch.save_file(backbone, path)
-    loaded = network(
-        "timm", **TINY, weights=str(path), pretrained=True
-    )  # the file takes the place of the fetch
+    loaded = network("timm", **TINY, weights=str(path), pretrained=True)  # the file takes the place of the fetch
     own = loaded.body.backbone.state_dict()
     assert own.keys() == {k for k in backbone if not k.startswith("fc.")}
     assert all(torch.equal(value, backbone[key]) for key, value in own.items())
@@ -292,9 +286,7 @@ def test_pretrained_without_network_says_what_to_do(tmp_path: Path, monkeypatch:
 
 
 def test_pretrained_where_nothing_was_published() -> None:
-    with pytest.raises(
-        ValueError, match=r"weights of convnext_atto_rms could not be fetched.*No pretrained weights"
-    ):
+    with pytest.raises(ValueError, match=r"weights of convnext_atto_rms could not be fetched.*No pretrained weights"):
         network("timm", name="convnext_atto_rms", pretrained=True)
 
 

@@ -170,9 +170,7 @@ def test_jobs_of_a_multirun_are_children_of_one_run_that_names_the_best(store, t
     jobs = []
     for lr, scores in ((1e-4, (0.5, 0.55)), (3e-4, (0.7, 0.6)), (1.0, (float("nan"),))):
         params = {"model": "vgg", "optimizer.lr": lr}
-        with mlflow(store, tmp_path / "job", run_name=f"vgg {lr}", params=params, sweep_dir=sweep) as (
-            logger,
-        ):
+        with mlflow(store, tmp_path / "job", run_name=f"vgg {lr}", params=params, sweep_dir=sweep) as (logger,):
             for epoch, score in enumerate(scores, start=1):
                 logger.log_metrics({"val/accuracy": score}, step=epoch)
         jobs.append(logger.run_id)
@@ -256,6 +254,7 @@ def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path, capfd)
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [
+        (r"tracking.uri\=http\://me\:secret@host", r"tracking.uri\=http\://me\:***@host"),
         ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
         ("at postgresql+psycopg2://me:se@cret@host/db now", "at postgresql+psycopg2://me:***@host/db now"),
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
@@ -311,9 +310,7 @@ def server(tmp_path_factory):
     command += ["--artifacts-destination", str(folder / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
 
     def stop():
         if process.poll() is None:
@@ -370,9 +367,7 @@ def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog,
 
 def test_csv_writes_a_row_an_epoch_and_the_settings(tmp_path, recwarn):
     (tmp_path / "train.log").write_text("")
-    with tracking.csv(
-        folder=tmp_path, run_name="x", tags={}, params={"model": "vgg"}, sweep_dir=None
-    ) as loggers:
+    with tracking.csv(folder=tmp_path, run_name="x", tags={}, params={"model": "vgg"}, sweep_dir=None) as loggers:
         for epoch in (1, 2):
             loggers[0].log_metrics({"val/accuracy": epoch / 4, "lr": 0.1}, step=epoch)
     lines = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()

@@ -62,9 +62,7 @@ def test_pruned_failed_nan_and_complete_are_told_apart(sweep: Sweep, study: Open
     [retrain] = re.findall(r"Retrain: +python (.*)", again.stdout)
     assert retrain == results(tmp_path)["retrain"].removeprefix("python ")
     command = [sys.executable, *shlex.split(retrain)]
-    printed = subprocess.run(
-        command, cwd=tmp_path, check=True, capture_output=True, text=True, env=path_env()
-    )
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, env=path_env())
     assert printed.stdout.endswith("loss 4.0\n")
 
 
@@ -239,8 +237,6 @@ def test_a_job_that_kills_its_process_is_tried_again(sweep: Sweep, study: Open):
 
 
 def test_submitit(sweep: Sweep, study: Open):
-    done = sweep(
-        "x=0,1", "hydra/sweeper/sampler=grid", "hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2"
-    )
+    done = sweep("x=0,1", "hydra/sweeper/sampler=grid", "hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2")
     assert done.returncode == 0, done.stdout
     assert sorted(t.value for t in study().trials) == [0.0, 1.0]

@@ -31,9 +31,7 @@ def check(study: optuna.Study, log: Path, total: int) -> None:
     assert len({t.params["x"] for t in complete}) == total, "every worker draws with a seed of its own"
 
 
-def test_a_killed_worker_costs_only_its_trial(
-    start_sweep: Start, study: Callable[[], optuna.Study], tmp_path: Path
-):
+def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callable[[], optuna.Study], tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=4", "sleep=0.1", f"log={tmp_path / 'log'}"]
     command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1"]
     workers = [start_sweep(*command) for _ in range(3)]
@@ -66,9 +64,7 @@ def test_a_killed_worker_costs_only_its_trial(
 def postgresql() -> Iterator[str]:
     """The URL of a database of a server that lives as long as the test."""
     pytest.importorskip("psycopg", reason="needs PostgreSQL's driver: pip install 'psycopg[binary]'")
-    found = shutil.which("initdb") or max(
-        map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None
-    )
+    found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
     if found is None:
         pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
     programs = Path(found).parent

@@ -1,0 +1,40 @@
+"""What a network costs where it is used: the second objective of a sweep."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+
+import torch
+
+from fer_lightning.models.network import FERNetwork, count_parameters
+
+
+def latency(network: FERNetwork, seconds: float = 0.5) -> float:
+    """Median time of one face on one CPU thread, in milliseconds, in float32 and without any compilation.
+
+    Args:
+        network: Stays as it is; a copy is measured.
+        seconds: How long to measure; at least 20 faces.
+    """
+    measured = copy.deepcopy(network).cpu().float().eval()
+    face = torch.zeros(1, network.channels, network.image_size, network.image_size)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            times: list[float] = []
+            started = time.perf_counter()
+            while len(times) < 25 or time.perf_counter() - started < seconds:
+                before = time.perf_counter()
+                measured(face)
+                times.append(time.perf_counter() - before)
+    finally:
+        torch.set_num_threads(threads)
+    return 1000 * statistics.median(times[5:])  # the first ones warm up
+
+
+def cost(name: str, network: FERNetwork) -> float:
+    """The cost that `second_objective` names: `parameters` or `latency`."""
+    return {"parameters": lambda: float(count_parameters(network)), "latency": lambda: latency(network)}[name]()

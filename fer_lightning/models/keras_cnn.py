@@ -1,0 +1,66 @@
+"""KerasCNN: the stack of Keras tutorials, without normalisation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fer_lightning.models.layers import init_weights, map_size, output_layer
+
+
+class KerasCNN(nn.Module):
+    """Three blocks of two Conv3x3-ReLU, a max-pool and dropout, flattened, one hidden layer.
+
+    Args:
+        num_classes: Number of logits.
+        channels: Input channels.
+        image_size: Side of the input in pixels.
+        width: Channels of the first block; the next two have twice and four times as many.
+        hidden: Units of the fully connected layer.
+        block_dropout: Probability of dropping a value after each pooling.
+        dropout: Probability of dropping a hidden unit.
+
+    Raises:
+        ValueError: `image_size` is too small for three poolings.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int,
+        image_size: int,
+        width: int = 32,
+        hidden: int = 512,
+        block_dropout: float = 0.25,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        side = map_size("KerasCNN", image_size, poolings=3)
+        widths = [width, 2 * width, 4 * width]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, kernel_size=3, padding=1),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(after, after, kernel_size=3, padding=1),
+                    nn.ReLU(inplace=True),
+                    nn.MaxPool2d(2),
+                    nn.Dropout(block_dropout),
+                )
+                for before, after in zip([channels, *widths], widths, strict=False)
+            )
+        )
+        self.head = nn.Sequential(
+            nn.Linear(widths[-1] * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        ).apply(init_weights)
+        self.blocks.apply(init_weights)
+        self.head.append(output_layer(hidden, num_classes))
+
+    def stages(self) -> list[nn.Module]:
+        """The feature stages from input to output."""
+        return list(self.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        logits: Tensor = self.head(self.blocks(images).flatten(start_dim=1))
+        return logits

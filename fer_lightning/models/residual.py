@@ -1,0 +1,53 @@
+"""The residual block that several of the networks are made of."""
+
+from __future__ import annotations
+
+from timm.layers import DropPath, SEModule
+from torch import Tensor, nn
+
+from fer_lightning.models.layers import conv_norm_relu
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(x + f(x)), f two Conv3x3-BatchNorm with a ReLU between (He et al. 2016, arXiv 1512.03385, fig. 2).
+
+    Where channels or size change, x goes through a 1x1 convolution and BatchNorm. The last BatchNorm of f begins at
+    0, so that the block begins as its shortcut (Goyal et al. 2017, arXiv 1706.02677, 5.1); whoever calls
+    `init_weights` leaves that as it is.
+
+    Args:
+        in_channels: Channels of x.
+        out_channels: Channels of the answer.
+        stride: Of the first convolution.
+        squeeze_excite: Whether f ends in a channel gate of a sixteenth of the channels (Hu et al. 2018, arXiv 1709.01507).
+        drop_path: Probability that f is left out for a picture in training (Huang et al. 2016, arXiv 1603.09382).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        squeeze_excite: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            *conv_norm_relu(in_channels, out_channels, stride=stride),
+            *conv_norm_relu(out_channels, out_channels)[:-1],
+        )
+        nn.init.zeros_(self.residual[-1].weight)  # type: ignore[arg-type]  # a BatchNorm
+        if squeeze_excite:
+            self.residual.append(SEModule(out_channels, rd_ratio=1 / 16, rd_divisor=1))
+        if drop_path:
+            self.residual.append(DropPath(drop_path))
+        self.shortcut = nn.Sequential()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, out_channels, h / stride, w / stride) of features (B, in_channels, h, w)."""
+        out: Tensor = self.relu(self.shortcut(features) + self.residual(features))
+        return out

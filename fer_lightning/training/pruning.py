@@ -1,0 +1,54 @@
+"""Early ends for trainings that are trials of a sweep."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Pruning(Callback):
+    """Reports the objective of each epoch to a trial, and stops the training where the trial's pruner says so.
+
+    A pruned training ends with `optuna.TrialPruned` and leaves no checkpoints. One whose objective is no longer a
+    finite number is stopped too, since nothing better can follow; it counts by its best epoch, if it has one.
+
+    Args:
+        trial: The trial, of a study with one objective.
+        objective: The metric, for example `val/accuracy`; its steps are epochs, counted from 1.
+    """
+
+    def __init__(self, trial: optuna.Trial, objective: str) -> None:
+        self.trial = trial
+        self.objective = objective
+        self.pruned = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports; the epoch is logged to its end before the training stops."""
+        value, epoch = float(trainer.callback_metrics[self.objective]), trainer.current_epoch + 1
+        if not math.isfinite(value):
+            trainer.should_stop = True
+            return
+        self.trial.report(value, epoch)
+        if epoch < (trainer.max_epochs or math.inf) and self.trial.should_prune():
+            self.pruned = trainer.should_stop = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends a pruned trial.
+
+        Raises:
+            optuna.TrialPruned: The trial was pruned.
+        """
+        if self.pruned:
+            import optuna
+
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                    shutil.rmtree(callback.dirpath, ignore_errors=True)
+            raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
