@@ -240,6 +240,9 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
 def train(config: DictConfig) -> float | tuple[float, float]:
     """Trains, chooses the best epoch on the val part, measures the test part once, and reports.
 
+    A trial of a sweep neither measures nor reports: trials are compared on the val part, and the test part waits for
+    the one that is chosen.
+
     Args:
         config: The composed configuration (`conf/config.yaml`).
 
@@ -287,9 +290,11 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"])
         best_row = checkpoint["history"][-1]
-        scores = evaluate_part(trainer, module, datamodule, plain(config.eval), config.seed)
-        assert module.test_predictions is not None
-        write_report(folder, faces, module.test_predictions, scores, module.history, int(best_row["epoch"]))
+        scores: dict[str, Scores] = {}
+        if not job.trial:
+            scores = evaluate_part(trainer, module, datamodule, plain(config.eval), config.seed)
+            assert module.test_predictions is not None
+            write_report(folder, faces, module.test_predictions, scores, module.history, int(best_row["epoch"]))
         (folder / "config.yaml").write_text(tracking.masked(OmegaConf.to_yaml(config, resolve=True)))
         record = {
             **told,
@@ -302,7 +307,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             **{part: records.recorded(row) for part, row in scores.items()},
         }
         records.write_json(folder / "record.json", record)
-        if config.paths.results_dir:
+        if config.paths.results_dir and scores:
             published = f"{job.label}_seed{config.seed}.json"
             records.write_json(Path(config.paths.results_dir) / published, record)
         measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}
@@ -311,8 +316,9 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             measured[second] = cost(second, module.network)
         for logger in loggers:
             logger.log_metrics(measured, step=int(best_row["epoch"]))
-    console.print(tables.test_table(scores, module.classes))
-    tables.results_files(console, folder, tracking.where(loggers))
+    if scores:
+        console.print(tables.test_table(scores, module.classes))
+        tables.results_files(console, folder, tracking.where(loggers))
     return (objective, measured[second]) if second else objective
 
 

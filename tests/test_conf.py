@@ -3,6 +3,7 @@
 Searches are run in tests/studies/test_sweep.py, as sweeps.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,20 @@ NOT_RUN_HERE = {
     ("data", "fer2013"): "read from real and written files in tests/data",
     ("data", "folder"): "read from written folders in tests/data",
 }
-NEEDED = {("model", "timm"): ["model.name=resnet10t"]}
+NEEDED = {
+    ("model", "timm"): ["model.name=resnet10t"],
+    ("model", "vgg"): ["model.width=8"],
+    ("model", "vgg19"): ["model.width=8", "model.image_size=32"],
+    ("model", "hybrid"): ["model.width=16"],
+    ("model", "resnet18_small"): ["model.widths=[8,16,32,64]"],
+    ("model", "resnet_wide"): ["model.widths=[8,16,32,64]"],
+    ("model", "resmasknet"): ["model.name=test_resnet", "model.depths=[2,1,1,1]"],
+    ("model", "emonext"): ["model.name=test_convnext", "model.image_size=32"],
+    ("experiment", "vit_small"): ["model.name=test_vit", "model.image_size=32"],
+    ("experiment", "convnext_tiny"): ["model.name=test_convnext", "model.image_size=32"],
+    ("experiment", "resnet18"): ["model.name=resnet10t"],
+}
+"""What an option lacks, or makes a miniature of a large network; experiments take those of their model as well."""
 
 
 def options() -> list[tuple[str, str]]:
@@ -31,7 +45,11 @@ def options() -> list[tuple[str, str]]:
 def overrides_for(group: str, option: str) -> list[str]:
     chosen = [f"{group}={option}", *NEEDED.get((group, option), [])]
     if group == "experiment":
-        return [*chosen, "data=synthetic"]
+        text = (CONF / group / f"{option}.yaml").read_text()
+        (model,) = re.findall(r"override /model: (\w+)", text)
+        needed = [] if (group, option) in NEEDED else NEEDED.get(("model", model), [])
+        fetches = ["model.pretrained=false"] if "pretrained: true" in text else []
+        return [*chosen, *needed, *fetches, "data=synthetic"]
     if group == "data":
         return chosen
     return chosen

@@ -164,8 +164,9 @@ def _sampling_grid(draws: dict[str, Tensor], height: int, width: int) -> Tensor:
 def _windows(grid: Tensor, draws: dict[str, Tensor], rows: int, columns: int) -> Tensor:
     """A window of whole pixels out of each picture's grid (B, H, W, 2): (B, rows, columns, 2)."""
     height, width = grid.shape[1:3]
-    top = (draws["view_y"] * (height - rows + 1)).long()
-    left = (draws["view_x"] * (width - columns + 1)).long()
+    # the largest draw below 1 times a whole number can round up to that number
+    top = (draws["view_y"] * (height - rows + 1)).long().clamp(max=height - rows)
+    left = (draws["view_x"] * (width - columns + 1)).long().clamp(max=width - columns)
     y = top[:, None] + torch.arange(rows, device=grid.device)
     x = left[:, None] + torch.arange(columns, device=grid.device)
     picture = torch.arange(len(grid), device=grid.device)

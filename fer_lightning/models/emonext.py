@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 from fer_lightning.models.timm_body import TimmBody
@@ -38,9 +38,10 @@ class SpatialTransformer(nn.Module):
             nn.MaxPool2d(2),
             nn.ReLU(inplace=True),
         )
-        self.change = nn.Sequential(nn.Linear(10 * side**2, 32), nn.ReLU(inplace=True), nn.Linear(32, 6))
-        nn.init.zeros_(self.change[-1].weight)
-        nn.init.zeros_(self.change[-1].bias)
+        last = nn.Linear(32, 6)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.change = nn.Sequential(nn.Linear(10 * side**2, 32), nn.ReLU(inplace=True), last)
         self.register_buffer("same", torch.eye(2, 3), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

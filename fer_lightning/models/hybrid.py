@@ -45,7 +45,7 @@ class ResInception(nn.Module):
         num_classes: Number of logits.
         channels: Input channels.
         image_size: Side of the input in pixels.
-        width: Channels of the stem and of the first pair; the others have once, twice, twice, four and four times as many.
+        width: Channels of the stem and of the first pair; the other pairs have 2, 2, 4 and 4 times as many.
         dropout: Probability of dropping a unit of either fully connected layer.
     """
 

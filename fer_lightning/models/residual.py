@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from timm.layers import DropPath, SEModule
+from timm.layers.drop import DropPath
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 from fer_lightning.models.layers import conv_norm_relu
@@ -19,7 +20,8 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of x.
         out_channels: Channels of the answer.
         stride: Of the first convolution.
-        squeeze_excite: Whether f ends in a channel gate of a sixteenth of the channels (Hu et al. 2018, arXiv 1709.01507).
+        squeeze_excite: Whether f ends in a channel gate (Hu et al. 2018, arXiv 1709.01507) of about a sixteenth of the
+            channels, in eights.
         drop_path: Probability that f is left out for a picture in training (Huang et al. 2016, arXiv 1603.09382).
     """
 
@@ -38,7 +40,7 @@ class ResidualBlock(nn.Module):
         )
         nn.init.zeros_(self.residual[-1].weight)  # type: ignore[arg-type]  # a BatchNorm
         if squeeze_excite:
-            self.residual.append(SEModule(out_channels, rd_ratio=1 / 16, rd_divisor=1))
+            self.residual.append(SEModule(out_channels, rd_ratio=1 / 16))
         if drop_path:
             self.residual.append(DropPath(drop_path))
         self.shortcut = nn.Sequential()

@@ -52,7 +52,7 @@ def shifts(images: Tensor, shift: float) -> list[Tensor]:
 
 
 def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
-    """The picture at `angles` angles evenly from -`degrees` to `degrees`, black beyond its border, each mirrored too."""
+    """The picture at `angles` even angles from -`degrees` to `degrees`, black beyond its border, each mirrored too."""
     views = []
     height, width = images.shape[-2:]
     for angle in torch.linspace(-degrees, degrees, angles).deg2rad().tolist():

@@ -17,16 +17,19 @@ class VGG(nn.Module):
         num_classes: Number of logits.
         channels: Input channels.
         image_size: Side of the input in pixels.
+        width: Channels of the first block; the next have 2, 4 and 8 times as many, the fully connected layers 64 times.
         dropout: Probability of dropping a unit of either fully connected layer.
 
     Raises:
         ValueError: `image_size` is too small for four poolings.
     """
 
-    def __init__(self, *, num_classes: int, channels: int, image_size: int, dropout: float = 0.2) -> None:
+    def __init__(
+        self, *, num_classes: int, channels: int, image_size: int, width: int = 64, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         side = map_size("VGG", image_size, poolings=4)
-        widths, units = [64, 128, 256, 512], 4096
+        widths, units = [width, 2 * width, 4 * width, 8 * width], 64 * width
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(*conv_norm_relu(before, after), *conv_norm_relu(after, after), nn.MaxPool2d(2))

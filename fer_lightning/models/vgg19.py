@@ -17,7 +17,7 @@ class VGG19(nn.Module):
         num_classes: Number of logits.
         channels: Input channels.
         image_size: Side of the input in pixels.
-        width: Channels of the first block; the next have twice, four and twice eight times as many.
+        width: Channels of the first block; the next have 2, 4, 8 and 8 times as many.
         dropout: Probability of dropping an input of the last layer.
 
     Raises:

@@ -269,8 +269,8 @@ class StudyRun:
                 state = states.get(int(run.data.tags.get("trial", -1)))
                 if state and run.data.tags.get("trial_state") != state:
                     self._client.set_tag(run.info.run_id, "trial_state", state)
-                    if state == "FAIL" and run.info.status != "FAILED":  # its process died, or its value was no number
-                        ended = "KILLED" if run.info.status == "RUNNING" else "FAILED"
+                    # a trial whose process died, or whose value was no number
+                    if state == "FAIL" and (ended := {"RUNNING": "KILLED", "FINISHED": "FAILED"}.get(run.info.status)):
                         self._client.set_terminated(run.info.run_id, ended)
 
     def close(self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, page: Path | None) -> None:

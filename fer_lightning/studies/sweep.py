@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import html
 import logging
 import os
@@ -73,6 +74,7 @@ class StudyReport:
         self.folder = Path(folder)
         self.objectives = list(objectives)
         self._run = tracking.StudyRun(**store) if store else None
+        self._frozen = False
 
     def on_study_start(self, study: optuna.Study) -> None:
         """Opens the parent run, or finds the one that another worker has opened."""
@@ -84,6 +86,9 @@ class StudyReport:
         """Tags the trial's run with its state."""
         if self._run:
             self._run.mark({trial.number: trial.state.name})
+        if not self._frozen:  # all libraries are loaded by now; later garbage collections need not look at them
+            gc.freeze()
+            self._frozen = True
 
     def on_study_end(self, study: optuna.Study) -> None:
         """Draws the plots, and ends the parent run with the best trial and all that was counted."""

@@ -194,3 +194,38 @@ def test_a_gpu_sees_the_draws_of_a_cpu_generator():
 def test_a_wrong_strength_is_named(augmentation, name, value):
     with pytest.raises(ValueError, match=rf"augmentation\.policy\.{name} must lie between 0 and .*, got {value}"):
         augmentation(**{name: value})
+
+
+def test_a_view_is_a_window_of_the_picture_at_its_own_size():
+    images = pictures(count=64, height=12, width=12)
+    views = BatchedAugmentation(**OFF | {"view": 0.75})(images, seeded(3))
+    assert views.shape == (64, 1, 9, 9)
+    places = set()
+    for picture, view in zip(images[:, 0], views[:, 0], strict=True):
+        windows = picture.unfold(0, 9, 1).unfold(1, 9, 1)
+        found = (windows - view).abs().amax(dim=(2, 3)) < 1e-5
+        assert found.sum() == 1
+        places.add(tuple(found.nonzero()[0].tolist()))
+    assert len(places) == 16, "every place is drawn"
+
+
+def test_a_view_shows_what_the_whole_policy_makes():
+    policy = OFF | {"rotation": 20.0, "flip": 0.5}
+    images = pictures(count=8, height=12, width=16)
+    whole = BatchedAugmentation(**policy)(images, seeded(1))
+    views = BatchedAugmentation(**policy, view=0.5)(images, seeded(1))
+    for picture, view in zip(whole[:, 0], views[:, 0], strict=True):
+        assert ((picture.unfold(0, 6, 1).unfold(1, 8, 1) - view).abs().amax(dim=(2, 3)) < 1e-5).any()
+
+
+def test_a_view_of_the_last_draw_still_fits(monkeypatch):
+    images = pictures(height=48, width=48)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
+    views = BatchedAugmentation(**OFF | {"view": 0.833})(images, seeded())
+    torch.testing.assert_close(views, images[..., 8:, 8:])
+
+
+@pytest.mark.parametrize("view", [0.0, -1.0, 1.1])
+def test_a_view_that_cannot_be_is_named(view):
+    with pytest.raises(ValueError, match=r"augmentation\.policy\.view"):
+        BatchedAugmentation(view=view)

@@ -15,7 +15,17 @@ from fer_lightning.models.network import FERNetwork, build_network, count_parame
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
-NEEDED = {"timm": {"name": "test_vit"}}
+NEEDED: dict[str, dict] = {
+    "timm": {"name": "test_vit"},
+    "resmasknet": {"name": "test_resnet", "depths": [3, 2, 1, 1]},
+    "emonext": {"name": "test_convnext"},
+    "vgg": {"width": 8},
+    "vgg19": {"width": 8},
+    "hybrid": {"width": 16},
+    "resnet18_small": {"widths": [8, 16, 32, 64]},
+    "resnet_wide": {"widths": [8, 16, 32, 64]},
+}
+"""What an option lacks, or makes a miniature of a large one; full sizes are counted in test_bodies.py."""
 TINY = {"name": "test_resnet"}  # timm's own miniature, 0.4 M parameters
 
 
@@ -123,8 +133,9 @@ def test_parameter_counts() -> None:
 
 
 def test_dense_networks_are_told_from_depthwise_ones() -> None:
-    dense = {o: is_dense(network(o, **NEEDED.get(o, {}))) for o in OPTIONS if o not in ("timm", "vgg")}
-    assert {o for o, answer in dense.items() if answer} == {"custom_cnn", "sequential_cnn", "resnet18"}
+    dense = {o: is_dense(network(o, **NEEDED.get(o, {}))) for o in OPTIONS}
+    depthwise = {"efficientnet", "emonext", "mobilenetv2", "mobilenetv3"}
+    assert {o for o, answer in dense.items() if not answer} == depthwise
 
 
 def test_state_dict_keys_are_what_saved_files_hold() -> None:
@@ -137,8 +148,9 @@ def test_state_dict_keys_are_what_saved_files_hold() -> None:
 
 
 def test_first_answer_is_near_uniform() -> None:
-    for option in ("custom_cnn", "sequential_cnn", "vgg"):
-        loss = F.cross_entropy(network(option).train()(torch.rand(16, 1, 48, 48)), torch.arange(16) % 7)
+    for option in set(OPTIONS) - {"timm"}:
+        net = network(option, **NEEDED.get(option, {})).train()
+        loss = F.cross_entropy(net(torch.rand(16, 1, 48, 48)), torch.arange(16) % 7)
         assert loss.item() == pytest.approx(1.946, abs=0.1)
 
 

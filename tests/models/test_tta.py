@@ -42,3 +42,29 @@ def test_average_of_probabilities_and_of_logits() -> None:
     assert torch.allclose(averaged, (logits[0] + logits[1]) / 2)
     with pytest.raises(ValueError, match=r"eval\.average"):
         tta.average_views(mean_of_left_half, views, "votes")
+
+
+def test_centre_crop_is_the_centre_of_ten_crop() -> None:
+    image = torch.rand(2, 1, 48, 48)
+    (view,) = tta.centre_crop(image, size=0.833)
+    assert view.shape == (2, 1, 40, 40)
+    assert torch.equal(view, tta.ten_crop(image, size=0.833)[8])
+
+
+def test_rotations_are_even_angles_with_mirror_images() -> None:
+    image = torch.rand(2, 1, 7, 7)
+    views = tta.rotations(image, degrees=90, angles=3)
+    assert len(views) == 6
+    assert torch.allclose(views[0], image.rot90(-1, dims=(2, 3)), atol=1e-5)
+    assert torch.allclose(views[2], image, atol=1e-5)
+    assert torch.allclose(views[4], image.rot90(1, dims=(2, 3)), atol=1e-5)
+    assert torch.equal(views[5], views[4].flip(-1))
+
+
+def test_rotations_keep_right_angles_in_wide_pictures() -> None:
+    image = torch.zeros(1, 1, 9, 15)
+    image[..., 4, 4:11] = 1  # a lying line of seven pixels through the centre
+    standing = torch.zeros(1, 1, 9, 15)
+    standing[..., 1:8, 7] = 1
+    for view in tta.rotations(image, degrees=90, angles=3)[::4]:
+        assert torch.allclose(view, standing, atol=1e-5)

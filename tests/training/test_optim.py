@@ -79,3 +79,8 @@ def test_plateau_waits_and_halves() -> None:
 
 def test_constant() -> None:
     assert rates(optim.constant(sgd(0.3), epochs=2, steps_per_epoch=2)["scheduler"], 4) == [0.3] * 4
+
+
+def test_step_waits_for_its_first_epoch() -> None:
+    made = optim.step(sgd(), epochs=9, steps_per_epoch=1, every_epochs=2, factor=0.5, after_epochs=3)
+    assert rates(made["scheduler"], 9) == [1.0] * 5 + [0.5] * 2 + [0.25] * 2

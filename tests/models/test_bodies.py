@@ -1,0 +1,150 @@
+"""What is particular to single networks: published sizes, counted without memory, and their parts."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from fer_lightning.models.emonext import EmoNeXt, SpatialTransformer
+from fer_lightning.models.hybrid import InceptionBlock, ResInception
+from fer_lightning.models.keras_cnn import KerasCNN
+from fer_lightning.models.network import build_network, count_parameters
+from fer_lightning.models.residual import ResidualBlock
+from fer_lightning.models.resmasknet import Mask, ResMaskNet
+from fer_lightning.models.small_resnet import SmallResNet
+from fer_lightning.models.vgg19 import VGG19
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+
+
+def body(option: str, image_size: int, num_classes: int = 7, **changes: object) -> nn.Module:
+    """The body that conf/model describes, without memory."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    options = {k: v for k, v in config.items() if k not in ("_target_", "mean", "std", "weights")}
+    classes = {c.__name__: c for c in (ResMaskNet, EmoNeXt, ResInception, SmallResNet, VGG19, KerasCNN)}
+    kind = classes[config["_target_"].rsplit(".", 1)[-1]]
+    with torch.device("meta"):
+        return kind(num_classes=num_classes, **{**options, "image_size": image_size, **changes})
+
+
+def test_cifar_resnet18_has_its_known_size() -> None:
+    assert count_parameters(body("resnet18_small", 32, num_classes=10, channels=3)) == 11_173_962
+
+
+def test_vgg19_has_its_known_size_but_for_biases() -> None:
+    vgg = body("vgg19", 44, num_classes=10, channels=3)
+    biases = sum(layer.out_channels for layer in vgg.modules() if isinstance(layer, nn.Conv2d))
+    assert count_parameters(vgg) + biases == 20_040_522
+
+
+def test_hybrid_has_its_published_size() -> None:
+    assert count_parameters(body("hybrid", 224)) == pytest.approx(7.45e6, rel=0.002)
+
+
+def test_resmasknet_has_its_published_size_with_the_shortcuts_that_the_source_counts_twice() -> None:
+    net = body("resmasknet", 224)
+    twice = sum(count_parameters(block.shortcut) for block in net.masks.modules() if isinstance(block, ResidualBlock))
+    assert count_parameters(net) == 137_796_423
+    assert count_parameters(net) + twice == pytest.approx(142.9e6, rel=0.0005)
+
+
+def test_emonext_is_a_convnext_with_gates_and_a_transformer() -> None:
+    gates = sum(2 * width * width // 16 for width in (192, 384, 768))
+    transformer = (3 * 49 * 8 + 8 + 16) + (8 * 25 * 10 + 10 + 20) + (10 * 52 * 52 * 32 + 32) + (32 * 6 + 6)
+    convnext = count_parameters(timm.create_model("convnext_tiny", num_classes=7))
+    assert count_parameters(body("emonext", 224)) == convnext + gates + transformer
+
+
+def test_compact_stays_below_a_million_and_a_half() -> None:
+    assert count_parameters(body("compact", 48)) == 1_371_967
+
+
+def test_keras_cnn_has_no_normalisation() -> None:
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in body("keras_cnn", 48).modules())
+
+
+def test_a_new_residual_block_is_its_shortcut() -> None:
+    features = torch.randn(2, 4, 6, 6)
+    assert torch.equal(ResidualBlock(4, 4)(features), features.relu())
+    halved = ResidualBlock(4, 8, stride=2, squeeze_excite=True).eval()
+    assert torch.equal(halved(features), halved.shortcut(features).relu())
+    assert halved(torch.randn(2, 4, 7, 5)).shape == (2, 8, 4, 3)
+
+
+def test_drop_path_rises_from_none_to_the_last_block() -> None:
+    net = body("resnet_wide", 48, drop_path=0.3, depths=[1, 1, 1, 1])
+    dropped = [m.drop_prob for m in net.modules() if type(m).__name__ == "DropPath"]
+    assert dropped == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_stages_need_a_width_and_a_depth_each() -> None:
+    with pytest.raises(ValueError, match=r"model\.widths has 4 stages, model\.depths 2"):
+        body("compact", 48, widths=[1, 2, 3, 4], depths=[1, 1])
+    with pytest.raises(ValueError, match=r"model\.image_size=7 is too small for SmallResNet"):
+        body("compact", 7)
+
+
+def test_inception_keeps_the_size_and_triples_the_width() -> None:
+    assert InceptionBlock(6, 8)(torch.randn(2, 6, 5, 7)).shape == (2, 24, 5, 7)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1, 3, 7, 8])
+def test_a_mask_weighs_channels_at_any_size(depth: int, size: int) -> None:
+    weights = Mask(2, depth).eval()(torch.randn(2, 2, size, size))
+    assert weights.shape == (2, 2, size, size)
+    assert torch.allclose(weights.sum(dim=1), torch.ones(2, size, size))
+
+
+def test_uniform_masks_leave_the_resnet_as_it_is() -> None:
+    """Weights of 1/C scale the features of a stage by a constant; masks that answer 0 change nothing at all."""
+    net = ResMaskNet("test_resnet", num_classes=7, channels=3, image_size=32, depths=[1, 1, 1, 1]).eval()
+    images = torch.rand(2, 3, 32, 32)
+    plain = net.head(net.backbone(images))
+    assert not torch.allclose(net(images), plain, atol=1e-5)
+    for i in range(4):
+        net.masks[i] = nn.Threshold(float("inf"), 0.0)
+    assert torch.allclose(net(images), plain, atol=1e-6)
+
+
+def test_without_gates_a_new_emonext_is_its_convnext() -> None:
+    net = EmoNeXt("test_convnext", num_classes=7, channels=3, image_size=32).eval()
+    net.gates = nn.ModuleList(nn.Identity() for _ in net.gates)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(net(images), net.head(net.backbone(images)), atol=1e-4)
+
+
+def test_a_new_spatial_transformer_is_the_identity_and_then_moves_pictures() -> None:
+    transformer = SpatialTransformer(1, 20).eval()
+    images = torch.rand(2, 1, 20, 20)
+    assert torch.allclose(transformer(images), images, atol=1e-4)
+    with torch.no_grad():
+        transformer.change[-1].bias[2] = 2.0  # a whole half to the left: all that is seen lies beyond the border
+    assert transformer(images)[..., 1:].abs().max() == 0
+    with pytest.raises(ValueError, match="at least 18"):
+        SpatialTransformer(1, 17)
+    assert SpatialTransformer(1, 18)(torch.rand(2, 1, 18, 18)).shape == (2, 1, 18, 18)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "wrong", "message"),
+    [
+        ("resmasknet", "test_resnet", "test_vit", "not a ResNet"),
+        ("emonext", "test_convnext", "test_resnet", "not a ConvNeXt"),
+    ],
+)
+def test_trunks_take_published_weights(option: str, name: str, wrong: str, message: str, tmp_path: Path) -> None:
+    published = timm.create_model(name, num_classes=1000).state_dict()
+    safetensors.torch.save_file(published, tmp_path / "trunk.safetensors")
+    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    changes = {"name": name, "image_size": 32} | ({"depths": [1, 1, 1, 1]} if option == "resmasknet" else {})
+    loaded = build_network({**config, **changes, "weights": str(tmp_path / "trunk.safetensors")}, 7)
+    own = loaded.body.backbone.state_dict()
+    assert own
+    assert all(torch.equal(value, published[key]) for key, value in own.items())
+    with pytest.raises(ValueError, match=message):
+        build_network({**config, **changes, "name": wrong}, 7)

@@ -1,0 +1,24 @@
+"""A few steps on the real FER2013, where it is at hand."""
+
+import json
+from pathlib import Path
+
+from fer_lightning.run import train
+
+
+def test_custom_cnn_trains_on_fer2013(composed, tmp_path: Path, real_data: Path) -> None:
+    (tmp_path / "fer2013-kaggle.zip").symlink_to(real_data / "fer2013-kaggle.zip")  # the cache goes beside the link
+    train(
+        composed(
+            "experiment=custom_cnn", f"data.path={tmp_path}/fer2013-kaggle.zip", "trainer.max_epochs=1",
+            "trainer.limit_train_batches=3", "trainer.limit_val_batches=3", "tracking=none", "eval.bootstrap=50",
+            f"paths.results_dir={tmp_path}/results",
+        )
+    )  # fmt: skip
+    [published] = (tmp_path / "results").iterdir()
+    record = json.loads(published.read_text())
+    assert record["data"] == "fer2013_kaggle"
+    assert record["protocol"] == "official"
+    assert record["test"]["n"] == 3589
+    assert record["test_deduplicated"]["n"] == 3275
+    assert len(record["test"]["accuracy_interval"]) == 2

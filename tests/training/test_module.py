@@ -1,0 +1,52 @@
+"""FERModule's steps: which views of a batch the network sees where."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from fer_lightning.config import plain
+from fer_lightning.training.module import FERModule
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def seen_by(part: str, evaluation: dict) -> list[tuple[int, ...]]:
+    """Shapes of what reaches the network in one step of a part."""
+    options = {
+        g: plain(OmegaConf.load(CONF / g / f"{o}.yaml")) for g, o in (("model", "custom_cnn"), ("optimizer", "adam"))
+    }
+    module = FERModule(
+        **options,
+        loss={"_target_": "fer_lightning.training.losses.CrossEntropyLoss"},
+        scheduler={"_target_": "fer_lightning.training.optim.constant"},
+        evaluation=evaluation,
+        classes=list("abcdefg"),
+        class_counts=[1] * 7,
+    ).eval()
+    shapes: list[tuple[int, ...]] = []
+    module.network.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    batch = {"image": torch.rand(2, 1, 48, 48), "label": torch.tensor([0, 1]), "index": torch.tensor([0, 1]), "seed": 0}
+    with torch.no_grad():
+        getattr(module, f"{part}_step")(batch, 0)
+    return shapes
+
+
+def view(name: str, **options: float) -> dict:
+    return {"_target_": f"fer_lightning.models.tta.{name}", "_partial_": True, **options}
+
+
+def test_validation_looks_once_and_the_test_by_its_views() -> None:
+    evaluation = {"views": view("flip"), "average": "probabilities"}  # as in checkpoints without the validation key
+    assert seen_by("validation", evaluation) == [(2, 1, 48, 48)]
+    assert seen_by("test", evaluation) == [(2, 1, 48, 48)] * 2
+
+
+def test_validation_has_views_of_its_own() -> None:
+    evaluation = {
+        "views": view("ten_crop", size=0.833),
+        "validation": view("centre_crop", size=0.833),
+        "average": "logits",
+    }
+    assert seen_by("validation", evaluation) == [(2, 1, 40, 40)]
+    assert seen_by("test", evaluation) == [(2, 1, 40, 40)] * 10
