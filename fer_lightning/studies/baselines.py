@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,19 +34,20 @@ class Baseline:
     Attributes:
         name: `custom_cnn` for conf/experiment/custom_cnn.yaml.
         claim: What the source reports.
-        protocol: How the source measured, and how it is measured here.
+        cost: What a run is estimated to take, for rows that are not run.
         records: The measured runs, by seed.
     """
 
     name: str
     claim: str
-    protocol: str
+    cost: str
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def cells(self) -> list[str]:
         """The row of the table: name, claim, accuracy on all and on the deduplicated part, macro-F1 and so on."""
         if not self.records:
-            return [self.name, self.claim, *[NOT_RUN] * 2, *[""] * 4]
+            command = f"`python train.py experiment={self.name} seed=0`"
+            return [self.name, self.claim, NOT_RUN, NOT_RUN, "", "", self.cost, command]
         record = self.records[0]
         parts = [record["test"], record["test_deduplicated"]]
         accuracies = ["{:.2%} ({:.1%} to {:.1%})".format(p["accuracy"], *p["accuracy_interval"]) for p in parts]
@@ -80,7 +82,7 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         header = dict(re.findall(r"^# (\w+) {2,}(.+?)$", path.read_text(), flags=re.MULTILINE))
         found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
         records = [json.loads(file.read_text()) for file in found]
-        rows.append(Baseline(path.stem, header.get("Claim", ""), header.get("Protocol", ""), records))
+        rows.append(Baseline(path.stem, header.get("Claim", ""), header.get("Cost", ""), records))
     return sorted(rows, key=lambda row: -row.records[0]["test"]["accuracy"] if row.records else 0.0)
 
 
@@ -132,9 +134,11 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) not in ([], ["write"]):
         print(f"fer baselines: {' '.join(arguments)!r} is not known; it takes nothing or 'write'", file=sys.stderr)
         return 2
-    table = Table(*COLUMNS[:6], title="Baselines", title_justify="left")
+    table = Table(title="Baselines", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for position, column in enumerate(COLUMNS[:5]):
+        table.add_column(column, no_wrap=position == 0)
     for row in baselines():
-        table.add_row(*row.cells()[:6])
+        table.add_row(*row.cells()[:5])
     Console().print(table)
     if arguments:
         write()

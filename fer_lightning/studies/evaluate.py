@@ -26,7 +26,7 @@ HELP = """usage: python -m fer_lightning evaluate checkpoint=RUN/checkpoints/bes
 
 Measures a checkpoint on the data, protocol and views of its own run, or as you change them:
 
-  eval=tta                                   plain, flip, tta or ten_crop (conf/eval)
+  eval=tta                                   plain, flip, tta, ten_crop or rotations (conf/eval)
   eval.split=val                             PublicTest instead of PrivateTest: choose on it, not on the test part
   data=fer2013 data.path=fer2013.csv         the data set, where it has moved
   protocol=kaggle                            another split
