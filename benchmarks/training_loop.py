@@ -13,6 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
+import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,3 +82,70 @@ def real_data() -> Path:
     if not (REAL_DATA / "fer2013.csv.xz").exists():
         pytest.skip(f"real FER2013 is not at {REAL_DATA}")
     return REAL_DATA
+
+
+@contextmanager
+def tracking_server(folder: Path, backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """An `mlflow server` on a free port over a database: its URL, and a function that kills it."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+
+    def stop() -> None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"mlflow server did not start: {(folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.2)
+        yield url, stop
+    finally:
+        stop()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of a database of a server that lives as long as the test."""
+    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver: pip install 'psycopg[binary]'")
+    found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+    if found is None:
+        pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
+    programs = Path(found).parent
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg.XXXXXX"], text=True).strip())
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        shutil.chown(folder, "postgres", "postgres")
+    port = free_port()
+
+    def call(program: str, *arguments: str) -> None:
+        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    try:
+        call("initdb", "--auth=trust", "--username=postgres", "--no-sync")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        call("pg_ctl", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)

@@ -80,11 +80,12 @@ def onecycle(
     final_divisor: float,
 ) -> LRSchedulerConfigType:
     """One rise from lr / `initial_divisor` to `optimizer.lr` and one fall (Smith & Topin 2018), per step."""
+    total = max(2, epochs * steps_per_epoch)
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=max(2, epochs * steps_per_epoch),
-        pct_start=warmup_fraction,
+        total_steps=total,
+        pct_start=max(warmup_fraction, 1.5 / total),  # torch divides by the steps of the rise less one
         div_factor=initial_divisor,
         final_div_factor=final_divisor,
         cycle_momentum=False,  # Adam's beta1 and SGD's momentum stay what the optimizer's options say

@@ -3,15 +3,13 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import free_port, tracking_server
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
@@ -48,12 +46,6 @@ def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, swee
 
 def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.name == tracking.log.name]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
@@ -304,32 +296,9 @@ def test_a_local_store_that_cannot_be_used_is_named_with_a_way_out(tmp_path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A tracking server on a free port, and a function that stops it."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-
-    def stop():
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            break
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                stop()
-                pytest.fail(f"mlflow server did not start: {(folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.2)
-    yield url, stop
-    stop()
+    folder = tmp_path_factory.mktemp("server")
+    with tracking_server(folder, f"sqlite:///{folder}/server.db") as (url, stop):
+        yield url, stop
 
 
 def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog, capfd):

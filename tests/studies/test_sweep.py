@@ -16,7 +16,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, tracking_server
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
@@ -273,3 +273,28 @@ def test_missing_plotly_is_said_and_no_error(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("optuna.visualization.is_available", lambda: False)
     assert write_plots(optuna.create_study(), ["val/loss"], tmp_path / "study.html") is None
     assert "pip install plotly" in caplog.text
+
+
+def test_two_workers_on_postgresql_with_an_mlflow_server_on_it_too(postgresql: str, tmp_path: Path) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(postgresql.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE mlflow")  # Optuna and MLflow cannot share one
+    with tracking_server(tmp_path, postgresql.removesuffix("postgres") + "mlflow") as (url, _):
+        command = [
+            sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "hydra/sweeper=fer_optuna",
+            "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=shared",
+            f"hydra.sweeper.storage={postgresql}", f"tracking.uri={url}", f"paths.mlruns_dir={tmp_path / 'local'}",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        workers = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(2)]
+        assert [worker.wait(timeout=180) for worker in workers] == [0, 0]
+        study = optuna.load_study(study_name="shared", storage=postgresql)
+        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+        client = MlflowClient(url)
+        runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+        [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        children = {run.data.tags["trial"]: run for run in runs if run is not parent}
+        assert set(children) == {"0", "1", "2"}
+        assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+        assert parent.data.tags["best_trial"] == str(study.best_trial.number)
+    assert not (tmp_path / "local" / "mlflow.db").exists()

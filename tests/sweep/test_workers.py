@@ -1,17 +1,13 @@
 """Several workers on one study: in a sqlite file, and in a PostgreSQL server."""
 
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-import pytest
 from optuna.trial import TrialState
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -58,37 +54,6 @@ def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callabl
     assert "silent for more than 3 s" in lost.user_attrs["failure"]
     [repeated] = [t for t in study().trials if "repeats" in t.user_attrs]
     assert (repeated.user_attrs["repeats"], repeated.params) == (lost.number, lost.params)
-
-
-@pytest.fixture
-def postgresql() -> Iterator[str]:
-    """The URL of a database of a server that lives as long as the test."""
-    pytest.importorskip("psycopg", reason="needs PostgreSQL's driver: pip install 'psycopg[binary]'")
-    found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
-    if found is None:
-        pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
-    programs = Path(found).parent
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg.XXXXXX"], text=True).strip())
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def call(program: str, *arguments: str) -> None:
-        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    try:
-        call("initdb", "--auth=trust", "--username=postgres", "--no-sync")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        call("pg_ctl", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_four_workers_on_postgresql(start_sweep: Start, postgresql: str, tmp_path: Path):

@@ -59,6 +59,14 @@ def test_onecycle_rises_to_lr_and_falls() -> None:
     assert found[-1] == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_onecycle_of_a_handful_of_steps(steps: int) -> None:
+    made = optim.onecycle(
+        sgd(), epochs=1, steps_per_epoch=steps, warmup_fraction=0.25, initial_divisor=10, final_divisor=100
+    )
+    assert all(0 < rate <= 1 for rate in rates(made["scheduler"], steps))
+
+
 def test_plateau_waits_and_halves() -> None:
     made = optim.plateau(
         sgd(),
