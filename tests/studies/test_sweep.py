@@ -192,7 +192,7 @@ def test_a_list_of_values_is_still_a_plain_multirun(train, words, runs, tmp_path
 
 def test_a_killed_worker_is_told_apart_and_its_trial_repeated(train, words, study, runs, tmp_path):
     command = [*words, "search=loss", "hydra.sweeper.n_trials=1"]
-    patience = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=2"]
+    patience = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=5"]
     worker = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *command, *patience, "trainer.max_epochs=3000"],
         cwd=tmp_path,

@@ -53,7 +53,7 @@ def app(start: Start) -> Sweep:
 @pytest.fixture
 def start_sweep(start: Start) -> Start:
     """Starts a worker on the study `toy`; a trial whose process dies is given up within seconds."""
-    options = ["study_name=toy", "heartbeat_interval=1", "grace_period=3"]
+    options = ["study_name=toy", "heartbeat_interval=1", "grace_period=6"]
     command = ["-m", "hydra/sweeper=fer_optuna", *(f"hydra.sweeper.{option}" for option in options)]
     return lambda *arguments: start(*command, *arguments)
 

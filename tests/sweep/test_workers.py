@@ -29,7 +29,7 @@ def check(study: optuna.Study, log: Path, total: int) -> None:
 
 def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callable[[], optuna.Study], tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=4", "sleep=0.1", f"log={tmp_path / 'log'}"]
-    command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1"]
+    command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.grace_period=10"]
     workers = [start_sweep(*command) for _ in range(3)]
     victim = workers[0]
     deadline = time.monotonic() + 60
@@ -39,19 +39,24 @@ def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callabl
         time.sleep(0.05)
         if not (tmp_path / "log").exists():
             continue
+        victim.send_signal(signal.SIGSTOP)  # so that the trial cannot end between the look and the kill
+        ended = (tmp_path / "log").read_text().split()
         mine = [
             t.number
             for t in study().trials
             if t.state == TrialState.RUNNING
             and t.intermediate_values
+            and str(t.number) not in ended
             and t.user_attrs.get("worker", "").endswith(f":{victim.pid}")
         ]
+        if not mine:
+            victim.send_signal(signal.SIGCONT)
     victim.send_signal(signal.SIGKILL)
     finish(*workers[1:])
     check(study(), tmp_path / "log", total=9)
     [lost] = [t for t in study().trials if t.state != TrialState.COMPLETE]
     assert ([lost.number], lost.state, lost.user_attrs["lost"]) == (mine, TrialState.FAIL, True)
-    assert "silent for more than 3 s" in lost.user_attrs["failure"]
+    assert "silent for more than 10 s" in lost.user_attrs["failure"]
     [repeated] = [t for t in study().trials if "repeats" in t.user_attrs]
     assert (repeated.user_attrs["repeats"], repeated.params) == (lost.number, lost.params)
 
