@@ -18,12 +18,17 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
 import fer_lightning  # noqa: F401  # before torchvision
 from fer_lightning.config import register_resolvers
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("ci", derandomize=True)  # a run that decides over a change must not depend on luck
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 TINY = [

@@ -38,7 +38,7 @@ def override_text(value: Any) -> str:
         return "null"
     if not isinstance(value, str):
         return repr(value)
-    if re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in {
+    if re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) and value.lower() not in {
         "null",
         "true",
         "false",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -108,6 +108,7 @@ def test_a_grid_has_no_continuous_side():
         space({"x": "interval(0,1)"}).grid()
 
 
+@example("A²")
 @given(st.text(max_size=12) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none())
 def test_a_value_survives_hydras_grammar(value: Any):
     assert OverridesParser.create().parse_override(f"x={override_text(value)}").value() == value
