@@ -1,9 +1,11 @@
 """Trains one net as `conf/` and the command line say; `python train.py --help` lists the choices."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from fer_lightning.config import register_resolvers
+from fer_lightning.config import overrides_last, register_resolvers
 
 register_resolvers()
 
@@ -17,4 +19,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = overrides_last(sys.argv[1:])
     main()

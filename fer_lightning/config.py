@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,15 @@ def _default_data() -> str:
     from fer_lightning.data.locate import find_fer2013
 
     return "fer2013" if find_fer2013(os.environ.get("FER_DATA_DIR", "data")) else "synthetic"
+
+
+def overrides_last(words: Sequence[str]) -> list[str]:
+    """A command line in the order that Hydra's parser takes: flags may stand anywhere between `key=value` words.
+
+    `model=vgg -m optimizer.lr=1e-4,3e-4` becomes `-m model=vgg optimizer.lr=1e-4,3e-4`.
+    """
+    overrides = [word for word in words if ("=" in word and not word.startswith("-")) or word.startswith("~")]
+    return [word for word in words if word not in overrides] + overrides
 
 
 def plain(config: Any) -> Any:

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, TINY
+from mlflow import MlflowClient
 
 
 def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -53,3 +54,17 @@ def test_a_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
     done = typed(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)
     assert done.returncode != 0
     assert "custom_cnn" in done.stderr
+
+
+def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: Path) -> None:
+    tiny = [option for option in TINY if option != "tracking=none"]
+    done = typed(str(ROOT / "train.py"), "model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *tiny, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.params["optimizer.lr"] for run in children} == {"0.0001", "0.0003"}
+    assert {run.data.params["model"] for run in children} == {"sequential_cnn"}
+    assert all("optimizer.lr=" in run.info.run_name for run in children)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fer_lightning.config import build, flatten, plain
+from fer_lightning.config import build, flatten, overrides_last, plain
 
 
 def test_build_calls_the_target_with_its_keys() -> None:
@@ -42,3 +42,9 @@ def test_build_names_keys_that_do_not_fit() -> None:
 def test_flatten_and_plain() -> None:
     config = OmegaConf.create({"a": {"b": 1, "_target_": "x"}, "c": [1, 2], "d": "${a.b}"})
     assert flatten(plain(config)) == {"a.b": 1, "c": [1, 2], "d": 1}
+
+
+def test_flags_may_stand_anywhere() -> None:
+    typed = ["model=vgg", "-m", "optimizer.lr=1e-4,3e-4", "--cfg", "job", "+a=1", "~debug", "--config-dir=x"]
+    ordered = ["-m", "--cfg", "job", "--config-dir=x", "model=vgg", "optimizer.lr=1e-4,3e-4", "+a=1", "~debug"]
+    assert overrides_last(typed) == ordered
