@@ -153,15 +153,16 @@ class FERDataModule(pl.LightningDataModule):
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
         )
-        self._labels = torch.from_numpy(np.asarray(faces.labels))
-        self._targets: Tensor | None = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
+            self._held = {"pictures": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
+        self._moved: dict[str, Tensor] = {}
         if targets == "votes":
             if faces.votes is None:
                 raise DataError(
                     f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv"
                 )
-            self._targets = torch.from_numpy(soft_targets(faces.votes, faces.labels))
-        self._on_device: dict[torch.device, Tensor] = {}
+            self._held["targets"] = torch.from_numpy(soft_targets(faces.votes, faces.labels))
 
     @property
     def class_counts(self) -> list[int]:
@@ -215,27 +216,27 @@ class FERDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns positions or uint8 pictures into the batch that the module reads (`Batch`)."""
         index: Tensor = batch["index"]
-        pictures = batch["pictures"] if "pictures" in batch else self._resident(index.device)[index]
+        pictures = batch["pictures"] if "pictures" in batch else self._on(index.device, "pictures")[index]
         image = to_unit_range(pictures)
-        label = self._labels.to(index.device)[index]
+        label = self._on(index.device, "labels")[index]
         ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
         if self.trainer is not None and self.trainer.training:
             generator = torch.Generator().manual_seed(batch["seed"])
             if self.batch_policy is not None:
                 ready["image"] = self.batch_policy(image, generator)
-            if self._targets is not None:
-                ready["target"] = self._targets.to(index.device)[index]
+            if "targets" in self._held:
+                ready["target"] = self._on(index.device, "targets")[index]
             if self.mix is not None:
                 soft = ready.get("target", F.one_hot(label, len(self.faces.classes)).float())
                 ready["image"], ready["target"] = self.mix(ready["image"], soft, generator)
         return ready
 
-    def _resident(self, device: torch.device) -> Tensor:
-        if device not in self._on_device:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
-                self._on_device = {device: torch.from_numpy(self.faces.images).to(device)}
-        return self._on_device[device]
+    def _on(self, device: torch.device, name: str) -> Tensor:
+        """Pictures, labels or targets on a device, moved there once."""
+        kept = self._moved.get(name)
+        if kept is None or kept.device != device:
+            kept = self._moved[name] = self._held[name].to(device)
+        return kept
 
 
 def to_unit_range(pictures: Tensor) -> Tensor:
