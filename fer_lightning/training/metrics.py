@@ -42,6 +42,14 @@ class Predictions:
         """float32 (N, C), each row sums to 1."""
         return self.logits.softmax(dim=1)
 
+    @classmethod
+    def joined(cls, *parts: Predictions) -> Predictions:
+        """The predictions of all parts, which share no picture, in the order of the data set."""
+        index = torch.cat([part.index for part in parts])
+        order = index.argsort()
+        logits, labels = torch.cat([part.logits for part in parts]), torch.cat([part.labels for part in parts])
+        return cls(index[order], logits[order], labels[order])
+
     def part(self, index: Tensor) -> Predictions:
         """The predictions of those pictures whose positions are in `index`."""
         keep = torch.isin(self.index, index)

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     for name, claim in {"measured": "64%", "waiting": "99% (no protocol)"}.items():
-        text = f"# @package _global_\n# Source    a paper\n# Claim     {claim}\n"
+        source = "# Source    a paper\n#           of two lines"
+        text = f"# @package _global_\n{source}\n# Claim     {claim}\n# Needs     a GPU\n"
         (tmp_path / "conf" / "experiment" / f"{name}.yaml").write_text(text)
     record = {
         "seed": 0, "test": part(0.625), "test_deduplicated": part(0.61), "val": {"accuracy": 0.6}, "params": 304423,
@@ -41,15 +43,63 @@ def root(tmp_path: Path) -> Path:
 
 def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     measured, waiting = baselines.baselines(root)
-    assert measured.cells()[:4] == ["measured", "64%", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)"]
-    assert measured.cells()[5:] == ["0.30 M", "41 on 2 CPU cores", "`python train.py x=1`"]
-    assert waiting.cells()[:3] == ["waiting", "99% (no protocol)", "not run"]
+    assert list(measured.cells().values()) == [
+        "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run", "50.00%", "0.30 M",
+        "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1`",
+    ]  # fmt: skip
+    assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
+
+
+def test_several_seeds_give_their_mean_and_range(root: Path) -> None:
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    again = record | {"seed": 1, "test": part(0.645)}
+    (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
+    row = baselines.baselines(root)[0]
+    assert row.accuracy("test") == "63.50% (mean of 2 seeds: 62.5% to 64.5%)"
+
+
+def test_a_header_is_read_with_its_further_lines(root: Path) -> None:
+    assert baselines.header_of(root / "conf" / "experiment" / "waiting.yaml") == {
+        "Source": "a paper of two lines", "Claim": "99% (no protocol)", "Needs": "a GPU",
+    }  # fmt: skip
+
+
+def test_every_experiment_says_where_it_comes_from_and_what_a_run_costs() -> None:
+    for row in baselines.baselines():
+        assert {"Source", "Claim"} <= set(row.header), row.name
+        assert row.records or row.gpu_minutes, row.name
+        assert ("Protocol" in row.header) == ("Verdict" in row.header), row.name
+
+
+FAKE_TRAINING = """
+import json, pathlib, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+folder = pathlib.Path(words["hydra.run.dir"]) / "checkpoints"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "last.ckpt").touch()
+if "resume" not in words:
+    time.sleep(600)
+name = f"{words['experiment']}_seed{words.get('seed', 0)}.json"
+pathlib.Path("results", name).write_text(json.dumps(words))
+"""
+
+
+def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "train.py").write_text(FAKE_TRAINING)
+    assert baselines.run("waiting", 1, time.monotonic() + 3, root) == 0
+    assert "the time is up" in capsys.readouterr().out
+    assert not (root / "results" / "waiting_seed1.json").exists()
+    assert baselines.run("waiting", 1, None, root) == 0
+    assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
+    assert baselines.run("waiting", 1, None, root) == 0
+    assert "measured already" in capsys.readouterr().out
 
 
 def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
     baselines.write(root)
     page = (root / "docs" / "RESULTS.md").read_text()
-    assert "| waiting | 99% (no protocol) | not run |" in page
+    assert "| waiting | 99% (no protocol) |  | not run: needs a GPU | not run |" in page
     assert "happy 0.75" in page
     readme = (root / "README.md").read_text()
     assert readme.startswith("head\n")
@@ -70,3 +120,7 @@ def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "custom_cnn" in capsys.readouterr().out
     assert entry.main(["baselines", "erase"]) == 2
     assert "erase" in capsys.readouterr().err
+    assert entry.main(["baselines", "run", "vggnets"]) == 2
+    assert "there is no experiment 'vggnets'" in capsys.readouterr().err
+    assert entry.main(["baselines", "run", "vggnet", "--seeds", "a"]) == 2
+    assert "give numbers" in capsys.readouterr().err

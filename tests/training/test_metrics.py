@@ -97,3 +97,13 @@ def test_store_of_one_picture() -> None:
     store = PredictionStore()
     store.update(torch.tensor([3]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     assert store.collect().logits.shape == (1, 2)
+
+
+def test_joined_predictions_lie_in_the_order_of_the_data_set() -> None:
+    logits = torch.arange(8.0).view(4, 2)
+    whole = Predictions(torch.tensor([2, 5, 7, 9]), logits, torch.tensor([0, 1, 1, 0]))
+    odd, even = whole.part(torch.tensor([5, 7, 9])), whole.part(torch.tensor([2]))
+    joined = Predictions.joined(odd, even)
+    assert joined.index.tolist() == [2, 5, 7, 9]
+    assert torch.equal(joined.logits, logits)
+    assert joined.labels.tolist() == [0, 1, 1, 0]
