@@ -12,9 +12,8 @@ from fer_lightning.models.layers import conv_norm_relu
 class ResidualBlock(nn.Module):
     """ReLU(x + f(x)), f two Conv3x3-BatchNorm with a ReLU between (He et al. 2016, arXiv 1512.03385, fig. 2).
 
-    Where channels or size change, x goes through a 1x1 convolution and BatchNorm. The last BatchNorm of f begins at
-    0, so that the block begins as its shortcut (Goyal et al. 2017, arXiv 1706.02677, 5.1); whoever calls
-    `init_weights` leaves that as it is.
+    Where channels or size change, x goes through a 1x1 convolution and BatchNorm. The last BatchNorm of f begins at 1:
+    begun at 0, so that a block begins as its shortcut, small networks under SGD stay at chance on FER2013 for epochs.
 
     Args:
         in_channels: Channels of x.
@@ -38,7 +37,6 @@ class ResidualBlock(nn.Module):
             *conv_norm_relu(in_channels, out_channels, stride=stride),
             *conv_norm_relu(out_channels, out_channels)[:-1],
         )
-        nn.init.zeros_(self.residual[-1].weight)  # type: ignore[arg-type]  # a BatchNorm
         if squeeze_excite:
             self.residual.append(SEModule(out_channels, rd_ratio=1 / 16))
         if drop_path:

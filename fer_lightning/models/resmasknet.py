@@ -38,6 +38,8 @@ class Mask(nn.Module):
         )
         self.up = nn.ModuleList(ResidualBlock(widths[i + 1], widths[i]) for i in range(depth - 1, -1, -1))
         self.apply(init_weights)
+        for block in (*self.down, *self.up):
+            nn.init.zeros_(block.residual[-1].weight)  # as in the source: each begins as its shortcut
 
     def forward(self, features: Tensor) -> Tensor:
         """Weights in (0, 1) that sum to 1 over the channels, of features of the same shape (B, channels, h, w)."""

@@ -67,12 +67,20 @@ def test_keras_cnn_has_no_normalisation() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in body("keras_cnn", 48).modules())
 
 
-def test_a_new_residual_block_is_its_shortcut() -> None:
+def test_a_residual_block_adds_what_it_learns_to_its_shortcut() -> None:
     features = torch.randn(2, 4, 6, 6)
-    assert torch.equal(ResidualBlock(4, 4)(features), features.relu())
+    block = ResidualBlock(4, 4).eval()
+    assert torch.equal(block(features), (features + block.residual(features)).relu())
     halved = ResidualBlock(4, 8, stride=2, squeeze_excite=True).eval()
-    assert torch.equal(halved(features), halved.shortcut(features).relu())
+    assert torch.equal(halved(features), (halved.shortcut(features) + halved.residual(features)).relu())
     assert halved(torch.randn(2, 4, 7, 5)).shape == (2, 8, 4, 3)
+
+
+def test_the_first_step_reaches_every_convolution_of_a_small_resnet() -> None:
+    net = SmallResNet(num_classes=7, channels=1, image_size=48, widths=[8, 16], depths=[1, 2], squeeze_excite=True)
+    net(torch.rand(4, 1, 48, 48)).square().sum().backward()
+    kernels = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert all(kernel.grad is not None and kernel.grad.count_nonzero() > 0 for kernel in kernels)
 
 
 def test_drop_path_rises_from_none_to_the_last_block() -> None:
