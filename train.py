@@ -1,18 +1,19 @@
 """Trains one net as `conf/` and the command line say; `python train.py --help` lists the choices."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from fer_lightning.config import overrides_last, register_resolvers
+from fer_lightning.config import check_words, overrides_last, register_resolvers
 
 register_resolvers()
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
-def main(config: DictConfig) -> float:
-    """Returns the objective, for sweeps."""
+def main(config: DictConfig) -> float | tuple[float, float]:
+    """Returns the objective, or two, for sweeps."""
     from fer_lightning.run import train  # imports torch, which --help and --cfg do not need
 
     return train(config)
@@ -20,4 +21,8 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     sys.argv[1:] = overrides_last(sys.argv[1:])
+    try:
+        check_words(Path(__file__).parent.absolute() / "conf", sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     main()

@@ -7,11 +7,19 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
+    "app": ("fer_lightning.inference.app.command", "faces and results in a browser"),
+    "audit": ("fer_lightning.studies.audit", "what is wrong with a data set: copies, no faces, label errors"),
     "baselines": ("fer_lightning.studies.baselines", "published systems beside what was measured here"),
+    "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
+    "compare": ("fer_lightning.studies.compare", "whether one net is better than another: McNemar's test"),
+    "ensemble": ("fer_lightning.studies.ensemble", "trained nets that vote"),
     "evaluate": (
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",
     ),
+    "export": ("fer_lightning.inference.export", "a checkpoint as ONNX, int8, ExecuTorch, with a model card"),
+    "leaks": ("fer_lightning.studies.leaks", "what each shortcut of the literature adds to an accuracy"),
+    "predict": ("fer_lightning.inference.predict_command", "expressions in pictures, folders and videos"),
 }
 """Each verb with its module, which is imported only when the verb is asked for, and what it does."""
 

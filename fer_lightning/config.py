@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import math
 import os
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 TARGET_PREFIXES = ("fer_lightning.", "torch.optim.", "pytorch_lightning.")
 """A `_target_` is only honoured under these, since a config may come from a checkpoint that somebody sent."""
+
+
+_FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
+RANGES = {
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.momentum": _FRACTION,
+    "model.dropout": _FRACTION,
+    "model.block_dropout": _FRACTION,
+    "model.drop_path": _FRACTION,
+    "loss.label_smoothing": _FRACTION,
+    "loss.gamma": _NOT_NEGATIVE,
+}
+"""Keys that some options have, with what they must be and the number that they must stay below."""
+
+CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "data.sampler": ("shuffled", "balanced"),
+    "data.targets": ("labels", "votes"),
+    "objective_mode": ("max", "min"),
+    "second_objective": (None, "parameters", "latency"),
+    "trainer.on_nan": ("stop", "skip"),
+}
+"""Keys that are one of a few names."""
 
 
 def register_resolvers() -> None:
     """Registers the interpolations that `conf/` uses; safe to call twice."""
     OmegaConf.register_new_resolver("default_data", _default_data, replace=True)
     OmegaConf.register_new_resolver("chosen", lambda *names: next(n for n in names if n), replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 
 
 def _default_data() -> str:
@@ -30,6 +59,13 @@ def _default_data() -> str:
     return "fer2013" if find_fer2013(os.environ.get("FER_DATA_DIR", "data")) else "synthetic"
 
 
+def _run_folder(fresh: str, *, _root_: DictConfig) -> str:
+    """Where Hydra puts the run: the new folder, or that of the run which `resume` goes on with."""
+    from fer_lightning.training.resume import run_folder
+
+    return run_folder(fresh, _root_)
+
+
 def overrides_last(words: Sequence[str]) -> list[str]:
     """A command line in the order that Hydra's parser takes: flags may stand anywhere between `key=value` words.
 
@@ -37,6 +73,81 @@ def overrides_last(words: Sequence[str]) -> list[str]:
     """
     overrides = [word for word in words if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     return [word for word in words if word not in overrides] + overrides
+
+
+def check_words(conf: Path, words: Sequence[str]) -> None:
+    """Composes what a command line asks for, to say in one sentence why that cannot be.
+
+    Args:
+        conf: The absolute folder of the configuration.
+        words: The command line without the program. Where a flag asks for something else than a run, nothing is done.
+
+    Raises:
+        ValueError: A key, group or option does not exist; the message names the nearest that does.
+    """
+    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
+        return
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import ConfigCompositionException, OverrideParseException
+
+    typed = [word for word in words if not word.startswith("-")]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            for overrides in _each_once(OverridesParser.create().parse_overrides(typed), conf):
+                compose("config", overrides)
+        except OverrideParseException as error:
+            raise ValueError(f"{error.override} is not key=value: {error.message.splitlines()[0]}") from None
+        except ConfigCompositionException as error:
+            raise ValueError(_explained(str(error), typed, conf)) from None
+
+
+def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
+    """Command lines that between them try every option of a group which a multirun lists, and every key."""
+    from hydra.core.override_parser.types import ValueType
+
+    fixed, listed = [], []
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            fixed.append(str(override.input_line))
+        elif (conf / key).is_dir():
+            if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:  # which lists only what there is
+                listed.append([f"{key}={option}" for option in override.sweep_string_iterator()])
+        else:
+            fixed.append(f"{key}=0")
+    first = [options[0] for options in listed]
+    others = [[*first[:at], option, *first[at + 1 :]] for at, options in enumerate(listed) for option in options[1:]]
+    return [fixed + chosen for chosen in [first, *others]]
+
+
+def _explained(message: str, typed: Sequence[str], conf: Path) -> str:
+    """Hydra's message why something cannot be composed, as one sentence that names the nearest that can."""
+    from hydra import compose
+    from hydra.errors import HydraException
+
+    if found := re.search(r"Could not find '(.+)/([^/']+)'", message):
+        group, option = found.groups()
+        options = re.findall(r"^\t(?!provider=)(\S+)$", message, flags=re.MULTILINE)
+        return f"{group}={option}: there is no such option{nearest(option, options)} There are {', '.join(options)}"
+    if found := re.match(r"Could not override '(.+)'", message):
+        key = found[1]
+        try:
+            composed = compose("config", [word for word in typed if not word.lstrip("+~").startswith(key)])
+        except HydraException:  # more than one word is wrong
+            composed = compose("config")
+        keys: Any = OmegaConf.to_container(composed)
+        known = [*flatten(keys), *(folder.name for folder in conf.iterdir())]
+        alike = [name for name in known if name.rsplit(".")[-1] == key.rsplit(".")[-1]]
+        near = nearest(key, alike, cutoff=0) if alike else nearest(key, known)
+        return f"there is no key {key!r}{near} (+{key}=... adds one that conf/ does not list)"
+    return " ".join(message.split())
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str:
+    """`; did you mean 'lr'?`, or a full stop where no known name is near."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {found[0]!r}?" if found else "."
 
 
 def plain(config: Any) -> Any:
@@ -74,13 +185,13 @@ def _allowed(target: str) -> Callable[..., Any]:
     return allowed
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`; lists stay whole, `_target_` is left out."""
+def flatten(config: Mapping[str, Any], prefix: str = "", *, targets: bool = False) -> dict[str, Any]:
+    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`; lists stay whole, `_target_` counts only with `targets`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif key != "_target_":
+            flat |= flatten(value, f"{prefix}{key}.", targets=targets)
+        elif targets or key != "_target_":
             flat[f"{prefix}{key}"] = value
     return flat
 
@@ -91,18 +202,31 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: One sentence that names the key, its value and what it must be.
     """
-    positive = ("optimizer.lr", "trainer.max_epochs", "trainer.batch_size", "model.image_size")
-    for key in positive:
+    for key in ("optimizer.lr", "trainer.max_epochs", "trainer.batch_size", "model.image_size"):
         value = OmegaConf.select(config, key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        if not _is_number(value) or value <= 0:
             raise ValueError(f"{key} is {value!r}; it must be a number above 0")
-    if config.data.sampler not in ("shuffled", "balanced"):
-        raise ValueError(f"data.sampler is {config.data.sampler!r}; it must be 'shuffled' or 'balanced'")
-    if config.data.targets not in ("labels", "votes"):
-        raise ValueError(f"data.targets is {config.data.targets!r}; it must be 'labels' or 'votes'")
-    if config.second_objective not in (None, "parameters", "latency"):
-        raise ValueError(f"second_objective is {config.second_objective!r}; it must be null, 'parameters' or 'latency'")
+    for key in ("trainer.max_epochs", "trainer.batch_size", "model.image_size"):
+        if not isinstance(value := OmegaConf.select(config, key), int):
+            raise ValueError(f"{key} is {value!r}; it must be a whole number")
+    if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed is {config.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
+    for key, (allowed, below) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not (_is_number(value) and 0 <= value < below):
+            raise ValueError(f"{key} is {value!r}; it must be {allowed}")
+    for key, names in CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value not in names:
+            listed = " or ".join("null" if name is None else repr(name) for name in names)
+            raise ValueError(f"{key} is {value!r}; it must be {listed}")
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
-    if config.resume and not Path(config.resume).is_file():
-        raise FileNotFoundError(f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt")
+    if config.resume and config.resume != "auto" and not Path(config.resume).is_file():
+        raise FileNotFoundError(
+            f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt, or resume=auto"
+        )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

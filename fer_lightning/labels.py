@@ -27,6 +27,9 @@ FERPLUS_COLUMNS: Final = (
 )
 """The vote columns of FER+ (`fer2013new.csv`) in their order; NF means 'not a face' (Barsoum et al. 2016)."""
 
+FERPLUS_EMOTIONS: Final = FERPLUS_COLUMNS[:8]
+"""FER+'s eight classes; the position is the label under protocol=fer_plus. The order is not FER2013's."""
+
 FERPLUS_NAMES: Final = {
     "angry": "anger",
     "disgust": "disgust",

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from fer_lightning.config import build, check, flatten, plain
@@ -26,12 +27,16 @@ from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters, is_dense
+from fer_lightning.rehearsal import check_logged, monitored, read_checkpoint, rehearse
 from fer_lightning.reporting import records, tables, tracking
 from fer_lightning.reporting.report import write_report
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
+from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 from fer_lightning.training.metrics import EPOCH_SCORES, Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.pruning import Pruning
+from fer_lightning.training.resume import RunState, go_on, settings
+from fer_lightning.training.trouble import calm_end, one_clear_sentence, trouble_in_words
 from hydra_plugins.fer_optuna_sweeper import current_trial
 
 if TYPE_CHECKING:
@@ -57,32 +62,23 @@ GROUPS = (
 """The groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
 
 
-@contextmanager
-def one_clear_sentence() -> Iterator[None]:
-    """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise CompactHydraException(str(error)) from None
-
-
 @dataclass(frozen=True)
 class Job:
     """What Hydra knows of this run; empty where the config was composed without it.
 
     Attributes:
         choices: The option chosen of each group.
-        overrides: What was typed, for example `optimizer.lr=1e-4`.
+        overrides: What was typed, for example `optimizer.lr=1e-4`; without `resume=auto`, which changes no result.
         sweep_dir: The multirun's folder, or None.
         trial: The trial that this run is, where Optuna sweeps.
+        run_dir: What was typed of `hydra.run.dir`.
     """
 
     choices: Mapping[str, str]
     overrides: tuple[str, ...]
     sweep_dir: Path | None
     trial: optuna.Trial | None = None
+    run_dir: tuple[str, ...] = ()
 
     @classmethod
     def current(cls) -> Job:
@@ -92,7 +88,15 @@ class Job:
         hydra = HydraConfig.get()
         choices = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
-        return cls(choices, tuple(hydra.overrides.task), sweep, current_trial())
+        typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
+        run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
+        return cls(choices, typed, sweep, current_trial(), run_dir)
+
+    @property
+    def goes_on(self) -> str:
+        """The command that goes on with this run."""
+        typed = [word for word in self.overrides if not word.startswith("resume=")]
+        return tracking.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
 
     @property
     def label(self) -> str:
@@ -102,7 +106,8 @@ class Job:
 
 def quiet() -> None:
     """Silences what Lightning and others say at every start and nobody can act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",
         r".*GPU available but not used.*",
@@ -111,8 +116,51 @@ def quiet() -> None:
         r".*LeafSpec.*",
         r".*isinstance\(treespec.*",
         r".*You are using the `weights_only`.*",
+        r".*Experiment logs directory .* exists and is not empty.*",  # a resumed run writes its csv anew
+        r".*`training_step` returned `None`.*",
+        r".*use `self.log\(.*sync_dist=True\)`.*",  # every process scores all predictions
     ):
         warnings.filterwarnings("ignore", message=message)
+    if not is_first_process():
+        logging.getLogger().setLevel(logging.ERROR)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints, writes and tracks; under DDP the others only train."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def check_processes(config: DictConfig, job: Job) -> None:
+    """Finds what several processes (DDP) cannot do.
+
+    Raises:
+        ValueError: One sentence that names the setting and the way out.
+    """
+    trainer, devices = config.trainer, config.trainer.devices
+    several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
+    if not several and devices in (1, "1", "auto", -1, "-1"):
+        return
+    if job.sweep_dir:
+        raise ValueError("trainer=ddp does not work in a multirun: leave -m out, or give each job one device")
+    if trainer.on_nan == "skip":
+        raise ValueError("trainer.on_nan=skip needs one process: with trainer=ddp it must be stop")
+    if config.finetune.callback and config.finetune.callback.get("frozen_epochs") is not None:
+        raise ValueError("finetune=gradual thaws layers while it trains, which DDP cannot follow: use full or frozen")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a folder to one run; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: Another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} belongs to a run that another process is training at this moment") from None
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
@@ -166,12 +214,19 @@ def evaluate_part(
     trainer.test(module, datamodule=datamodule, verbose=False)
     predictions = module.test_predictions
     assert predictions is not None
+    return score_part(predictions, part, datamodule.split, module.classes, evaluation["bootstrap"], seed)
+
+
+def score_part(
+    predictions: Predictions, part: str, split: Split, classes: Sequence[str], resamples: int, seed: int
+) -> dict[str, Scores]:
+    """The scores of a part, whose predictions these are, and of its subsets that the split names."""
     scores = {}
-    for name, index in datamodule.split.indices.items():
+    for name, index in split.indices.items():
         if name == part or name.startswith(f"{part}_"):
             chosen = predictions.part(torch.from_numpy(index))
             if len(chosen.labels):
-                scores[name] = full_scores(chosen, module.classes, evaluation["bootstrap"], seed)
+                scores[name] = full_scores(chosen, classes, resamples, seed)
     return scores
 
 
@@ -195,17 +250,6 @@ def evaluate_kaggle_test(
     return full_scores(both, module.classes, evaluation["bootstrap"], seed)
 
 
-def check_objective(objective: str, classes: Sequence[str]) -> None:
-    """Refuses an objective that no epoch will have.
-
-    Raises:
-        ValueError: It is none of the logged `val/...` scores; the message lists them.
-    """
-    logged = [f"val/{name}" for name in (*EPOCH_SCORES, *(f"f1_{c}" for c in classes))]
-    if objective not in logged:
-        raise ValueError(f"objective is {objective!r}; it must be one of {', '.join(logged)}")
-
-
 def warn_of_frozen_noise(config: DictConfig) -> None:
     """Says so when features are frozen that never learnt anything."""
     learnt = config.model.get("pretrained") or config.model.get("weights") or config.resume
@@ -227,6 +271,13 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
     if len(faces.skipped) > 5:
         log.warning("left out: %d more pictures", len(faces.skipped) - 5)
     split: Split = build(plain(config.protocol), faces)
+    if split.faces is not None:
+        faces = split.faces
+    if split.is_leaky and config.paths.results_dir:
+        raise ValueError(
+            f"protocol {split.name} leaks, so its numbers are no results and do not go to "
+            f"paths.results_dir={config.paths.results_dir}; `python -m fer_lightning leaks` collects them"
+        )
     datamodule = FERDataModule(
         faces,
         split,
@@ -241,9 +292,30 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
     return faces, split, datamodule
 
 
+def check_data(checkpoint: Path, faces: FaceArrays, console: Console, *, same: bool) -> None:
+    """Refuses to go on from a checkpoint of other classes, or of other data if they must be the `same`.
+
+    Raises:
+        ValueError: The class names or their order differ, or the data do.
+    """
+    then = read_checkpoint(checkpoint)["hyper_parameters"]
+    if list(then["classes"]) != list(faces.classes):
+        raise ValueError(
+            f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
+            f"{faces.name} has {', '.join(faces.classes)}, and their order counts"
+        )
+    if then["provenance"]["data_fingerprint"] != faces.fingerprint:
+        if same:
+            raise ValueError(
+                f"resume=auto: the data have changed since {checkpoint} was written; leave it out to start anew, "
+                f"or give resume={checkpoint} to go on with other data"
+            )
+        console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
+
+
 def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **kwargs: Any) -> pl.Trainer:
     """conf/trainer as a Lightning Trainer that writes nothing of its own to the terminal."""
-    options = {k: v for k, v in plain(config.trainer).items() if k != "batch_size"}
+    options = {k: v for k, v in plain(config.trainer).items() if k not in ("batch_size", "on_nan")}
     options["precision"] = choose_precision(options["precision"], network, options["accelerator"])
     trainer: pl.Trainer = build(
         options,
@@ -251,9 +323,34 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,  # EpochSampler gives each process its share
+        plugins=[DurableCheckpointIO()],
         **kwargs,
     )
+    if config.trainer.batch_size % trainer.world_size:
+        raise ValueError(
+            f"trainer.batch_size={config.trainer.batch_size} cannot be shared evenly by {trainer.world_size} processes"
+        )
     return trainer
+
+
+def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[Path | None, RunState | None]:
+    """The checkpoint that `resume` stands for and the run in the folder that goes on; None where there is none.
+
+    Raises:
+        ValueError: The folder holds a run of other settings.
+    """
+    if config.resume != "auto":
+        state = RunState.read(folder) if config.resume else None
+        same = state is not None and state.settings == settings(config)
+        return (Path(config.resume) if config.resume else None), (state if same else None)
+    state = go_on(folder, settings(config))
+    last = folder / "checkpoints" / "last.ckpt"
+    if state is None:
+        console.print("resume=auto: no earlier run of this configuration was found, this one starts anew")
+    elif state.objective is None and not last.is_file():
+        console.print(f"resume=auto: the run in {folder} did not end an epoch, it starts anew")
+    return (last if state and last.is_file() else None), state
 
 
 def train(config: DictConfig) -> float | tuple[float, float]:
@@ -272,28 +369,45 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         optuna.TrialPruned: This run is a trial, and its pruner stopped it.
     """
     quiet()
-    job = Job.current()
-    console = Console()
+    job, first = Job.current(), is_first_process()
+    console = Console(quiet=not first)
     folder = Path(os.path.relpath(config.paths.output_dir))
-    with ExitStack() as stack:
+    ending = calm_end(folder, job.goes_on, alone=job.sweep_dir is None)
+    with ending, trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():
             check(config)
+            check_processes(config, job)
+            if first:
+                stack.enter_context(alone_in(folder))
+            checkpoint, earlier = place_to_go_on(config, folder, console)
+            if config.resume == "auto" and earlier and earlier.objective is not None:
+                console.print(
+                    f"{folder}: this run has ended, {config.objective} {earlier.objective}; nothing is left to do"
+                )
+                return earlier.objective
+            rehearse(config, checkpoint)
             pl.seed_everything(config.seed, workers=True, verbose=False)
             faces, split, datamodule = prepare_data(config)
-            check_objective(config.objective, faces.classes)
+            for key, name in monitored(config).items():
+                check_logged(key, name, [*EPOCH_SCORES, *(f"f1_{c}" for c in faces.classes)])
+            if checkpoint:
+                check_data(checkpoint, faces, console, same=config.resume == "auto")
+                epoch = read_checkpoint(checkpoint)["history"][-1]["epoch"]
+                console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
             module = build_module(config, job, faces, split, datamodule)
             warn_of_frozen_noise(config)
-            folder.mkdir(parents=True, exist_ok=True)
             told = description(config, job, faces, split)
-            loggers = stack.enter_context(open_tracking(config, job, told, folder))
+            if first:
+                if not checkpoint:  # of an older run in the same folder
+                    (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+                RunState(settings(config)).write(folder)
+            loggers = stack.enter_context(open_tracking(config, job, told, folder, resumed=earlier is not None))
             best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
             progress = TrainingProgress(config.objective, config.objective_mode, console)
             chosen = [*config.callbacks.values(), config.finetune.callback]
             callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
             if job.trial and not config.second_objective:
                 callbacks.append(Pruning(job.trial, config.objective))
-            timer = pl.callbacks.Timer()  # its time lies in the checkpoint, so a resumed run counts all of it
-            callbacks.append(timer)
             trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
         tables.run_header(
             console,
@@ -305,42 +419,50 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             precision=str(trainer.precision),
             folder=folder,
         )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=config.resume, weights_only=True)
-        checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(checkpoint["state_dict"])
-        best_row = checkpoint["history"][-1]
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        chosen_epoch = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(chosen_epoch["state_dict"])
+        best_row = chosen_epoch["history"][-1]
         scores: dict[str, Scores] = {}
         if not job.trial:
             scores = evaluate_part(trainer, module, datamodule, plain(config.eval), config.seed)
             assert module.test_predictions is not None
-            write_report(folder, faces, module.test_predictions, scores, module.history, int(best_row["epoch"]))
-        (folder / "config.yaml").write_text(tracking.masked(OmegaConf.to_yaml(config, resolve=True)))
+            best_epoch = int(best_row["epoch"])
+            if first:
+                write_report(folder, faces, module.test_predictions, scores, module.history, best_epoch, split.name)
         record = {
             **told,
             "precision": str(trainer.precision),
             "epochs": len(module.history),
             "best_epoch": best_row["epoch"],
-            "minutes": round(timer.time_elapsed("train") / 60, 2),
+            "minutes": round(progress.seconds / 60, 2),
             "params": count_parameters(module.network),
+            "train_accuracy": best_row["train/accuracy"],
             "val": {k.removeprefix("val/"): v for k, v in best_row.items() if k.startswith("val/")},
             **{part: records.recorded(row) for part, row in scores.items()},
         }
-        records.write_json(folder / "record.json", record)
+        if first:
+            (folder / "config.yaml").write_text(tracking.masked(OmegaConf.to_yaml(config, resolve=True)))
+            records.write_json(folder / "record.json", record)
         if config.paths.results_dir and scores:
             kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
             record |= {"kaggle_test": records.recorded(kaggle), "latency_ms": round(cost("latency", module.network), 2)}
-            published = f"{job.label}_seed{config.seed}.json"
-            records.write_json(Path(config.paths.results_dir) / published, record)
+            if first:
+                published = f"{job.label}_seed{config.seed}.json"
+                records.write_json(Path(config.paths.results_dir) / published, record)
         measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:
             measured[second] = cost(second, module.network)
         for logger in loggers:
             logger.log_metrics(measured, step=int(best_row["epoch"]))
+    result = (objective, measured[second]) if second else objective
+    if first:
+        RunState(settings(config), result).write(folder)
     if scores:
         console.print(tables.test_table(scores, module.classes))
         tables.results_files(console, folder, tracking.where(loggers))
-    return (objective, measured[second]) if second else objective
+    return result
 
 
 def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule) -> FERModule:
@@ -362,11 +484,12 @@ def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, 
         classes=list(faces.classes),
         class_counts=datamodule.class_counts,
         provenance=provenance,
+        on_nan=config.trainer.on_nan,
     )
 
 
 def open_tracking(
-    config: DictConfig, job: Job, told: Mapping[str, Any], folder: Path
+    config: DictConfig, job: Job, told: Mapping[str, Any], folder: Path, *, resumed: bool = False
 ) -> AbstractContextManager[list[Logger]]:
     """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
     tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
@@ -374,8 +497,8 @@ def open_tracking(
     if job.trial:
         tags |= {"study": job.trial.study.study_name, "trial": str(job.trial.number)}
     options = {group: option for group, option in job.choices.items() if group in GROUPS}
-    settings = flatten(plain(config))
-    params = {k: v for k, v in settings.items() if not k.startswith(("paths.", "tracking.", "data.source."))}
+    left_out = ("paths.", "tracking.", "data.source.", "resume")
+    params = {k: v for k, v in flatten(plain(config)).items() if not k.startswith(left_out)}
     opened: AbstractContextManager[list[Logger]] = build(
         plain(config.tracking),
         folder=folder,
@@ -383,6 +506,7 @@ def open_tracking(
         tags=tags,
         params=params | options,
         sweep_dir=job.sweep_dir,
+        resumed=resumed,
         parent_id=job.trial and job.trial.study.user_attrs.get(tracking.STUDY_PARENT),
     )
     return opened
@@ -398,8 +522,10 @@ def description(config: DictConfig, job: Job, faces: FaceArrays, split: Split) -
         "data_fingerprint": faces.fingerprint,
         "synthetic": faces.is_synthetic,
         "protocol": split.name,
+        "leaky": split.is_leaky,
+        "pictures": {part: len(index) for part, index in split.indices.items()},
         "evaluation": plain(config.eval),
-        "command": tracking.masked(records.command([o for o in job.overrides if not o.startswith("resume=")])),
+        "command": tracking.masked(records.command(job.overrides)),
         "commit": records.commit(),
         "machine": records.machine(),
         "versions": records.versions(),

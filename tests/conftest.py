@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 
 import fer_lightning  # noqa: F401  # before torchvision
 from fer_lightning.config import register_resolvers
+from fer_lightning.data import synthetic
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,10 +91,38 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+draw_faces_once = functools.cache(synthetic.draw_faces)
+"""For tests that open the same synthetic faces many times."""
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three finished runs on the same synthetic faces, whose checkpoints remember how they were typed."""
+    from fer_lightning.reporting import figures
+    from fer_lightning.run import Job, train
+
+    register_resolvers()
+    folder = tmp_path_factory.mktemp("runs")
+    runs = []
+    for name, choices in {
+        "small": ["model=sequential_cnn", "trainer.max_epochs=2"],
+        "other_seed": ["model=sequential_cnn", "seed=1"],
+        "flipped": ["model=custom_cnn", "eval=flip"],
+    }.items():
+        typed = tuple(o for o in [*TINY, *choices] if not o.startswith("tracking"))
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(synthetic, "draw_faces", draw_faces_once)
+            patch.setattr(figures, "save", lambda figure, path: path)  # pictures take longer than the training
+            patch.setattr(Job, "current", classmethod(lambda cls, t=typed, n=name: Job({"model": n}, t, None)))
+            train(compose("config", overrides=[*typed, "tracking=none", f"paths.output_dir={folder / name}"]))
+        runs.append(folder / name)
+    return runs
+
+
 @contextmanager
-def tracking_server(folder: Path, backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """An `mlflow server` on a free port over a database: its URL, and a function that kills it."""
-    port = free_port()
+def tracking_server(folder: Path, backend: str, port: int | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
+    """An `mlflow server` over a database, on a free port unless one is given: its URL, and a function that kills it."""
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

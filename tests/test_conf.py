@@ -17,6 +17,9 @@ NOT_RUN_HERE = {
     ("trainer", "gpu"): "needs a GPU",
     ("data", "fer2013"): "read from real and written files in tests/data",
     ("data", "folder"): "read from written folders in tests/data",
+    ("loss", "distillation"): "needs a teacher: tests/training/test_distillation.py",
+    ("callbacks", "distillation"): "needs a teacher: tests/training/test_distillation.py",
+    ("experiment", "distill_mobile"): "needs a teacher: tests/training/test_distillation.py",
 }
 NEEDED = {
     ("model", "timm"): ["model.name=resnet10t"],
@@ -38,7 +41,7 @@ def options() -> list[tuple[str, str]]:
     return sorted(
         (path.parent.relative_to(CONF).as_posix(), path.stem)
         for path in CONF.glob("*/*.yaml")
-        if path.parent.name not in ("local", "paths")
+        if path.parent.name not in ("local", "paths", "ensemble")  # ensembles: tests/studies/test_ensemble.py
     )
 
 

@@ -142,7 +142,7 @@ def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path)
         ("optimizer.lr=-1", "optimizer.lr"),
         ("trainer.batch_size=0", "trainer.batch_size"),
         ("loss.label_smoothing=2", "loss.label_smoothing"),
-        ("data.targets=votes", "data.votes_path"),
+        ("data.targets=ballots", "data.targets"),
         ("resume=nowhere.ckpt", "nowhere.ckpt"),
         ("data.sampler=sorted", "data.sampler"),
         ("objective=val/beauty", "val/beauty"),

@@ -27,6 +27,7 @@ class FaceArrays:
         names: (N,) UTF-8 bytes that tell a person where each picture is: `row 17` or `train/happy/3.jpg`.
         votes: float32 (N, 10), FER+ counts in the order of `labels.FERPLUS_COLUMNS`, or None.
         skipped: One sentence for each picture that could not be read and was left out.
+        targets: float32 (N, C), what training learns in place of the labels where a protocol says so; rows sum to 1.
     """
 
     images: NDArray[np.uint8]
@@ -38,6 +39,7 @@ class FaceArrays:
     names: NDArray[np.bytes_]
     votes: NDArray[np.float32] | None = None
     skipped: tuple[str, ...] = ()
+    targets: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -45,7 +47,7 @@ class FaceArrays:
             raise ValueError(
                 f"images must be uint8 (N, H, W) or (N, H, W, 3), got {self.images.dtype} {self.images.shape}"
             )
-        for field in ("labels", "usage", "names", "votes"):
+        for field in ("labels", "usage", "names", "votes", "targets"):
             values = getattr(self, field)
             if values is not None and len(values) != count:
                 raise ValueError(f"{field} has {len(values)} rows, images has {count}")

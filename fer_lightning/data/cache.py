@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,10 +23,11 @@ from fer_lightning.data.locate import walk
 
 CACHE_FOLDER: Final = ".fer_lightning_cache"
 
-_VERSION: Final = 1  # raise it when what is stored, or how a source is read, changes
+_VERSION: Final = 2  # raise it when what is stored, or how a source is read, changes
 _EDGE: Final = 1 << 16  # bytes at either end of a file that are hashed
 _ABANDONED: Final = 86_400  # seconds after which a half-written folder has no writer any more
 _COLUMNS: Final = ("labels", "usage", "names")
+_CHECKED: Final = 1 << 28  # bytes of pixels up to which a set is checked when it is opened; 0.1 s
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +36,8 @@ def cached(source: Path, options: Mapping[str, object], read: Callable[[BinaryIO
 
     It lies in `.fer_lightning_cache/` beside the source or, where that cannot be written, in the user's cache
     folder; where neither can, the set is read into memory. It is written under another name and renamed when
-    complete, so it is never seen half-written and two processes do not disturb each other. A damaged one is
-    made anew, one of an older state of the same source is removed.
+    complete, so it is never seen half-written and two processes do not disturb each other. A damaged one, down to a
+    flipped bit in sets of up to 256 MiB, is made anew, one of an older state of the same source is removed.
 
     Args:
         source: File or folder. A change of it (path, size, time, first and last bytes) leads to a new cache.
@@ -67,6 +69,8 @@ def load(folder: Path) -> FaceArrays | None:
     """Opens a stored set, or returns None if it is not there or damaged."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
+        if any(_checksum(folder / name) != crc for name, crc in about.pop("checksums").items()):
+            return None
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
         classes, skipped = tuple(about.pop("classes")), tuple(about.pop("skipped"))
@@ -93,6 +97,7 @@ def _store(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArr
                 np.save(file, getattr(faces, name), allow_pickle=False)
                 os.fsync(file.fileno())
         about = {name: getattr(faces, name) for name in ("classes", "name", "fingerprint", "skipped")}
+        about["checksums"] = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
         with (folder / "about.json").open("w", encoding="utf-8") as text:
             json.dump(about, text)
             text.flush()
@@ -111,6 +116,17 @@ def _store(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArr
         return stored
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksum(path: Path) -> int | None:
+    """CRC-32 of a file, which finds a flipped bit; None of one that is too large to be read each time."""
+    if path.stat().st_size > _CHECKED:
+        return None
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def _remove_outdated(root: Path, slot: str, entry: str) -> None:

@@ -18,7 +18,7 @@ from fer_lightning.config import build
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.augment import PictureAugmentation
 from fer_lightning.data.protocols import Split
-from fer_lightning.labels import soft_targets
+from fer_lightning.labels import EMOTIONS, soft_targets
 
 Batch = dict[str, Any]
 """What a step gets: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data
@@ -47,6 +47,9 @@ class EpochSampler(Sampler[Draw]):
         seed: Training seed.
         shuffle: Draw in random order and drop a last, smaller batch; else keep the order and every picture.
         weights: float (N,) chances of each position; given, an epoch is N draws with replacement.
+        rank: Which of `world` processes draws.
+        world: Processes that share the work: each batch where `shuffle`, else whole batches in turn, so that a
+            picture is looked at in the same company as by one process.
     """
 
     def __init__(
@@ -57,12 +60,16 @@ class EpochSampler(Sampler[Draw]):
         seed: int = 0,
         shuffle: bool = False,
         weights: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.index = index
         self.batch_size = min(batch_size, len(index)) if shuffle else batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.weights = weights
+        self.rank = rank
+        self.world = world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,8 +77,17 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        return self._batches if self.shuffle else len(self._turns())
+
+    @property
+    def _batches(self) -> int:
+        """Batches of all processes together."""
         whole, rest = divmod(len(self.index), self.batch_size)
         return whole if self.shuffle or not rest else whole + 1
+
+    def _turns(self) -> range:
+        """The batches of this process; one without repeats the last, whose pictures `PredictionStore` counts once."""
+        return range(min(self.rank, self._batches - 1), self._batches, self.world)
 
     def __iter__(self) -> Iterator[Draw]:
         random = np.random.default_rng([self.seed, self.epoch])
@@ -80,10 +96,11 @@ class EpochSampler(Sampler[Draw]):
             order = random.choice(order, size=len(order), p=self.weights / self.weights.sum())
         elif self.shuffle:
             order = random.permutation(order)
-        seeds = random.integers(2**32, size=len(self))
-        for batch, seed in enumerate(seeds):
-            start = batch * self.batch_size
-            yield Draw(order[start : start + self.batch_size].tolist(), int(seed))
+        seeds = random.integers(2**32, size=(self._batches, self.world))[:, self.rank]
+        for batch in range(self._batches) if self.shuffle else self._turns():
+            positions = order[batch * self.batch_size :][: self.batch_size]
+            mine = positions[self.rank :: self.world] if self.shuffle else positions
+            yield Draw(mine.tolist(), int(seeds[batch]))
 
 
 class FaceDataset(Dataset[Batch]):
@@ -113,13 +130,15 @@ class FERDataModule(pl.LightningDataModule):
         batch_size: Pictures a batch.
         augmentation: `policy` and `mix`, each None or a config with `_target_` (conf/augmentation).
         sampler: `shuffled`, or `balanced`: each class is drawn equally often.
-        targets: `labels`, or `votes`: FER+ votes as soft targets of the training pictures.
+        targets: `labels` (or the targets that the protocol made), or `votes`: FER+ votes as soft targets of the
+            training pictures.
         resident: Keep the pictures on the device: True, False, or `auto`, which does so up to `RESIDENT_LIMIT`.
         workers: Processes that prepare batches of a set that is not resident, or with a per-picture policy.
         seed: Training seed.
 
     Raises:
         DataError: Votes are asked for and the data set has none, or the train or val part is empty.
+        ValueError: Votes are asked for and the classes are not FER2013's.
     """
 
     def __init__(
@@ -157,7 +176,13 @@ class FERDataModule(pl.LightningDataModule):
             warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
             self._held = {"pictures": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
         self._moved: dict[str, Tensor] = {}
+        if faces.targets is not None:
+            self._held["targets"] = torch.from_numpy(faces.targets)
         if targets == "votes":
+            if faces.classes != EMOTIONS:
+                raise ValueError(
+                    f"data.targets=votes is for FER2013's seven classes; under {split.name} leave data.targets=labels"
+                )
             if faces.votes is None:
                 raise DataError(
                     f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv"
@@ -178,7 +203,7 @@ class FERDataModule(pl.LightningDataModule):
         if self.sampler == "balanced":
             labels = self.faces.labels[index]
             weights = 1.0 / np.bincount(labels, minlength=len(self.faces.classes))[labels]
-        sampler = EpochSampler(index, self.batch_size, seed=self.seed, shuffle=True, weights=weights)
+        sampler = EpochSampler(index, self.batch_size, seed=self.seed, shuffle=True, weights=weights, **self._share())
         return self._loader(sampler, self.picture_policy)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -199,7 +224,14 @@ class FERDataModule(pl.LightningDataModule):
             raise DataError(
                 f"protocol {self.split.name} has no part {part!r}; there are {', '.join(self.split.indices)}"
             )
-        return self._loader(EpochSampler(self.split.indices[part], self.batch_size), None)
+        return self._loader(EpochSampler(self.split.indices[part], self.batch_size, **self._share()), None)
+
+    def _share(self) -> dict[str, Any]:
+        """Which part of the work is this process's."""
+        trainer = self.trainer
+        if not isinstance(trainer, pl.Trainer):
+            return {}
+        return {"rank": trainer.global_rank, "world": trainer.world_size}
 
     def _loader(self, sampler: EpochSampler, policy: PictureAugmentation | None) -> DataLoader[Batch]:
         from_host = policy is not None or not self.resident

@@ -21,11 +21,19 @@ class Split:
         name: What is written beside every number, for example `kfold(fold=0 of 5)`.
         indices: Ascending positions in the FaceArrays, int64: `train`, `val` and `test`, which share no
             position, and `test_deduplicated`, the part of `test` whose exact pixels occur in neither `train`
-            nor `val`.
+            nor `val`. Only a leaky protocol may share positions, and must call itself `leaky_...`.
+        faces: The data set that the positions are meant for, where the protocol makes pictures or labels anew; None
+            where it is the one that was given.
     """
 
     name: str
     indices: dict[str, Indices]
+    faces: FaceArrays | None = None
+
+    @property
+    def is_leaky(self) -> bool:
+        """Whether the test part leaks into training or choosing (`data/leaks.py`): no number of it is a result."""
+        return self.name.startswith("leaky_")
 
 
 def official(faces: FaceArrays) -> Split:
@@ -34,7 +42,7 @@ def official(faces: FaceArrays) -> Split:
     Raises:
         DataError: One of the three parts is empty.
     """
-    return _split(faces, "official", *_official_parts(faces), _first_copies(faces))
+    return make_split(faces, "official", *_official_parts(faces), first_copies(faces))
 
 
 def kaggle(faces: FaceArrays, val_fraction: float = 0.1, seed: int = 0) -> Split:
@@ -55,11 +63,11 @@ def kaggle(faces: FaceArrays, val_fraction: float = 0.1, seed: int = 0) -> Split
     if not 0 < val_fraction < 1:
         raise ValueError(f"protocol.val_fraction must lie between 0 and 1, got {val_fraction}")
     pool = _part(faces, "Training")
-    copies = _first_copies(faces)
+    copies = first_copies(faces)
     in_val = _places(faces.labels[pool], copies[pool], seed) >= 1 - val_fraction
     test = _part(faces, "PublicTest", "PrivateTest")
     name = _named(f"kaggle(val_fraction={val_fraction:g}", seed)
-    return _split(faces, name, pool[~in_val], pool[in_val], test, copies)
+    return make_split(faces, name, pool[~in_val], pool[in_val], test, copies)
 
 
 def kfold(faces: FaceArrays, folds: int = 5, fold: int = 0, seed: int = 0) -> Split:
@@ -83,10 +91,10 @@ def kfold(faces: FaceArrays, folds: int = 5, fold: int = 0, seed: int = 0) -> Sp
     if not 0 <= fold < folds:
         raise ValueError(f"protocol.fold must lie between 0 and {folds - 1}, got {fold} (protocol.folds={folds})")
     pool = _part(faces, "Training", "PublicTest")
-    copies = _first_copies(faces)
+    copies = first_copies(faces)
     in_val = np.floor(_places(faces.labels[pool], copies[pool], seed) * folds) == fold
     name = _named(f"kfold(fold={fold} of {folds}", seed)
-    return _split(faces, name, pool[~in_val], pool[in_val], _part(faces, "PrivateTest"), copies)
+    return make_split(faces, name, pool[~in_val], pool[in_val], _part(faces, "PrivateTest"), copies)
 
 
 def subset(faces: FaceArrays, fraction: float = 0.1, seed: int = 0) -> Split:
@@ -107,7 +115,7 @@ def subset(faces: FaceArrays, fraction: float = 0.1, seed: int = 0) -> Split:
     if not 0 < fraction <= 1:
         raise ValueError(f"protocol.fraction must be above 0 and at most 1, got {fraction}")
     train, val, test = (part[_places(faces.labels[part], part, seed) < fraction] for part in _official_parts(faces))
-    return _split(faces, _named(f"subset({fraction:g}", seed), train, val, test, _first_copies(faces))
+    return make_split(faces, _named(f"subset({fraction:g}", seed), train, val, test, first_copies(faces))
 
 
 def _named(opening: str, seed: int) -> str:
@@ -129,7 +137,7 @@ def _official_parts(faces: FaceArrays) -> tuple[Indices, Indices, Indices]:
     return train, val, test
 
 
-def _first_copies(faces: FaceArrays) -> Indices:
+def first_copies(faces: FaceArrays) -> Indices:
     """For each picture the position of the first one with exactly its pixels, (N,): equal for copies."""
     seen: dict[bytes, int] = {}
     digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in np.asarray(faces.images))
@@ -160,7 +168,20 @@ def _places(labels: Indices, groups: Indices, seed: int) -> NDArray[np.float64]:
     return np.asarray(places[group_of], dtype=np.float64)
 
 
-def _split(faces: FaceArrays, name: str, train: Indices, val: Indices, test: Indices, copies: Indices) -> Split:
+def make_split(faces: FaceArrays, name: str, train: Indices, val: Indices, test: Indices, copies: Indices) -> Split:
+    """A split of three parts, none of them empty, with its deduplicated test part.
+
+    Args:
+        faces: The data set.
+        name: Of the protocol.
+        train: Positions, ascending; `val` and `test` alike.
+        val: Positions.
+        test: Positions.
+        copies: `first_copies(faces)`.
+
+    Raises:
+        DataError: A part is empty.
+    """
     for part, indices, remedy in (
         ("training", train, "it needs pictures marked Training (a train/ folder)"),
         ("test", test, "mark some pictures PrivateTest (a test/ folder)"),

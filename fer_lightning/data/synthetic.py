@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
-from fer_lightning.labels import EMOTIONS, USAGES
+from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_NAMES, USAGES
 
 _Points = NDArray[np.complex128]  # x + iy, x to the right, y down: turning is multiplying
 _T: Final = np.linspace(-1, 1, 13)
@@ -133,7 +133,18 @@ def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceAr
         name="synthetic",
         fingerprint=content_fingerprint(images, labels, usage, EMOTIONS),
         names=np.array([f"synthetic {position}" for position in range(count)], np.bytes_),
+        votes=_tag(labels, np.random.default_rng((seed, count))),
     )
+
+
+def _tag(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Votes (count, 10) of ten taggers as in FER+: each sees the drawn emotion four times of five, else neutral."""
+    columns = np.array([FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) for emotion in EMOTIONS])
+    right = rng.binomial(10, 0.8, len(labels))
+    votes = np.zeros((len(labels), len(FERPLUS_COLUMNS)), np.float32)
+    np.add.at(votes, (np.arange(len(labels)), columns[labels]), right)
+    votes[:, FERPLUS_COLUMNS.index("neutral")] += 10 - right
+    return votes
 
 
 def _assign(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

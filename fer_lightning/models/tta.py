@@ -63,23 +63,20 @@ def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
     return views
 
 
-def centre_crop(images: Tensor, size: float) -> list[Tensor]:
-    """The centre of the picture, `size` of its side."""
+def five_crop(images: Tensor, size: float) -> list[Tensor]:
+    """Crops of `size` of the side at the four corners, and last the one at the centre."""
     height, width = images.shape[-2:]
     h, w = round(size * height), round(size * width)
-    y, x = (height - h) // 2, (width - w) // 2
-    return [images[..., y : y + h, x : x + w]]
+    bottom, right = height - h, width - w
+    starts = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+    return [images[..., y : y + h, x : x + w] for y, x in starts]
+
+
+def centre_crop(images: Tensor, size: float) -> list[Tensor]:
+    """The centre of the picture, `size` of its side."""
+    return five_crop(images, size)[-1:]
 
 
 def ten_crop(images: Tensor, size: float) -> list[Tensor]:
-    """Crops of `size` of the side at the four corners and the centre, each with its mirror image."""
-    height, width = images.shape[-2:]
-    h, w = round(size * height), round(size * width)
-    starts = [
-        (0, 0),
-        (0, width - w),
-        (height - h, 0),
-        (height - h, width - w),
-        ((height - h) // 2, (width - w) // 2),
-    ]
-    return [v for y, x in starts for v in flip(images[..., y : y + h, x : x + w])]
+    """The crops of `five_crop`, each with its mirror image."""
+    return [v for view in five_crop(images, size) for v in flip(view)]

@@ -1,4 +1,4 @@
-"""The pictures of a report: confusion matrix, training curves, F1 of each class, grids of faces.
+"""The pictures of a report: confusion matrix, training curves, F1 of each class, reliability, grids of faces.
 
 Every function returns a figure of its own and touches no state of pyplot, so that it works in servers and in
 sweeps. Colours are those of Okabe and Ito (2008), which people with colour blindness can tell apart.
@@ -52,12 +52,12 @@ LOSSES = {"train loss": ("train/loss", SKY), "val loss": ("val/loss", BLUE)}
 RATES = {"learning rate": ("lr", PURPLE)}
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a PNG at 150 dpi, whole or not at all."""
+def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
+    """Writes a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(aside, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(aside, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.15)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -192,6 +192,74 @@ def per_class_f1(f1: Mapping[str, float], support: Mapping[str, int], macro_f1: 
     return figure
 
 
+def reliability_diagram(
+    panels: Mapping[str, tuple[NDArray[np.integer], NDArray[np.floating], NDArray[np.floating]]],
+) -> Figure:
+    """How often a net is right when it is so sure (Guo et al. 2017, figure 1), with the pictures of each bin below.
+
+    Args:
+        panels: By title, over B bins of equal width: count (B,), mean confidence (B,) and accuracy (B,), both NaN
+            where a bin is empty.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.4 + 4.2 * len(panels), 5.2), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.08)  # type: ignore[union-attr, call-arg]
+        grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=[3.2, 1], sharex=True, sharey="row")
+        for column, (title, (count, confidence, accuracy)) in enumerate(panels.items()):
+            upper, lower = grid[:, column]
+            width = 1 / len(count)
+            left = np.arange(len(count)) * width
+            bar: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
+            upper.bar(left, np.nan_to_num(accuracy), color=SKY, label="accuracy", **bar)
+            upper.hlines(confidence, left, left + width, color=ORANGE, linewidth=2.2, label="mean confidence")
+            upper.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label="as right as sure")
+            upper.set(title=title, xlim=(0, 1), ylim=(0, 1))
+            upper.grid(axis="y")
+            lower.bar(left, count, color=SKY, **bar)
+            for position, pictures in zip(left, count, strict=True):
+                if pictures:
+                    lower.annotate(
+                        f"{pictures:,}", (position + width / 2, pictures), (0, 2), textcoords="offset points",
+                        ha="center", va="bottom", rotation=90, fontsize=7.5, color=MUTED,
+                    )  # fmt: skip
+            lower.set(xlabel="confidence", ylim=(0, 1.45 * max(c.max() for c, _, _ in panels.values())))
+            lower.set_yticks([])
+            lower.spines["left"].set_visible(False)
+        grid[0, 0].set_ylabel("accuracy")
+        grid[1, 0].set_ylabel("pictures")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, marked: str = "") -> Figure:
+    """One dot a row with its interval, and its value at the right.
+
+    Args:
+        rows: Value, lower and upper bound by name, from top to bottom; fractions.
+        label: What the values are.
+        marked: The name of the row to stand out.
+    """
+    names = list(rows)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7, 1.1 + 0.36 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        for position, (name, (value, low, high)) in enumerate(rows.items()):
+            color = ORANGE if name == marked else BLUE
+            axes.plot([low, high], [position, position], color=color, linewidth=2, solid_capstyle="butt")
+            axes.plot(value, position, "o", color=color, markersize=6)
+            axes.text(1.02, position, f"{value:.2%}", va="center", transform=axes.get_yaxis_transform())
+        if marked in rows:
+            axes.axvline(rows[marked][0], color=ORANGE, linestyle=(0, (4, 3)), linewidth=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value * 100 % 1 < 1e-6 else f"{value:.1%}")
+        axes.set_title(label)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+    return figure
+
+
 def picture_grid(
     images: NDArray[np.uint8], titles: Sequence[str], correct: Sequence[bool] | None, title: str
 ) -> Figure:
@@ -210,7 +278,8 @@ def picture_grid(
     tallest = max((caption.count("\n") + 1 for caption in titles), default=1)
     width = min(2.4, max(1.45, 0.078 * longest))  # inches: 8.5 pt letters are about 0.075 wide
     with mpl.rc_context(STYLE | {"axes.titlelocation": "center"}):
-        figure = Figure(figsize=(columns * width, rows * (1.38 + 0.17 * tallest) + 0.5), layout="constrained")
+        height = 1.38 * min(1.0, 1.15 * images.shape[1] / images.shape[2])  # less for pairs side by side
+        figure = Figure(figsize=(columns * width, rows * (height + 0.17 * tallest) + 0.5), layout="constrained")
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes in grid:
             axes.set_axis_off()

@@ -69,6 +69,7 @@ def write_report(
     scores: Mapping[str, Scores],
     history: Sequence[Mapping[str, float]] = (),
     best_epoch: int | None = None,
+    protocol: str = "",
 ) -> None:
     """Writes tables and pictures of one measurement.
 
@@ -79,15 +80,17 @@ def write_report(
         scores: Scores by part, the whole first (`test`, then `test_deduplicated`).
         history: One row an epoch (`FERModule.history`); without it no curves are drawn.
         best_epoch: The epoch that was measured, counted from 1.
+        protocol: Its name, for the titles.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part, whole = next(iter(scores.items()))
     write_json(folder / "classification_report.json", scores)
-    text = "\n".join(f"{name}\n\n{classification_report(s)}" for name, s in scores.items())
+    what = ", ".join(filter(None, (faces.name, protocol)))
+    text = "\n".join(f"{what}, {name}\n\n{classification_report(s)}" for name, s in scores.items())
     (folder / "classification_report.txt").write_text(text)
     table = predictions_table(faces, predictions)
     table.to_parquet(folder / "predictions.parquet", index=False)
-    title = f"{faces.name}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"
+    title = f"{what}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"
     matrix = np.asarray(whole["confusion_matrix"])
     figures.save(figures.confusion_matrix(matrix, faces.classes, title=title), folder / "confusion_matrix.png")
     support = {name: row["support"] for name, row in whole["per_class"].items()}

@@ -18,6 +18,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols import Split
 
 SYNTHETIC = "SYNTHETIC FACES drawn by the program:\nthese numbers say nothing about real faces"
+LEAKY = "LEAKY PROTOCOL, what it measures leaks into the training or the choosing:\nno number of this run is a result"
 
 FILES = {
     "checkpoints/best.ckpt": "the best epoch: weights, scores, classes, config",
@@ -46,9 +47,11 @@ def run_header(
     precision: str,
     folder: Path,
 ) -> None:
-    """Prints what is about to be trained on what, loudly where the faces are not real."""
+    """Prints what is about to be trained on what, loudly where the faces are not real or the protocol leaks."""
     if faces.is_synthetic:
         console.print(Panel(Text(SYNTHETIC, justify="center"), style="bold yellow", box=box.HEAVY))
+    if split.is_leaky:
+        console.print(Panel(Text(LEAKY, justify="center"), style="bold red", box=box.HEAVY))
     size = "x".join(str(side) for side in faces.images.shape[1:3])
     rows = {
         "data": f"{faces.name}, {size} {'gray' if faces.channels == 1 else 'RGB'}, {faces.fingerprint[:12]}",

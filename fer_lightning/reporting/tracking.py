@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +29,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,12 @@ T = TypeVar("T")
 PARENT, SWEEP = "mlflow.parentRunId", "sweep_dir"
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+RUN_ID = ".mlflow_run_id"
+"""The file in a run's folder that says which MLflow run it is."""
+
+PATIENCE = 30
+"""Seconds until a server that took no metrics is tried again."""
+
 STUDY_PARENT = "mlflow_parent"
 """An Optuna study's user attribute: the id of the parent run that all its workers share."""
 
@@ -83,11 +88,12 @@ def mlflow(
     params: Mapping[str, Any],
     sweep_dir: Path | None,
     parent_id: str | None = None,
+    resumed: bool = False,
 ) -> Iterator[list[Logger]]:
     """An MLflow run, from its first parameter to its artifacts.
 
-    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C (or SIGTERM while it trains) and
-    where a sweep prunes it KILLED. Unless killed, what lies in `folder` becomes its artifacts (hidden files excepted).
+    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C, SIGTERM and where a sweep prunes it
+    KILLED. Unless killed, what lies in `folder` becomes its artifacts (hidden files excepted).
 
     Args:
         uri: A tracking server or database; None is the local store, which also takes over when `uri` fails.
@@ -100,6 +106,7 @@ def mlflow(
         params: Flat settings, by dotted name.
         sweep_dir: The folder of the multirun that the run belongs to; its jobs share a parent run.
         parent_id: The run's parent where it is known already, in place of the multirun's.
+        resumed: Go on with the run that `folder` was tracked as before, where the store has it.
 
     Raises:
         ValueError: `uri` is none that MLflow knows, or not even the local store can be used.
@@ -110,6 +117,8 @@ def mlflow(
 
     def start(uri: str) -> RunLogger:
         client, experiment_id = _experiment(uri, local_dir, experiment_name)
+        if resumed and (run := _tracked_before(client, folder)):
+            return RunLogger(experiment_name=experiment_name, tracking_uri=uri, run_id=run.info.run_id, timeout=timeout)
         above = parent_id or (sweep_dir and parent_run(client, experiment_id, sweep_dir))
         parent = {PARENT: above} if above else {}
         logger = RunLogger(
@@ -117,8 +126,11 @@ def mlflow(
             tracking_uri=uri,
             run_name=masked(run_name)[:250],  # the width of the column
             tags={name: masked(value) for name, value in tags.items()} | parent,
+            timeout=timeout,
         )
         logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN_ID).write_text(str(logger.run_id))
         return logger
 
     logger = _with_first_store_that_works(uri, local_dir, timeout, start)
@@ -131,15 +143,29 @@ def mlflow(
 
 
 class RunLogger(MLFlowLogger):
-    """Lightning's MLFlowLogger for a training that outlives its tracking server.
+    """Lightning's MLFlowLogger for a training that outlives its tracking server, and may itself be resumed.
 
-    After the first failure it says so once and keeps what follows; `end` tries to send it. Only `end` closes
-    the run, since Lightning finalizes loggers after `fit`, when the test is still to come.
+    After a failure it says so once, keeps what follows and tries again now and then; `end` tries a last time. A point
+    that the run has already is not logged again. Only `end` closes the run, since Lightning finalizes loggers after
+    `fit`, when the test is still to come.
+
+    Args:
+        timeout: Seconds that a server which failed before may take to answer.
+        run_id: A run to go on with; None makes a new one.
+        kwargs: Of MLFlowLogger.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._unsent: list[Callable[[], None]] = []
+    def __init__(self, *, timeout: int = 5, run_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(run_id=run_id, **kwargs)
+        self._timeout = timeout
+        self._unsent: list[list[Metric]] = []
+        self._failed_at: float | None = None
+        self._logged: dict[str, set[int]] = {}
+        if run_id is not None:
+            self.experiment.update_run(run_id, status="RUNNING")
+            for name in self.experiment.get_run(run_id).data.metrics:
+                points = self.experiment.get_metric_history(run_id, name)
+                self._logged[name] = {point.step for point in points}
 
     @property
     def uri(self) -> str:
@@ -155,17 +181,40 @@ class RunLogger(MLFlowLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs all of `metrics` in one batch; a server that fails does not stop the training."""
-        send = partial(super().log_metrics, dict(metrics), step)
-        if not self._unsent:
+        from mlflow.entities import Metric
+
+        now, at = int(1000 * time.time()), step or 0
+        # made once, however often they are sent: the store knows a point that it has by its time
+        points = [
+            Metric(key, float(value), now, at)
+            for name, value in metrics.items()
+            if at not in self._logged.get(key := re.sub(r"[^\w./: -]", "_", name), ())
+        ]
+        if points:
+            self._unsent.append(points)
+        if self._failed_at is None:
             try:
-                return send()
+                self._send()
             except _errors() as error:
+                self._failed_at = time.monotonic()
                 log.warning(
-                    "MLflow at %s takes no metrics any more (%s): training goes on, they are sent at its end",
+                    "MLflow at %s takes no metrics any more (%s): training goes on, they are sent when it does",
                     self.uri,
                     _reason(error),
                 )
-        self._unsent.append(send)
+        elif time.monotonic() - self._failed_at > PATIENCE:
+            try:
+                with _impatient(self._timeout):
+                    self._send()
+                self._failed_at = None
+                log.warning("MLflow at %s takes metrics again, and has all of this run", self.uri)
+            except _errors():
+                self._failed_at = time.monotonic()
+
+    def _send(self) -> None:
+        while self._unsent:
+            self.experiment.log_batch(self._run_id, metrics=self._unsent[0])
+            self._unsent.pop(0)
 
     def finalize(self, status: str = "success") -> None:
         """Leaves the run open; `end` closes it."""
@@ -178,8 +227,7 @@ class RunLogger(MLFlowLogger):
             folder: The run's folder.
         """
         try:
-            for send in self._unsent:
-                send()
+            self._send()
             if status != "KILLED":
                 self._log_artifacts(folder)
         except _errors() as error:
@@ -273,14 +321,16 @@ class StudyRun:
                     if state == "FAIL" and (ended := {"RUNNING": "KILLED", "FINISHED": "FAILED"}.get(run.info.status)):
                         self._client.set_terminated(run.info.run_id, ended)
 
-    def close(self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, page: Path | None) -> None:
+    def close(
+        self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, files: Sequence[Path]
+    ) -> None:
         """Ends the study's run.
 
         Args:
             metrics: The best values and the numbers of trials.
             tags: What else there is to say; a resume may change it, as it may not change MLflow's params.
             best: The best trial's number; its run is named.
-            page: A file to keep with the run.
+            files: What to keep with the run.
         """
         from mlflow.entities import Metric, RunTag
 
@@ -293,8 +343,8 @@ class StudyRun:
                 [Metric(name, value, now, 0) for name, value in metrics.items()],
                 tags=[RunTag(name, value) for name, value in tags.items()][:100],
             )
-            if page:
-                self._client.log_artifact(self.run_id, str(page))
+            for file in files:
+                self._client.log_artifact(self.run_id, str(file))
             self._client.set_terminated(self.run_id, "FINISHED")
 
     def leave(self) -> None:
@@ -358,6 +408,22 @@ def summarise(client: MlflowClient, experiment_id: str, parent_id: str, objectiv
             if any(job.data.params.get(name) != value for job in jobs)
         }
     client.log_batch(parent_id, metrics, tags=[RunTag(*tag) for tag in tags.items()][:100])
+
+
+def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:
+    """The run that a folder was tracked as, None where this store has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run((folder / RUN_ID).read_text("utf-8"))
+    except (FileNotFoundError, MlflowException) as error:
+        if isinstance(error, MlflowException) and error.error_code not in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+        ):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def where(loggers: Sequence[Logger]) -> str | None:

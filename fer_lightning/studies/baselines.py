@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -26,10 +27,10 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Baseline:
-    """One row: an experiment, what its source claims, and the records of its runs.
+    """One row: an experiment or an ensemble, what its source claims, and the records of its runs.
 
     Attributes:
-        name: `custom_cnn` for conf/experiment/custom_cnn.yaml.
+        name: `custom_cnn` for conf/experiment/custom_cnn.yaml, `khanzada7` for conf/ensemble/khanzada7.yaml.
         header: The comment that opens its yaml, by key. `Claim` is what the source reports, `Protocol` how it measured,
             `Verdict` what that is worth, `Ours` where this project's recipe differs, `Needs` what a run cannot do
             without, `Queue` its place among the rows that wait, `Cost` what a run is estimated to take.
@@ -52,9 +53,12 @@ class Baseline:
         if not rows:
             return NOT_RUN
         values = [row["accuracy"] for row in rows]
+        protocol = self.records[0]["protocol"]
+        under = "" if protocol == "official" else f", {protocol}"  # FER+'s labels make another, easier test
         if len(rows) == 1:
-            return "{:.2%} ({:.1%} to {:.1%})".format(values[0], *rows[0]["accuracy_interval"])
-        return f"{mean(values):.2%} (mean of {len(rows)} seeds: {min(values):.1%} to {max(values):.1%})"
+            low, high = rows[0]["accuracy_interval"]
+            return f"{values[0]:.2%} ({low:.1%} to {high:.1%}{under})"
+        return f"{mean(values):.2%} (mean of {len(rows)} seeds: {min(values):.1%} to {max(values):.1%}{under})"
 
     def cells(self) -> dict[str, str]:
         """The row of the table, by column."""
@@ -78,6 +82,9 @@ class Baseline:
             "command": f"`{record['command']}`",
         }
 
+
+GROUPS = ("experiment", "ensemble")
+"""The folders of conf/ whose options are rows."""
 
 TEST = "PrivateTest accuracy (95%)"
 ACCURACIES = {TEST: "test", "without copies (95%)": "test_deduplicated", "kaggle_test (95%)": "kaggle_test"}
@@ -111,11 +118,13 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def baselines(root: Path = ROOT) -> list[Baseline]:
-    """All experiments: measured ones first, best first; then the others, most valuable first."""
+    """All experiments and ensembles: measured ones first, best first; then the others, most valuable first."""
     rows = []
-    for path in sorted((root / "conf" / "experiment").glob("*.yaml")):
-        found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
-        rows.append(Baseline(path.stem, header_of(path), [json.loads(file.read_text()) for file in found]))
+    for path in sorted(file for group in GROUPS for file in (root / "conf" / group).glob("*.yaml")):
+        header = header_of(path)
+        if "Claim" in header:  # a member of an ensemble makes no claim and has no row
+            found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
+            rows.append(Baseline(path.stem, header, [json.loads(file.read_text()) for file in found]))
 
     def place(row: Baseline) -> tuple[float, int]:
         return -row.records[0]["test"]["accuracy"] if row.records else 0.0, int(row.header.get("Queue", 1000))
@@ -155,12 +164,19 @@ def results_page(rows: Sequence[Baseline]) -> str:
                 f"## {row.name}, seed {record['seed']}\n\n"
                 f"F1: {f1}.\n\n"
                 f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
-                f"{record['test']['ece']:.3f}, best epoch {record['best_epoch']} of {record['epochs']} "
-                f"(PublicTest {record['val']['accuracy']:.2%}), {record['precision']}. "
+                f"{record['test']['ece']:.3f}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
                 f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
                 f"commit {record['commit'][:12]}, {record['machine']['cpu']}, torch {record['versions']['torch']}.\n"
             )
     return "\n".join(page)
+
+
+def _chosen(record: Mapping[str, Any]) -> str:
+    """What was chosen on PublicTest: the epoch of a net, the members of an ensemble."""
+    if "members" in record:
+        voting = sum(member["weight"] > 0 for member in record["members"])
+        return f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']})"
+    return f"best epoch {record['best_epoch']} of {record['epochs']}, {record['precision']}"
 
 
 def write(root: Path = ROOT) -> None:
@@ -198,53 +214,86 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def run(name: str, seed: int, deadline: float | None, root: Path = ROOT) -> int:
-    """Trains one row in a process of its own and publishes its record; goes on from its last checkpoint.
+@dataclass(frozen=True)
+class Runner:
+    """Trains rows in processes of their own, and publishes their records.
 
-    Args:
-        name: The experiment.
-        seed: The training's seed.
+    Attributes:
         deadline: `time.monotonic()` at which it has to stop, or None.
         root: The project's folder.
-
-    Returns:
-        The exit status of the training; 0 also where the row was measured before or the time is up.
     """
-    record = root / "results" / f"{name}_seed{seed}.json"
-    if record.exists():
-        print(f"{name} seed {seed}: measured already, {record.relative_to(root)}")
-        return 0
-    folder = Path("outputs") / "baselines" / f"{name}_seed{seed}"
-    last = folder / "checkpoints" / "last.ckpt"
-    words = [f"experiment={name}", *([f"seed={seed}"] if seed else []), "paths.results_dir=results"]
-    resume = [f"resume={last}"] if (root / last).exists() else []
-    print(f"{name} seed {seed}: {'goes on from ' + str(last) if resume else 'starts'}", flush=True)
-    command = [sys.executable, "train.py", *words, f"hydra.run.dir={folder}", *resume]
-    with subprocess.Popen(command, cwd=root) as training:
-        try:
-            status = training.wait(deadline and max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            training.send_signal(signal.SIGTERM)
-            training.wait()
-            print(f"{name} seed {seed}: the time is up; the same command goes on from its last whole epoch")
+
+    deadline: float | None = None
+    root: Path = ROOT
+
+    def row(self, name: str, seed: int) -> int:
+        """Runs one row that has no record yet.
+
+        Args:
+            name: An experiment, or an ensemble, whose members are then trained first.
+            seed: The training's seed; an ensemble's members have their own.
+
+        Returns:
+            The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
+        """
+        record = self.root / "results" / f"{name}_seed{seed}.json"
+        if record.exists():
+            print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
             return 0
-        except KeyboardInterrupt:  # the training got it too
-            training.wait()
-            raise
-    return status
+        recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
+        if not recipe.exists():
+            seeded = [f"seed={seed}"] if seed else []
+            return self.training(f"{name}_seed{seed}", [f"experiment={name}", *seeded, "paths.results_dir=results"])
+        for member, words in yaml.safe_load(recipe.read_text())["members"].items():
+            if not (self.root / RUNS / member / "record.json").exists() and (status := self.training(member, words)):
+                return status
+        return self.process(["-m", "fer_lightning", "ensemble", f"recipe={name}", f"publish={name}"], name)
+
+    def training(self, run: str, words: Sequence[str]) -> int:
+        """Trains in the folder of that name, on from the last checkpoint there."""
+        last = RUNS / run / "checkpoints" / "last.ckpt"
+        resume = [f"resume={last}"] if (self.root / last).exists() else []
+        print(f"{run}: {'goes on from ' + str(last) if resume else 'starts'}", flush=True)
+        return self.process(["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume], run)
+
+    def process(self, words: Sequence[str], what: str) -> int:
+        """Runs Python with these words until it ends or the time is up."""
+        with subprocess.Popen([sys.executable, *words], cwd=self.root) as process:
+            try:
+                return process.wait(None if self.deadline is None else max(0.0, self.deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                print(f"{what}: the time is up; the same command goes on from the last whole epoch")
+                return OUT_OF_TIME
+            except KeyboardInterrupt:  # the process got it too
+                process.wait()
+                raise
+
+
+RUNS = Path("outputs") / "baselines"
+"""Where rows and members of ensembles are trained."""
+
+OUT_OF_TIME = 75
+"""EX_TEMPFAIL: not an error, try again."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lightning baselines",
-        description="Lists every experiment of conf/experiment with its source's claim and what results/*.json "
-        "measured, and the queue of those that are not run.",
+        description="Lists every experiment and ensemble with its source's claim and what results/*.json measured, "
+        "and the queue of those that are not run.",
     )
     actions = parser.add_subparsers(dest="action", metavar="write | run")
     actions.add_parser("write", help="also write docs/RESULTS.md and the head of the table in README.md")
-    runs = actions.add_parser("run", help="train rows and record them in results/; goes on where it was stopped")
-    runs.add_argument("names", nargs="+", metavar="NAME", help="experiments, for example custom_cnn")
+    runs = actions.add_parser(
+        "run",
+        help="train rows and record them in results/; goes on where it was stopped",
+        epilog=f"Exit status: 0 done, {OUT_OF_TIME} the minutes are over and the same command goes on, "
+        "else that of the training that failed.",
+    )
+    runs.add_argument("names", nargs="+", metavar="NAME", help="experiments or ensembles")
     runs.add_argument("--seeds", default="0", help="for example 0,1,2 (default: 0)")
     runs.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on later")
     return parser
@@ -266,11 +315,10 @@ def main(arguments: Sequence[str]) -> int:
             print(f"fer baselines: --seeds is {chosen.seeds!r}; give numbers such as 0,1,2", file=sys.stderr)
             return 2
         deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
+        runner = Runner(deadline)
         for name in chosen.names:
             for seed in map(int, chosen.seeds.split(",")):
-                if deadline and time.monotonic() >= deadline:
-                    return 0
-                if status := run(name, seed, deadline):
+                if status := runner.row(name, seed):
                     return status
         return 0
     show(baselines(), Console())

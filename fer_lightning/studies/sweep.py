@@ -93,14 +93,17 @@ class StudyReport:
     def on_study_end(self, study: optuna.Study) -> None:
         """Draws the plots, and ends the parent run with the best trial and all that was counted."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        page = write_plots(study, self.objectives, self.folder / "study.html")
+        files = [
+            self.folder / "optimization_results.yaml",
+            write_plots(study, self.objectives, self.folder / "study.html"),
+        ]
         if not self._run:
             return
         atexit.unregister(self._leave)
         self._open(self._run, study)
         trials = study.get_trials(deepcopy=False)
         self._run.mark({t.number: t.state.name for t in trials if t.state.is_finished()})
-        self._run.close(*outcome(study, self.objectives), page)
+        self._run.close(*outcome(study, self.objectives), [file for file in files if file and file.exists()])
 
     def _open(self, run: tracking.StudyRun, study: optuna.Study) -> None:
         known = study.user_attrs.get(tracking.STUDY_PARENT)

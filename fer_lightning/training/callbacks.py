@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class TrainingProgress(Callback):
     def __init__(self, objective: str, mode: str, console: Console) -> None:
         self.objective = objective
         self.best: tuple[float, int] | None = None
+        self._seconds_before = 0.0
+        self._started: float | None = None
         self._better = max if mode == "max" else min
         self._console = console
         self._progress: Progress | None = None
@@ -42,6 +45,7 @@ class TrainingProgress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the bar, at the right place for a resumed run."""
+        self._started = time.monotonic()
         if not trainer.is_global_zero:
             return
         self._progress = Progress(
@@ -95,8 +99,14 @@ class TrainingProgress(Callback):
             highlight=False,
         )
 
+    @property
+    def seconds(self) -> float:
+        """How long the training took so far, the time before it was resumed included."""
+        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the bar away."""
+        self._seconds_before, self._started = self.seconds, None
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -104,12 +114,13 @@ class TrainingProgress(Callback):
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self.best}
+        """The best score and the time so far."""
+        return {"best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the best score over."""
+        """Takes score and time over."""
         self.best = state_dict["best"]
+        self._seconds_before = state_dict.get("seconds", 0.0)
 
     def _stop(self) -> None:
         if self._progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -89,3 +90,49 @@ class CrossEntropyLoss(FocalLoss):
 
     def __init__(self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(class_counts, class_weights, gamma=0.0, label_smoothing=label_smoothing)
+
+
+class LabelDrawingLoss(CrossEntropyLoss):
+    """Cross entropy of one label a picture, drawn from its soft target anew each time: FER+'s probabilistic labels.
+
+    Barsoum et al. 2016, arXiv 1608.01041. Its mean over many epochs is cross entropy with the soft target; one
+    epoch is noisier. The draws come from torch's global generator, which each batch seeds.
+    """
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch, as in `FocalLoss.forward`; int64 targets are taken as they are."""
+        labels = target if target.ndim == 1 else torch.multinomial(target.float(), 1).squeeze(1)
+        return super().forward(logits, labels)
+
+
+class MultiTargetLoss(nn.Module):
+    """Asks for any one of the labels that a picture has: FER+'s multi-label loss (Barsoum et al. 2016).
+
+    With p the softmax of the logits and t = 1 for a label of positive share in the target, `elsewhere` for the others,
+    the loss of a picture is -log max_c(t_c p_c).
+
+    Args:
+        class_counts: Pictures of each class in the train split; not used, as the paper weighs no class.
+        elsewhere: What t is for labels that the picture does not have, in (0, 1); above 0, so that a net that is sure
+            of one of those still has a loss. 0.001 in the authors' code.
+    """
+
+    def __init__(self, class_counts: Sequence[int], elsewhere: float = 1e-3) -> None:
+        super().__init__()
+        if not 0 < elsewhere < 1:
+            raise ValueError(f"loss.elsewhere is {elsewhere}; it must lie between 0 and 1")
+        self.elsewhere = elsewhere
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            logits: float (B, C).
+            target: int64 (B,) class positions, or float (B, C), positive for the labels of a picture.
+
+        Returns:
+            A scalar, float32.
+        """
+        log_p = logits.float().log_softmax(dim=1)
+        has = (F.one_hot(target, log_p.shape[1]) if target.ndim == 1 else target) > 0
+        return -torch.where(has, log_p, log_p + math.log(self.elsewhere)).amax(dim=1).mean()

@@ -98,7 +98,7 @@ def confusion(predictions: Predictions) -> Tensor:
     return multiclass_confusion_matrix(predictions.logits.argmax(dim=1), predictions.labels, classes)
 
 
-def _from_confusion(matrix: Tensor) -> dict[str, Tensor]:
+def from_confusion(matrix: Tensor) -> dict[str, Tensor]:
     """Scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
 
     Macro-F1 is the mean over the classes that occur, as truth or as prediction; balanced accuracy that of the
@@ -135,7 +135,7 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
     """
     logits, labels = predictions.logits, predictions.labels
     count = len(classes)
-    table = _from_confusion(confusion(predictions))
+    table = from_confusion(confusion(predictions))
     scores = {
         "loss": F.cross_entropy(logits, labels).item(),
         "accuracy": table["accuracy"].item(),
@@ -170,11 +170,11 @@ def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int
     cells = torch.multinomial(matrix.flatten().double(), resamples * n, replacement=True, generator=generator)
     offsets = torch.arange(resamples).repeat_interleave(n) * matrix.numel()
     resampled = torch.bincount(cells + offsets, minlength=resamples * matrix.numel()).view(-1, *matrix.shape)
-    boot = _from_confusion(resampled)
+    boot = from_confusion(resampled)
     for name in ("accuracy", "macro_f1"):
         bounds = torch.quantile(boot[name], torch.tensor([0.025, 0.975], dtype=torch.float64))
         scores[f"{name}_interval"] = bounds.tolist()
-    table = _from_confusion(matrix)
+    table = from_confusion(matrix)
     scores["per_class"] = {
         name: {
             "precision": table["precision"][i].item(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,13 @@ from fer_lightning.models.network import build_network
 from fer_lightning.models.tta import average_views
 from fer_lightning.training.metrics import Predictions, PredictionStore, epoch_scores
 from fer_lightning.training.optim import build_optimizer
+from fer_lightning.training.trouble import NonFiniteLossError
+
+LOSSES_A_LOOK = 50
+"""Steps on a GPU between two looks at the losses, each of which waits for it; on a CPU every loss is looked at."""
+
+SKIPPED_IN_A_ROW = 10
+"""So many batches without a finite loss mean that the weights themselves are lost."""
 
 
 def monitored(metrics: Mapping[str, Tensor], name: str) -> float:
@@ -47,6 +55,7 @@ class FERModule(pl.LightningModule):
         classes: Class names.
         class_counts: Pictures of each class in the train part.
         provenance: Whatever says where this net comes from (data set, fingerprint, protocol, config); stored only.
+        on_nan: At a loss that is not finite, `stop` the training or `skip` the batch's update.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class FERModule(pl.LightningModule):
         classes: Sequence[str],
         class_counts: Sequence[int],
         provenance: Mapping[str, Any] | None = None,
+        on_nan: str = "stop",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -71,6 +81,9 @@ class FERModule(pl.LightningModule):
         self.test_predictions: Predictions | None = None
         self._store = PredictionStore()
         self._sums = torch.zeros(3)  # of the epoch so far: loss, correct, pictures
+        self._skips = on_nan == "skip"
+        self._skipped = self._skipped_in_a_row = 0
+        self._losses: list[Tensor] = []  # not looked at yet
 
     def set_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Chooses how test pictures are looked at (conf/eval)."""
@@ -89,19 +102,65 @@ class FERModule(pl.LightningModule):
         logits = average_views(self.network, views(image), self._average) if views else self(image)
         return logits, self.loss(logits, batch.get("target", batch["label"]))
 
+    def on_fit_start(self) -> None:
+        """Gives a resumed run's loggers what they lack, and lets one that had stopped early stay stopped."""
+        for row in self.history:
+            for logger in self.loggers:
+                logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
+        if any(c is not None and c.stopped_epoch for c in self.trainer.early_stopping_callbacks):
+            self.trainer.should_stop = True
+
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
         self._sums = torch.zeros(3, device=self.device)
+        self._skipped = 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch; returns the loss."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """One batch; returns the loss, or None where the batch is skipped."""
         torch.manual_seed(batch["seed"])  # of dropout: each batch brings its seed, so a resumed run draws the same
+        buffers = [buffer.clone() for buffer in self.network.buffers()] if self._skips else []
         logits, loss = self._step(batch)
+        if self._skips and not math.isfinite(loss.item()):
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # BatchNorm has seen the batch
+            self._skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row == SKIPPED_IN_A_ROW:
+                raise self._not_finite(loss.item(), batch_idx, f"{SKIPPED_IN_A_ROW} batches in a row were skipped")
+            return None
+        self._skipped_in_a_row = 0
+        self._losses.append(loss.detach())
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if last or loss.device.type == "cpu" or len(self._losses) == LOSSES_A_LOOK:
+            self._look_at_losses(batch_idx)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == batch["label"]).sum()
             pictures = len(batch["label"])
             self._sums += torch.stack([loss.detach() * pictures, correct, correct.new_tensor(pictures)])
         return loss
+
+    def _look_at_losses(self, batch_idx: int) -> None:
+        values = torch.stack(self._losses).tolist()
+        self._losses.clear()
+        for later, value in zip(reversed(range(len(values))), values, strict=True):
+            if not math.isfinite(value):
+                raise self._not_finite(value, batch_idx, "the training stops", later)
+
+    def _not_finite(self, value: float, batch_idx: int, then: str, later: int = 0) -> NonFiniteLossError:
+        """The error for a batch after which came so many `later` ones."""
+        trainer = self.trainer
+        return NonFiniteLossError(
+            f"The loss is {value} at step {self.global_step + 1 - later:,} (epoch {self.current_epoch + 1}, batch "
+            f"{batch_idx + 1 - later} of {trainer.num_training_batches}): {then}. A lower optimizer.lr (now "
+            f"{self.hparams['optimizer']['lr']:g}), trainer.gradient_clip_val=1 or trainer.precision=32-true (now "
+            f"{trainer.precision}) help most often; trainer.on_nan=skip leaves such batches out"
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Across processes, BatchNorm's running statistics are those of the first, as its checkpoint has them."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Stores the predictions of a batch, by the views chosen for validation."""
@@ -120,8 +179,13 @@ class FERModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Sends one row for the epoch to every logger, its step the number of the epoch counted from 1."""
-        loss, correct, pictures = self._sums.tolist()
+        loss, correct, pictures = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        if not pictures:
+            last = int(self.trainer.num_training_batches) - 1
+            raise self._not_finite(math.nan, last, "all batches of the epoch were skipped")
         train = {"train/loss": loss / pictures, "train/accuracy": correct / pictures}
+        if self._skips:
+            train["train/skipped_batches"] = float(self._skipped)
         self.log_dict(train, logger=False)
         val = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         row = {**train, **val, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}

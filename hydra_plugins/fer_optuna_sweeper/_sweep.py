@@ -249,8 +249,8 @@ class Sweep:
                 f"\nfer_optuna: stopped at {count.started} of {self.total} trials; the same command goes on"
                 + (f" ({stop})" if isinstance(stop, SystemExit) and str(stop) else "")
             ) from None
+        results = _report.write_results(self.study, self.plugin, sweep_dir)  # first, for the observers to keep
         self._close()
-        results = _report.write_results(self.study, self.plugin, sweep_dir)
         print(_report.summary(self.study, self.plugin) + f"\nResults:  {results}")
         if stopped:
             raise SweepError(stopped)

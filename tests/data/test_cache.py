@@ -123,6 +123,12 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
 def pickled(path):
     np.save(path, np.array([{"a": 1}] * 6, dtype=object), allow_pickle=True)
 
@@ -132,6 +138,8 @@ def pickled(path):
     [
         lambda entry: truncate(entry / "images.npy"),
         lambda entry: (entry / "images.npy").write_bytes(b""),
+        lambda entry: flip_a_bit(entry / "images.npy"),
+        lambda entry: flip_a_bit(entry / "labels.npy"),
         lambda entry: (entry / "labels.npy").unlink(),
         lambda entry: truncate(entry / "names.npy"),
         lambda entry: np.save(entry / "labels.npy", np.zeros(5, np.int64)),

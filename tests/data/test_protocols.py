@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.protocols import Split, kaggle, kfold, official, subset
-from fer_lightning.labels import USAGES
+from fer_lightning.labels import FERPLUS_COLUMNS, USAGES
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT / "../shared/data/fer2013-kaggle.zip"
@@ -216,7 +217,9 @@ def test_wrong_settings_are_named(protocol, keywords, message):
 def test_every_option_splits(option):
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         config = compose(overrides=[f"+protocol={option}"]).protocol
-    split = instantiate(config, regular())
+    votes = np.zeros((84, len(FERPLUS_COLUMNS)), dtype=np.float32)
+    votes[:, 0] = 10
+    split = instantiate(config, replace(regular(), votes=votes))
     assert split.name.startswith(option)
 
 

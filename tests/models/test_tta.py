@@ -31,6 +31,7 @@ def test_ten_crop_takes_corners_and_centre() -> None:
     corners = [v[0, 0, 0, 0].item() for v in views[::2]]
     assert corners == [0, 2, 12, 14, 7]
     assert torch.equal(views[1], views[0].flip(-1))
+    assert all(torch.equal(five, ten) for five, ten in zip(tta.five_crop(image, size=2 / 3), views[::2], strict=True))
 
 
 def test_average_of_probabilities_and_of_logits() -> None:

@@ -1,4 +1,5 @@
 import io
+import math
 import subprocess
 import sys
 import zipfile
@@ -111,6 +112,29 @@ def test_per_class_f1_shows_values_supports_and_the_mean(tmp_path):
     assert texts(axes) == ["0.875", "0.000"]
     assert set(axes.lines[0].get_xdata()) == {0.4375}
     assert inside(figure, tmp_path / "f1.png")
+
+
+def test_reliability_diagram_shows_accuracy_confidence_and_counts(tmp_path):
+    count, nan = np.array([0, 3, 1200]), math.nan
+    panels = {"before": (count, np.array([nan, 0.5, 0.9]), np.array([nan, 1.0, 0.7]))}
+    figure = figures.reliability_diagram(panels | {"after": panels["before"]})
+    upper, lower = figure.axes[0], figure.axes[2]
+    assert [bar.get_height() for bar in upper.patches] == [0, 1.0, 0.7]
+    assert [bar.get_x() for bar in upper.patches] == pytest.approx([0, 1 / 3, 2 / 3])
+    marks = upper.collections[0].get_segments()
+    assert [float(mark[0][1]) for mark in marks if len(mark)] == [0.5, 0.9]
+    assert texts(lower) == ["3", "1,200"]
+    assert inside(figure, tmp_path / "reliability.png")
+
+
+def test_intervals_show_each_row_and_mark_one(tmp_path):
+    figure = figures.intervals({"one": (0.7, 0.68, 0.72), "all": (0.75, 0.73, 0.77)}, "accuracy", marked="all")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "all"]
+    assert texts(axes) == ["70.00%", "75.00%"]
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[0.68, 0.72], [0.7]]
+    assert axes.lines[2].get_color() != axes.lines[0].get_color()
+    assert inside(figure, tmp_path / "intervals.png")
 
 
 def test_picture_grid_marks_right_and_wrong_by_more_than_colour(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -358,3 +359,54 @@ def test_none_yields_no_logger(tmp_path):
 def test_the_terminal_stays_clean(caplog):
     assert logging.getLogger("alembic").level == logging.WARNING
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_server_that_was_killed_and_started_again_has_everything(store, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    backend, port = f"sqlite:///{tmp_path}/server.db", free_port()
+    with tracking_server(tmp_path, backend, port) as (url, stop), mlflow(store, tmp_path / "run", uri=url) as (logger,):
+        logger.log_metrics({"val/loss": 4.0}, step=1)
+        stop()
+        logger.log_metrics({"val/loss": 3.0}, step=2)
+        logger.log_metrics({"val/loss": 2.0}, step=3)
+        with tracking_server(tmp_path, backend, port):
+            logger.log_metrics({"val/loss": 1.0}, step=4)
+            client = MlflowClient(url)
+            history = client.get_metric_history(logger.run_id, "val/loss")
+            assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+            logger.end("FINISHED", tmp_path / "run")
+            assert client.get_run(logger.run_id).info.status == "FINISHED"
+    stopped, back = warnings_of(caplog)[:2]
+    assert "takes no metrics any more" in stopped
+    assert "takes metrics again" in back
+
+
+def test_a_resumed_run_goes_on_under_its_id_and_logs_no_point_twice(store, tmp_path):
+    folder = tmp_path / "run"
+    with suppress(KeyboardInterrupt), mlflow(store, folder, params={"lr": 1}) as (first,):
+        first.log_metrics({"val/loss": 2.0}, step=1)
+        first.log_metrics({"val/loss": 1.5}, step=2)
+        raise KeyboardInterrupt
+    with resumed(store, folder) as (logger,):
+        assert logger.run_id == first.run_id
+        assert client_of(store).get_run(first.run_id).info.status == "RUNNING"
+        for step, loss in ((1, 2.0), (2, 1.5), (3, 1.0)):
+            logger.log_metrics({"val/loss": loss, "val/new": loss}, step=step)
+    run = client_of(store).get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("val/loss", "val/new"):
+        points = client_of(store).get_metric_history(first.run_id, name)
+        assert [(point.step, point.value) for point in points] == [(1, 2.0), (2, 1.5), (3, 1.0)]
+    client_of(store).delete_run(first.run_id)
+    with resumed(store, folder) as (other,):
+        assert other.run_id != first.run_id
+    (folder / tracking.RUN_ID).write_text("no id of this store")
+    with resumed(store, folder) as (another,):
+        assert another.run_id not in (first.run_id, other.run_id)
+
+
+def resumed(store, folder):
+    return tracking.mlflow(
+        None, str(store), "faces", 5,
+        folder=folder, run_name="run", tags={}, params={"lr": 1}, sweep_dir=None, resumed=True,
+    )  # fmt: skip

@@ -74,26 +74,49 @@ def test_every_experiment_says_where_it_comes_from_and_what_a_run_costs() -> Non
 FAKE_TRAINING = """
 import json, pathlib, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:])
-folder = pathlib.Path(words["hydra.run.dir"]) / "checkpoints"
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "last.ckpt").touch()
-if "resume" not in words:
+folder = pathlib.Path(words["hydra.run.dir"])
+(folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+(folder / "checkpoints" / "last.ckpt").touch()
+if words["experiment"] == "waiting" and "resume" not in words:
     time.sleep(600)
-name = f"{words['experiment']}_seed{words.get('seed', 0)}.json"
-pathlib.Path("results", name).write_text(json.dumps(words))
+(folder / "record.json").write_text(json.dumps(words))
+if "paths.results_dir" in words:
+    name = f"{words['experiment']}_seed{words.get('seed', 0)}.json"
+    pathlib.Path("results", name).write_text(json.dumps(words))
+"""
+
+FAKE_ENSEMBLE = """
+import json, pathlib, sys
+name = sys.argv[3].removeprefix("publish=")
+runs = sorted(path.parent.name for path in pathlib.Path("outputs/baselines").glob("*/record.json"))
+pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 """
 
 
-def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert baselines.run("waiting", 1, time.monotonic() + 3, root) == 0
-    assert "the time is up" in capsys.readouterr().out
+    assert baselines.Runner(time.monotonic() + 3, root).row("waiting", 1) == baselines.OUT_OF_TIME
+    assert "the time is up" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
-    assert baselines.run("waiting", 1, None, root) == 0
-    assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capsys.readouterr().out
+    runner = baselines.Runner(root=root)
+    assert runner.row("waiting", 1) == 0
+    assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capfd.readouterr().out
     assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
-    assert baselines.run("waiting", 1, None, root) == 0
-    assert "measured already" in capsys.readouterr().out
+    assert runner.row("waiting", 1) == 0
+    assert "measured already" in capfd.readouterr().out
+
+
+def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> None:
+    (root / "train.py").write_text(FAKE_TRAINING)
+    (root / "fer_lightning").mkdir()
+    (root / "fer_lightning" / "__main__.py").write_text(FAKE_ENSEMBLE)
+    (root / "conf" / "ensemble").mkdir()
+    members = "members:\n  one: [experiment=a]\n  two: [experiment=b, seed=1]\n"
+    (root / "conf" / "ensemble" / "both.yaml").write_text(f"# Claim     70%\n{members}")
+    assert "both" in [row.name for row in baselines.baselines(root)]
+    assert baselines.Runner(root=root).row("both", 0) == 0
+    assert json.loads((root / "results" / "both_seed0.json").read_text()) == ["one", "two"]
+    assert json.loads((root / "outputs" / "baselines" / "two" / "record.json").read_text())["seed"] == "1"
 
 
 def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:

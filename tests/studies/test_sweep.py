@@ -127,7 +127,7 @@ def test_a_bad_trial_is_pruned_and_the_best_can_be_repeated(train, words, study,
     page = (folder / "study.html").read_text()
     for title in ("Optimization history", "Parallel coordinates", "Slices", "Timeline", "Epochs of each trial"):
         assert title in page
-    assert "study.html" in artifacts(store, parent)
+    assert {"study.html", "optimization_results.yaml"} <= set(artifacts(store, parent))
 
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert (results["best_trial"], results["best_value"]) == (0, good.value)

@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from fer_lightning.training.losses import CrossEntropyLoss, FocalLoss, balanced_weights
+from fer_lightning.training.losses import (
+    CrossEntropyLoss,
+    FocalLoss,
+    LabelDrawingLoss,
+    MultiTargetLoss,
+    balanced_weights,
+)
 
 FER2013_TRAINING = [3995, 436, 4097, 7215, 4830, 3171, 4965]
 
@@ -112,3 +118,44 @@ def test_weights_travel_in_the_state() -> None:
 def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"loss.{next(iter(wrong))}"):
         FocalLoss([1, 1], **wrong)  # type: ignore[arg-type]
+
+
+def test_multi_target_by_hand() -> None:
+    # softmax of (ln 5, ln 3, ln 2) is (0.5, 0.3, 0.2)
+    logits = torch.tensor([[math.log(5), math.log(3), math.log(2)]])
+    loss = MultiTargetLoss([1, 1, 1])
+    assert loss(logits, torch.tensor([[0.5, 0.5, 0.0]])).item() == pytest.approx(-math.log(0.5))
+    assert loss(logits, torch.tensor([[0.0, 0.6, 0.4]])).item() == pytest.approx(-math.log(0.3))
+    assert loss(logits, torch.tensor([2])).item() == pytest.approx(-math.log(0.2))
+    # A net that is sure of a label that the picture does not have: 0.001 p of it is more than p of its own.
+    sure = torch.tensor([[20.0, 0.0, 0.0]])
+    assert loss(sure, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(-math.log(1e-3), abs=1e-4)
+
+
+def test_multi_target_pulls_towards_the_likeliest_of_the_labels_alone() -> None:
+    logits = torch.tensor([[1.0, 0.5, 0.0]], requires_grad=True)
+    MultiTargetLoss([1, 1, 1])(logits, torch.tensor([[0.4, 0.6, 0.0]])).backward()
+    assert logits.grad is not None
+    assert [bool(g < 0) for g in logits.grad[0]] == [True, False, False]
+
+
+def test_label_drawing_is_cross_entropy_of_drawn_labels() -> None:
+    target = torch.tensor([[0.75, 0.25, 0.0]]).repeat(4000, 1)
+    logits = torch.tensor([[1.0, 0.0, -1.0]]).repeat(4000, 1)
+    loss = LabelDrawingLoss([1, 1, 1])
+    torch.manual_seed(0)
+    drawn = loss(logits, target).item()
+    assert drawn == pytest.approx(CrossEntropyLoss([1, 1, 1])(logits, target).item(), abs=0.03)
+    torch.manual_seed(0)
+    assert loss(logits, target).item() == drawn
+    assert loss(logits, target).item() != drawn
+    one = loss(logits[:1], target[:1]).item()  # never a blend of labels
+    assert any(one == pytest.approx(F.cross_entropy(logits[:1], torch.tensor([c])).item()) for c in (0, 1))
+    assert loss(logits, torch.full((4000,), 2)).item() == pytest.approx(
+        F.cross_entropy(logits[:1], torch.tensor([2])).item()
+    )
+
+
+def test_multi_target_refuses_a_share_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"loss\.elsewhere is 0; it must lie between 0 and 1"):
+        MultiTargetLoss([1, 1], elsewhere=0)

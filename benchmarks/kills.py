@@ -1,0 +1,160 @@
+"""Does a training that is killed at random moments, and resumed, end as one that was not, bit for bit on a CPU?
+
+SIGKILL falls at random moments, up to five on one training, which `resume=auto` goes on with each time. Compared are
+weights, optimizer, EMA and history in last.ckpt, the best epoch's weights, the scores, and every point in MLflow.
+
+    python benchmarks/kills.py --kills 20 --out benchmarks/results/kills.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import sys
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+from rich.console import Console
+
+import fer_lightning.run  # noqa: F401  # before the first fork
+from fer_lightning.reporting import records
+
+ROOT = Path(__file__).parents[1]
+TRAINING = [
+    *("data=synthetic", "data.count=400", "data.image_size=24", "model.image_size=24", "model.dropout=0.5"),
+    *("augmentation=cutmix", "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.accelerator=cpu"),
+    *("trainer.precision=32-true", "trainer.batch_size=16", "eval.bootstrap=100", "resume=auto"),
+]
+
+
+def start(folder: Path, epochs: int) -> BaseProcess:
+    """train.py in a process of its own; forked, so that the imports are paid once."""
+
+    def run() -> None:
+        os.chdir(folder)
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = [str(ROOT / "train.py"), *TRAINING, f"trainer.max_epochs={epochs}"]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def begun(process: BaseProcess, folder: Path, since: float) -> None:
+    """Waits until the run has taken its folder."""
+    while process.is_alive() and not any(p.stat().st_mtime >= since for p in folder.glob("outputs/*/*/.lock")):
+        time.sleep(0.02)
+
+
+def finish(process: BaseProcess, folder: Path) -> None:
+    process.join()
+    if process.exitcode:
+        sys.exit((folder / "log.txt").read_text()[-3000:])
+
+
+def content(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
+    """last.ckpt, the best epoch's weights, the scores, and all points of all MLflow runs."""
+    [run] = folder.glob("outputs/*/*")
+    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    record = json.loads((run / "record.json").read_text())
+    client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    assert all(run.info.status == "FINISHED" for run in runs)
+    points = [
+        (number, name, point.step, point.value)
+        for number, run in enumerate(runs)
+        for name in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, name)
+    ]
+    scores = {key: record[key] for key in ("val", "test", "test_deduplicated", "best_epoch", "epochs")}
+    kept = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "history", "global_step")}
+    kept |= {key: last[key] for key in last if "average" in key or "current_model" in key}
+    return kept, best["state_dict"], scores, sorted(points)
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    chance, console = random.Random(options.seed), Console()
+    with tempfile.TemporaryDirectory() as base:
+        whole = Path(base, "whole")
+        whole.mkdir()
+        since = time.time()
+        process = start(whole, options.epochs)
+        begun(process, whole, since)
+        started = time.monotonic()
+        finish(process, whole)
+        duration = time.monotonic() - started
+        expected = content(whole)
+        outcomes: Counter[str] = Counter()
+        kills: list[dict[str, float | int]] = []
+        trainings = 0
+        while len(kills) < options.kills:
+            folder = Path(base, f"killed{trainings}")
+            folder.mkdir()
+            trainings += 1
+            for _ in range(min(5, options.kills - len(kills))):  # of one training
+                since = time.time()
+                process = start(folder, options.epochs)
+                begun(process, folder, since)
+                moment = chance.uniform(0, 0.5 * duration)  # several kills are to meet one training
+                process.join(moment)
+                if not process.is_alive():
+                    break
+                process.kill()
+                process.join()
+                saved = list(folder.glob("outputs/*/*/checkpoints/last.ckpt"))
+                epochs = len(torch.load(saved[0], weights_only=True)["history"]) if saved else 0
+                kills.append({"after_s": round(moment, 2), "whole_epochs": epochs})
+                console.print(f"kill {len(kills)}: after {moment:.1f} s, {epochs} whole epochs saved")
+            process = start(folder, options.epochs)
+            finish(process, folder)
+            ended = content(folder)
+            for what, a, b in zip(
+                ("last checkpoint", "best weights", "scores", "MLflow points"), expected, ended, strict=True
+            ):
+                outcomes[f"{what}, identical"] += same(a, b)
+            console.print(dict(outcomes))
+    result = {
+        "question": __doc__.splitlines()[0],
+        "trainings": trainings,
+        "kills": kills,
+        "uninterrupted_s": round(duration, 1),
+        **outcomes,
+        "machine": records.machine(),
+        "versions": records.versions(),
+        "commit": records.commit(),
+    }
+    console.print(f"{len(kills)} kills in {trainings} trainings")
+    if options.out:
+        records.write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()

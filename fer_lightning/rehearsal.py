@@ -1,0 +1,150 @@
+"""Everything that a configuration names, built small before any data is read: mistakes show in a second."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from fer_lightning.config import build, nearest, plain
+from fer_lightning.training.metrics import EPOCH_SCORES
+from fer_lightning.training.optim import build_optimizer
+from fer_lightning.training.resume import differences
+
+STAND_IN_CLASSES = 7
+
+
+def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
+    """Builds each part of a run on stand-ins and lets the network see one empty picture, without memory or weights.
+
+    Args:
+        config: The composed configuration.
+        checkpoint: What the run goes on from.
+
+    Raises:
+        ValueError: Something cannot be built, or the checkpoint is of another network or optimizer.
+        FileNotFoundError: The file of `model.weights` is not there.
+    """
+    for key, names in monitored(config).items():
+        check_logged(key, names, [*EPOCH_SCORES, "f1_"])
+    if (weights := config.model.get("weights")) and not Path(weights).is_file():
+        raise FileNotFoundError(f"model.weights={weights}: there is no such file")
+    saved = read_checkpoint(checkpoint) if checkpoint else {}
+    classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
+    body = body_without_memory(plain(config.model), classes)
+    if checkpoint:
+        check_same(checkpoint, saved, config, body)
+    build(plain(config.loss), class_counts=[1] * classes)
+    try:
+        optimizer = build_optimizer(plain(config.optimizer), body)
+        build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer or scheduler: {error}") from None
+    for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
+        if part:
+            build(plain(part))
+    for views in (config.eval.views, config.eval.get("validation")):
+        if views:
+            build(plain(views))
+
+
+def monitored(config: DictConfig) -> dict[str, str]:
+    """The keys that name a metric of each epoch, with their values."""
+    named = {"objective": config.objective}
+    settings = {**config.callbacks, "scheduler": config.scheduler}
+    where = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
+    return named | {
+        f"{where[name]}.monitor": part.monitor for name, part in settings.items() if part and "monitor" in part
+    }
+
+
+def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
+    """Refuses a metric that no epoch will have.
+
+    Args:
+        key: The key that names it.
+        name: The metric, for example `val/accuracy`.
+        scores: What is logged under `val/`; one that ends in `_` stands for all that begin so.
+
+    Raises:
+        ValueError: It is none of them; the message lists them.
+    """
+    logged = [f"val/{score}" for score in scores]
+    if key != "objective":
+        logged += ["train/loss", "train/accuracy"]
+    if name not in logged and not name.startswith(tuple(known for known in logged if known.endswith("_"))):
+        shown = ", ".join(f"{known}CLASS" if known.endswith("_") else known for known in logged)
+        raise ValueError(f"{key} is {name!r}{nearest(name, logged)} It must be one of {shown}")
+
+
+def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
+    """The network's body on torch's meta device, after it has seen one picture of `model.image_size`.
+
+    Raises:
+        ValueError: Its options do not fit, or the picture is too small for it.
+    """
+    if missing := [key for key, value in model.items() if value == "???"]:
+        raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
+    options = {key: value for key, value in model.items() if key not in ("mean", "std", "weights")}
+    if "pretrained" in options:
+        options["pretrained"] = False
+    size = model["image_size"]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            body: nn.Module = build(options, num_classes=classes)
+            body.eval()(torch.zeros(1, model["channels"], size, size))
+    except NotImplementedError:  # an operator that torch cannot do without memory
+        pass
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"model.image_size={size} or another option does not suit {model['_target_']}: {reason}"
+        ) from None
+    return body
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this project without its tensors in memory; no code in the file is run.
+
+    Raises:
+        ValueError: It is not a checkpoint of this project.
+    """
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        assert {"state_dict", "hyper_parameters", "history", "optimizer_states"} <= saved.keys()
+        return saved
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        AssertionError,
+        AttributeError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = (str(error) or "its content is another").splitlines()[0]
+        raise ValueError(f"resume={path} is not a checkpoint that a run can go on from ({reason})") from None
+
+
+def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: nn.Module) -> None:
+    """Refuses to go on from a checkpoint of another network, optimizer or schedule.
+
+    Raises:
+        ValueError: With the options that differ.
+    """
+    prefix = "network.body."
+    then = {key[len(prefix) :]: value.shape for key, value in saved["state_dict"].items() if key.startswith(prefix)}
+    if then != {key: value.shape for key, value in body.state_dict().items()}:
+        differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
+        raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
+    for part in ("optimizer", "scheduler"):
+        before, now = saved["hyper_parameters"][part]["_target_"], config[part]["_target_"]
+        if before != now:
+            raise ValueError(
+                f"resume={path} was trained with {part} {before}, which is {now} now; it cannot go on with that"
+            )

@@ -1,0 +1,328 @@
+"""`python -m fer_lightning audit`: what is wrong with a data set: copies, no faces, probable label errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from numpy.typing import NDArray
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from fer_lightning.config import build, plain, register_resolvers
+from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
+from fer_lightning.data.protocols import Indices, first_copies
+from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_NAMES, USAGES
+from fer_lightning.reporting import records
+from fer_lightning.training.trouble import one_clear_sentence
+
+HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [key=value ...]
+
+Looks for exact and near copies, flat pictures, pictures that are no faces, and probable label errors.
+
+  data=fer2013 data.path=fer2013.csv       the data set (conf/data); alone: what data=auto finds
+  data.votes_path=fer2013new.csv           FER+ votes: pictures that taggers call no face or another emotion
+  predictions=outputs/DATE/TIME_multirun   runs whose nets did not train on what they measured: probable label errors
+
+Such runs of all of Training and PublicTest, and the same nets on PrivateTest, come from
+
+  python train.py -m experiment=ours_mobile protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val
+  python -m fer_lightning evaluate checkpoint=outputs/DATE/TIME_multirun/0/checkpoints/best.ckpt eval.split=test
+
+Writes outputs/audit_NAME/: report.md with pictures, lists as csv, audit.json. `write` also writes docs/AUDIT.md.
+"""
+
+ROOT = Path(__file__).parents[2]
+
+FLAT_CONTRAST: Final = 8.0
+"""Gray levels of standard deviation below which a picture is flat."""
+FLAT_SHARE: Final = 0.5
+"""Or the share of its pixels above which one single gray value makes it flat: signs on black, empty placeholders."""
+NO_FACE_VOTES: Final = 5
+"""Votes for 'not a face' of FER+'s ten from which a picture counts as none."""
+MARGIN: Final = 5
+"""Votes that another emotion must have more than the label."""
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found; `None` stands for what could not be looked for.
+
+    Attributes:
+        faces: The data set.
+        copies: int64 (N,), `first_copies(faces)`.
+        near: Pairs of first copies that are near copies of each other; those under `THRESHOLD` only to be shown.
+        flat: (N,) one colour, or nearly.
+        not_a_face: (N,) by FER+ votes.
+        voted_other: int64 (N,), the class that FER+'s taggers clearly prefer to the label, or -1.
+        predicted: float32 (N, C), out-of-fold probabilities, NaN where there are none.
+        errors: Positions of probable label errors, the likeliest first.
+    """
+
+    faces: FaceArrays
+    copies: Indices
+    near: NearCopies
+    flat: Mask
+    not_a_face: Mask | None
+    voted_other: Indices | None
+    predicted: NDArray[np.float32] | None
+    errors: Indices | None
+
+    @property
+    def conflicting(self) -> Mask:
+        """(N,): pictures whose exact copies carry different labels."""
+        return _differs(self.copies, self.faces.labels)
+
+    @cached_property
+    def links(self) -> tuple[Indices, Indices]:
+        """Pairs of pictures, each (P, 2): exact copies of each other, and near copies with all their exact copies."""
+        order = np.argsort(self.copies, kind="stable")
+        starts = np.flatnonzero(np.diff(self.copies[order], prepend=-1))
+        members = {int(self.copies[group[0]]): group for group in np.split(order, starts[1:])}
+        exact = [np.argwhere(np.tri(len(g), k=-1, dtype=bool)) for g in members.values()]
+        exact = [group[pairs[:, ::-1]] for group, pairs in zip(members.values(), exact, strict=True)]
+        near = [_pairs(members[int(i)], members[int(j)]) for i, j in self.near.above(THRESHOLD).pairs]
+        none = np.empty((0, 2), np.int64)
+        return np.concatenate([none, *exact]), np.concatenate([none, *near])
+
+    def findings(self) -> dict[str, Mask | None]:
+        """(N,) by what was looked for: the rows of the report's tables; None where it could not be done."""
+        exact, near = self.links
+        both = np.concatenate([exact, near])
+        count, usage = len(self.faces), self.faces.usage
+        found: dict[str, Mask | None] = {
+            "exact copy of an earlier picture": self.copies != np.arange(count),
+            "exact copies carry other labels": self.conflicting,
+            "near copy of another picture": _linked(near, np.ones(count, bool)),
+        }
+        for part in self.parts:
+            inside = usage == part
+            found[f"exact copy in {part}"] = _linked(exact, inside) & ~inside
+            found[f"exact or near copy in {part}"] = _linked(both, inside) & ~inside
+        found["flat"] = self.flat
+        found[f"not a face ({NO_FACE_VOTES} or more of 10 votes)"] = self.not_a_face
+        found["FER+ votes clearly for another class"] = None if self.voted_other is None else self.voted_other >= 0
+        errors = None if self.errors is None else np.isin(np.arange(count), self.errors)
+        found["probable label error"] = errors
+        return found
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that the data set has, in FER2013's order."""
+        return [usage for usage in USAGES if (self.faces.usage == usage).any()]
+
+    def counts(self) -> dict[str, Any]:
+        """All numbers of the report, as audit.json holds them."""
+        sizes = np.bincount(self.copies)
+        near = self.near.above(THRESHOLD)
+        test, other = self.faces.usage == USAGES[2], self.faces.usage != USAGES[2]
+        seen = _linked(np.concatenate(self.links), other)
+        counts: dict[str, Any] = {
+            "pictures": len(self.faces),
+            "exact_groups": int((sizes > 1).sum()),
+            "largest_exact_group": int(sizes.max()),
+            "conflicting_groups": len(np.unique(self.copies[self.conflicting])),
+            "near_pairs": len(near.pairs),
+            "mirrored_pairs": int(near.mirrored.sum()),
+            "test_without_exact_or_near_copies": int((test & ~seen).sum()),
+        }
+        if self.predicted is not None:
+            counts["pictures_with_predictions"] = int((~np.isnan(self.predicted[:, 0])).sum())
+        for name, mask in self.findings().items():
+            if mask is not None:
+                parts = {part: int(mask[self.faces.usage == part].sum()) for part in self.parts}
+                classes = {c: int(mask[self.faces.labels == i].sum()) for i, c in enumerate(self.faces.classes)}
+                counts[name] = {"all": int(mask.sum()), **parts, "classes": classes}
+            else:
+                counts[name] = "not done"
+        return counts
+
+
+def audit(faces: FaceArrays, predicted: NDArray[np.float32] | None = None) -> Audit:
+    """Looks a data set through.
+
+    Args:
+        faces: The data set.
+        predicted: (N, C) probabilities from nets that did not train on the picture, NaN rows where there are none.
+    """
+    copies = first_copies(faces)
+    flat = flat_pictures(faces.images)
+    unique = np.flatnonzero((copies == np.arange(len(faces))) & ~flat)
+    voted = faces.votes is not None and faces.classes == EMOTIONS
+    return Audit(
+        faces,
+        copies,
+        near_copies(faces.images, unique),
+        flat,
+        None if faces.votes is None else faces.votes[:, FERPLUS_COLUMNS.index("NF")] >= NO_FACE_VOTES,
+        clearly_other(faces.votes, faces.labels) if voted and faces.votes is not None else None,
+        predicted,
+        None if predicted is None else label_errors(faces.labels, predicted),
+    )
+
+
+def flat_pictures(images: NDArray[np.uint8]) -> Mask:
+    """(N,): of hardly any contrast (`FLAT_CONTRAST`), or mostly of one gray value (`FLAT_SHARE`)."""
+    flat = np.empty(len(images), bool)
+    for position, image in enumerate(images):
+        commonest = np.bincount(image.ravel(), minlength=256).max() / image.size
+        flat[position] = image.std() < FLAT_CONTRAST or commonest > FLAT_SHARE
+    return flat
+
+
+def clearly_other(votes: NDArray[np.float32], labels: Indices) -> Indices:
+    """The class that got most of a picture's FER+ votes, and `MARGIN` more than its label did; else -1.
+
+    Args:
+        votes: (N, 10) counts in the order of `labels.FERPLUS_COLUMNS`.
+        labels: (N,) FER2013 codes.
+
+    Returns:
+        (N,).
+    """
+    seven = votes[:, [FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) for emotion in EMOTIONS]]
+    top, rows = seven.argmax(axis=1), np.arange(len(votes))
+    clear = (seven[rows, top] * 2 > votes.sum(axis=1)) & (seven[rows, top] - seven[rows, labels] >= MARGIN)
+    return np.where(clear, top, -1)
+
+
+def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
+    """Probable label errors by confident learning (Northcutt et al. 2021), the likeliest first.
+
+    Args:
+        labels: (N,).
+        predicted: (N, C) out-of-fold probabilities, NaN rows where there are none.
+
+    Raises:
+        ValueError: cleanlab is not installed, or a predicted class has no labelled picture.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        raise ValueError("probable label errors need cleanlab: pip install 'fer_lightning[audit]'") from None
+    known = np.flatnonzero(~np.isnan(predicted).any(axis=1))
+    missing = sorted(set(range(predicted.shape[1])) - set(labels[known].tolist()))
+    if missing:
+        raise ValueError(f"no predicted picture carries the label {missing[0]}: predictions= must cover every class")
+    ranked = find_label_issues(
+        labels[known], predicted[known], return_indices_ranked_by="normalized_margin", n_jobs=1, verbose=False
+    )
+    return np.asarray(known[ranked], np.int64)
+
+
+def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
+    """What the runs below a folder said of pictures that they did not train on; several runs are averaged.
+
+    Args:
+        folder: A multirun of `protocol=kfold`, or a single run; `evaluate`'s folders below it count too.
+        faces: The data set that they were trained on.
+
+    Returns:
+        (N, C), NaN rows for pictures of no run.
+
+    Raises:
+        ValueError: There are none, or a run is of other data or measured what it trained on.
+    """
+    total = np.zeros((len(faces), len(faces.classes)))
+    times = np.zeros((len(faces), 1))
+    files = sorted(folder.rglob("predictions.parquet"))
+    if not files:
+        raise ValueError(f"predictions={folder}: no run below it left a predictions.parquet")
+    for file in files:
+        record = json.loads((file.parent / "record.json").read_text())
+        if record["data_fingerprint"] != faces.fingerprint:
+            raise ValueError(f"{file.parent} measured {record['data']}, other data than {faces.name} here")
+        part, protocol = record["evaluation"]["split"], record["protocol"]
+        if part == "train" or not protocol.startswith(("kfold(", "official")):
+            raise ValueError(
+                f"{file.parent} measured {part} of {protocol}, on which its net may have trained: "
+                "use runs of protocol=kfold with eval.split=val"
+            )
+        table = pd.read_parquet(file)
+        index = table["index"].to_numpy()
+        total[index] += table[[f"p_{name}" for name in faces.classes]].to_numpy()
+        times[index] += 1
+    with np.errstate(invalid="ignore"):
+        return (total / times).astype(np.float32)
+
+
+def _differs(groups: Indices, values: Indices) -> Mask:
+    """(N,): members of groups that have more than one value."""
+    differs = np.zeros(len(groups), bool)
+    np.logical_or.at(differs, groups, values != values[groups])
+    return np.asarray(differs[groups])
+
+
+def _pairs(first: Indices, second: Indices) -> Indices:
+    """(P, 2): every one of the first with every one of the second."""
+    return np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _linked(pairs: Indices, inside: Mask) -> Mask:
+    """(N,): pictures that some pair links to one inside."""
+    linked = np.zeros(len(inside), bool)
+    for here, there in ((0, 1), (1, 0)):
+        linked[pairs[inside[pairs[:, there]], here]] = True
+    return linked
+
+
+def _read(overrides: Sequence[str]) -> FaceArrays:
+    """The data set that conf/data and the overrides choose."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", overrides=["paths.output_dir=null", *overrides])
+    faces: FaceArrays = build(plain(config.data.source))
+    return faces
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The verb; returns its exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return 0
+    named = [a.split("=", 1)[1] for a in arguments if a.startswith("predictions=")]
+    overrides = [a for a in arguments if a != "write" and not a.startswith("predictions=")]
+    try:
+        with one_clear_sentence():
+            faces = _read(overrides)
+            predicted = out_of_fold(Path(named[-1]), faces) if named else None
+            found = audit(faces, predicted)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"fer audit: {error}", file=sys.stderr)
+        return 2
+    from fer_lightning.studies.audit_report import table, write_report  # it imports this file
+
+    record = {
+        "command": " ".join(["python -m fer_lightning audit", *(_without_folders(a) for a in arguments)]),
+        "data": faces.name,
+        "data_fingerprint": faces.fingerprint,
+        "commit": records.commit(),
+        "versions": records.versions(),
+        "near_copy_correlation": THRESHOLD,
+        "counts": found.counts(),
+    }
+    folder = Path("outputs") / f"audit_{faces.name}"
+    write_report(folder, found, record, ROOT / "docs" if "write" in arguments else None)
+    console = Console()
+    console.print(table(found))
+    console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
+    return 0
+
+
+def _without_folders(word: str) -> str:
+    """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: where files lie is nobody else's business."""
+    key, equals, value = word.partition("=")
+    return f"{key}{equals}{Path(value).name}" if equals else word

@@ -1,0 +1,226 @@
+"""`python -m fer_lightning compare A B`: whether one net is better than another on the same pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fer_lightning.reporting.records import write_json
+from fer_lightning.studies.trained import run_of
+from fer_lightning.training.metrics import from_confusion
+
+HELP = """usage: python -m fer_lightning compare A B [json=FILE]
+
+A and B are folders that a measurement left: a run, its evaluate_VIEWS_PART/, or an ensemble. Both must have been
+measured on the same pictures. Says which is right where the other is wrong, McNemar's test of that, the differences
+of accuracy and macro F1 with paired 95% bootstrap intervals, and F1 of each class side by side.
+
+To compare by other views: python -m fer_lightning evaluate checkpoint=A eval=tta, then its folder.
+"""
+
+EXACT_BELOW = 25
+"""Disagreements below which McNemar's test is the exact binomial one."""
+
+RESAMPLES = 2000
+
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's test (1947) that two nets err equally often, on pictures that both answered.
+
+    Attributes:
+        only_a: Pictures that only the first net has right.
+        only_b: Pictures that only the second one has right.
+        test: `exact binomial`, or `chi-squared with continuity correction` from `EXACT_BELOW` disagreements on.
+        p: Two-sided p-value in [0, 1].
+    """
+
+    only_a: int
+    only_b: int
+    test: str
+    p: float
+
+
+def mcnemar(only_a: int, only_b: int) -> McNemar:
+    """The test of the two counts of disagreement; without any disagreement p is 1."""
+    n = only_a + only_b
+    if n < EXACT_BELOW:
+        tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
+        return McNemar(only_a, only_b, "exact binomial", min(1.0, 2 * tail))
+    chi2 = max(0, abs(only_a - only_b) - 1) ** 2 / n  # Edwards 1948; one degree of freedom
+    return McNemar(only_a, only_b, "chi-squared with continuity correction", math.erfc(math.sqrt(chi2 / 2)))
+
+
+def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Compares two nets on the same N >= 1 pictures.
+
+    Args:
+        labels: (N,) true classes.
+        a: (N,) classes that the first net predicts.
+        b: (N,) those of the second one.
+        classes: The C class names.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `n`; `both_right`, `both_wrong`; `mcnemar`; `accuracy` and `macro_f1`, each with `a`, `b`, `difference` (a - b)
+        and its 95% paired bootstrap percentile `interval`; `per_class_f1`, by class `[a, b]`.
+    """
+    count, n = len(classes), len(labels)
+    # Pictures that share label and both predictions are alike here, so a resample is a multinomial draw over cells.
+    cells = np.bincount((labels * count + a) * count + b, minlength=count**3)
+    drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=RESAMPLES)
+    joint = torch.from_numpy(np.concatenate([cells[None], drawn])).view(-1, count, count, count)
+    scores_a, scores_b = from_confusion(joint.sum(dim=3)), from_confusion(joint.sum(dim=2))
+    right_a, right_b = a == labels, b == labels
+    result: dict[str, Any] = {
+        "n": n,
+        "both_right": int((right_a & right_b).sum()),
+        "both_wrong": int((~right_a & ~right_b).sum()),
+        "mcnemar": asdict(mcnemar(int((right_a & ~right_b).sum()), int((~right_a & right_b).sum()))),
+    }
+    for name in ("accuracy", "macro_f1"):
+        differences = (scores_a[name] - scores_b[name]).numpy()
+        result[name] = {
+            "a": scores_a[name][0].item(),
+            "b": scores_b[name][0].item(),
+            "difference": float(differences[0]),
+            "interval": np.quantile(differences[1:], [0.025, 0.975]).tolist(),
+        }
+    both = zip(scores_a["f1"][0].tolist(), scores_b["f1"][0].tolist(), strict=True)
+    return result | {"per_class_f1": {name: list(f1) for name, f1 in zip(classes, both, strict=True)}}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement left in its folder.
+
+    Attributes:
+        folder: The folder.
+        record: Its record.json.
+        table: Its predictions.parquet, sorted by position.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Reads a measurement from its folder, or from the run of a `best.ckpt`.
+
+        Raises:
+            FileNotFoundError: There is no measurement.
+        """
+        folder = run_of(path) if path.name == "best.ckpt" else path
+        if not (folder / "predictions.parquet").is_file() or not (folder / "record.json").is_file():
+            raise FileNotFoundError(
+                f"{path} is no folder with a record.json and predictions.parquet; give a finished run or an ensemble, "
+                "or measure a checkpoint first: python -m fer_lightning evaluate checkpoint=..."
+            )
+        table = pd.read_parquet(folder / "predictions.parquet").sort_values("index")
+        return cls(folder, json.loads((folder / "record.json").read_text()), table)
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names in order."""
+        return [name.removeprefix("p_") for name in self.table.columns if name.startswith("p_")]
+
+    def positions(self, column: str) -> Classes:
+        """A column of class names as their positions."""
+        return np.asarray(pd.Categorical(self.table[column], categories=self.classes).codes, dtype=np.int64)
+
+
+def compare(a: Measured, b: Measured) -> dict[str, Any]:
+    """`paired` of two measurements, with what they are.
+
+    Raises:
+        ValueError: They are not of the same pictures and classes.
+    """
+    if a.classes != b.classes:
+        raise ValueError(f"{a.folder} has the classes {', '.join(a.classes)}; {b.folder} {', '.join(b.classes)}")
+    for what in ("index", "label"):
+        if a.record["data_fingerprint"] != b.record["data_fingerprint"] or not np.array_equal(
+            a.table[what].to_numpy(), b.table[what].to_numpy()
+        ):
+            raise ValueError(
+                f"{a.folder} and {b.folder} were not measured on the same pictures: "
+                f"{len(a.table)} of {a.record['data']} under {a.record['protocol']}, "
+                f"{len(b.table)} of {b.record['data']} under {b.record['protocol']}"
+            )
+    told = {
+        name: {"folder": str(m.folder), "data": m.record["data"], "protocol": m.record["protocol"]}
+        for name, m in (("a", a), ("b", b))
+    }
+    return told | paired(a.positions("label"), a.positions("predicted"), b.positions("predicted"), a.classes)
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """One sentence of a comparison's outcome."""
+    test, accuracy = result["mcnemar"], result["accuracy"]
+    if test["p"] >= 0.05:
+        return f"No difference in accuracy can be told from chance (p = {test['p']:.2g})."
+    better = "A" if accuracy["difference"] > 0 else "B"
+    return f"{better} is right more often, and not by chance (p = {test['p']:.2g})."
+
+
+def _show(result: Mapping[str, Any], console: Console) -> None:
+    for name in ("a", "b"):
+        told = result[name]
+        line = f"[bold]{name.upper()}[/bold]  {escape(told['folder'])}  [dim]{told['data']}, {told['protocol']}[/dim]"
+        console.print(line, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("", "A", "B", "A - B", "95% interval"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, label in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+        row = result[name]
+        low, high = row["interval"]
+        table.add_row(
+            label, f"{row['a']:.2%}", f"{row['b']:.2%}", f"{row['difference']:+.2%}", f"{low:+.1%} to {high:+.1%}"
+        )
+    for name, (f1_a, f1_b) in result["per_class_f1"].items():
+        table.add_row(f"F1 {escape(name)}", f"{f1_a:.1%}", f"{f1_b:.1%}", f"{f1_a - f1_b:+.1%}", "")
+    test = result["mcnemar"]
+    console.print("", table, "")
+    console.print(
+        f"Of {result['n']:,} pictures both have {result['both_right']:,} right and {result['both_wrong']:,} wrong, "
+        f"only A {test['only_a']:,}, only B {test['only_b']:,}. McNemar, {test['test']}: p = {test['p']:.3g}.",
+        highlight=False,
+    )
+    console.print(verdict(result), highlight=False)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The verb; returns its exit status."""
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return 0 if arguments else 2
+    files = [a.split("=", 1)[1] for a in arguments if a.startswith("json=")]
+    folders = [Path(a) for a in arguments if not a.startswith("json=")]
+    if len(folders) != 2:
+        print(f"fer compare: give two folders of measurements, not {len(folders)}", file=sys.stderr)
+        return 2
+    try:
+        result = compare(*(Measured.read(folder) for folder in folders))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"fer compare: {error}", file=sys.stderr)
+        return 2
+    _show(result, Console())
+    for file in files:
+        write_json(Path(file), result)
+    return 0

@@ -1,0 +1,333 @@
+"""`python -m fer_lightning leaks`: the same model under the official and under leaky protocols; what each adds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_lightning.reporting import figures
+
+HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
+
+Trains one model under the official protocol and under each leaky one, the same epochs and settings, and shows what
+every shortcut adds to the accuracy.
+
+  leaks                      lists what is measured
+  leaks run [key=value ...]  trains what has no record in results/leaks yet, one after the other, then writes;
+                             typed again after a kill, it goes on with the next protocol
+  leaks write                writes docs/LEAKS.md and docs/images/leaks.png from the records
+
+The settings are experiment=sequential_cnn augmentation=none tracking=none; whatever key=value is typed wins:
+
+  python -m fer_lightning leaks run data.path=fer2013.csv trainer.max_epochs=40
+"""
+
+ROOT = Path(__file__).parents[2]
+RUNS = Path("outputs") / "leaks"
+SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "tracking=none")
+NOT_RUN = "not run"
+
+STUDIED = {
+    "official": "trained on Training, epoch chosen on PublicTest, measured on PrivateTest once",
+    "leaky_selected": "the official parts, but the epoch is chosen on PrivateTest itself",
+    "leaky_pooled": "all parts pooled and split at random in the official sizes: copies of a picture lie on both sides",
+    "leaky_oversampled": (
+        "rare classes filled up with exact copies to the size of the largest, all pooled, only then split at random"
+    ),
+    "stored_copies": (
+        "no leak: the official parts, with changed copies (mirrored, turned, in another light) of the training "
+        "pictures stored beside them"
+    ),
+    "leaky_augmented": "changed copies of every picture stored, all pooled, only then split at random",
+    "leaky_all": "leaky_augmented with four copies in place of two, and the epoch is chosen on its test part",
+}
+"""The protocols that are compared (conf/protocol), the honest one first, and what each does."""
+
+COLUMNS = (
+    "protocol",
+    "training pictures",
+    "of them known",
+    "accuracy reported (95%)",
+    "gain over official (95%)",
+    "without exact copies",
+    "epoch",
+    "minutes",
+)
+
+Records = dict[str, dict[str, Any]]
+
+
+def settings_of(overrides: Sequence[str]) -> list[str]:
+    """What of a command line makes a training: all but its protocol and where things lie, sorted."""
+    elsewhere = ("protocol=", "paths.", "data.path=", "data.votes_path=", "tracking", "hydra")
+    return sorted(o for o in overrides if not o.lstrip("+").startswith(elsewhere))
+
+
+def read_records(root: Path = ROOT) -> Records:
+    """The measured protocols by name, in the order of `STUDIED`.
+
+    Raises:
+        ValueError: Two records are of different settings, so that they do not compare.
+    """
+    paths = [root / "results" / "leaks" / f"{protocol}.json" for protocol in STUDIED]
+    found: Records = {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}
+    settings = {name: settings_of(shlex.split(record["command"])[2:]) for name, record in found.items()}
+    for name in found:
+        first = next(iter(found))
+        if settings[name] != settings[first]:
+            raise ValueError(
+                f"results/leaks/{name}.json was run with {' '.join(settings[name])}, {first}.json with "
+                f"{' '.join(settings[first])}; delete one of them and run again"
+            )
+    return found
+
+
+def run(overrides: Sequence[str], root: Path = ROOT) -> int:
+    """Trains under every protocol that has no record yet, in one process.
+
+    Args:
+        overrides: Hydra overrides on top of `SETTINGS`.
+        root: Where results/leaks lies.
+
+    Returns:
+        The exit status of the training.
+
+    Raises:
+        ValueError: The records that are there were run with other settings.
+    """
+    typed = {o.lstrip("+~").split("=")[0] for o in overrides}
+    words = [*(o for o in SETTINGS if o.split("=")[0] not in typed), *overrides]
+    collect(words, root)
+    before = read_records(root)
+    for name, record in before.items():
+        earlier = settings_of(shlex.split(record["command"])[2:])
+        if earlier != settings_of(words):
+            raise ValueError(
+                f"results/leaks/{name}.json was run with {' '.join(earlier)}, not {' '.join(settings_of(words))}; "
+                "type those settings, or delete results/leaks to start anew"
+            )
+    missing = [protocol for protocol in STUDIED if protocol not in before]
+    if not missing:
+        return 0
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, f"protocol={','.join(missing)}"]
+    command += [f"hydra.sweep.dir={RUNS}", "hydra.sweep.subdir=${hydra.runtime.choices.protocol}"]
+    try:
+        return subprocess.run(command).returncode
+    finally:
+        collect(words, root)
+
+
+def collect(words: Sequence[str], root: Path = ROOT) -> None:
+    """Moves the records of finished runs with these settings into results/leaks, also after a kill."""
+    for protocol in STUDIED:
+        path = RUNS / protocol / "record.json"
+        if path.is_file():
+            command = json.loads(path.read_text())["command"]
+            if settings_of(shlex.split(command)[2:]) == settings_of(words):
+                (root / "results" / "leaks").mkdir(parents=True, exist_ok=True)
+                shutil.move(path, root / "results" / "leaks" / f"{protocol}.json")
+
+
+def gain(reported: Mapping[str, Any], honest: Mapping[str, Any]) -> tuple[float, float, float]:
+    """By how much an accuracy lies above another, with its 95% interval.
+
+    The two intervals are put together by squaring and adding (Newcombe 1998, method 10), as for independent pictures;
+    where both are measured on the same pictures, the interval is wider than it need be.
+
+    Args:
+        reported: Scores of one test part: `accuracy` and `accuracy_interval`.
+        honest: Scores of the other.
+
+    Returns:
+        Difference, lower and upper bound, as fractions.
+    """
+    difference = reported["accuracy"] - honest["accuracy"]
+    low, high = ([abs(s["accuracy_interval"][side] - s["accuracy"]) for s in (reported, honest)] for side in (0, 1))
+    return difference, difference - math.hypot(low[0], high[1]), difference + math.hypot(high[0], low[1])
+
+
+def cells(protocol: str, records: Records) -> list[str]:
+    """One row of the table."""
+    if protocol not in records:
+        return [protocol, "", "", NOT_RUN, "", "", "", ""]
+    record = records[protocol]
+    test = record["test"]
+    above = ""
+    if protocol != "official" and "official" in records:
+        above = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * v for v in gain(test, records["official"]["test"])))
+    deduplicated = record.get("test_deduplicated")
+    return [
+        record["protocol"],
+        f"{record['pictures']['train']:,}",
+        f"{record['train_accuracy']:.1%}",
+        "{:.2%} ({:.1%} to {:.1%})".format(test["accuracy"], *test["accuracy_interval"]),
+        above,
+        f"{deduplicated['accuracy']:.2%} of {deduplicated['n']:,}" if deduplicated else "none left",
+        f"{record['best_epoch']:.0f} of {record['epochs']}",
+        f"{record['minutes']:.0f}",
+    ]
+
+
+def claim_of(record: Mapping[str, Any]) -> float | None:
+    """The accuracy that the source of the record's experiment claims, as a fraction, or None."""
+    path = ROOT / "conf" / "experiment" / f"{record['experiment']}.yaml"
+    found = re.search(r"^# Claim +([\d.]+)%", path.read_text(), flags=re.MULTILINE) if path.is_file() else None
+    return float(found[1]) / 100 if found else None
+
+
+def plot(records: Records, claim: float | None) -> Figure:
+    """One line a protocol: its accuracy with the 95% interval, beside the official one and the source's claim.
+
+    Args:
+        records: One or more.
+        claim: A fraction to mark, or None.
+    """
+    with mpl.rc_context(figures.STYLE):
+        figure = Figure(figsize=(8, 1.5 + 0.45 * len(records)), layout="constrained")
+        axes = figure.subplots()
+        for position, (protocol, record) in enumerate(records.items()):
+            accuracy, interval = record["test"]["accuracy"], record["test"]["accuracy_interval"]
+            color = figures.ORANGE if record["leaky"] else figures.BLUE
+            axes.plot(interval, [position, position], color=color, linewidth=2.5, solid_capstyle="butt")
+            axes.plot([accuracy], [position], color=color, marker="o", markersize=7)
+            axes.text(1.02, position, f"{accuracy:.1%}", va="center", color=color, transform=axes.get_yaxis_transform())
+            if protocol == "official":
+                axes.axvline(accuracy, color=figures.BLUE, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+        if claim is not None:
+            axes.axvline(claim, color=figures.MUTED, linestyle=(0, (1, 2)), linewidth=1.5, zorder=0)
+            axes.annotate(
+                f"the source claims {claim:.0%}", (claim, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points", ha="center", color=figures.MUTED, fontsize=9,
+            )  # fmt: skip
+        axes.set_yticks(range(len(records)), [record["protocol"] for record in records.values()])
+        axes.set_ylim(len(records) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set(xlabel="accuracy reported, with its 95% interval; blue: honest, orange: leaky")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+    return figure
+
+
+def page(records: Records, claim: float | None) -> str:
+    """docs/LEAKS.md: plot, table, what each protocol does, and what follows from the numbers."""
+    first = next(iter(records.values()))
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *(cells(protocol, records) for protocol in STUDIED)]
+    settings = " ".join(settings_of(shlex.split(first["command"])[2:]))
+    said = [
+        "# What each shortcut adds\n",
+        "The same model, epochs and settings under the official protocol and under the shortcuts of the literature.\n"
+        "**Only the official number is a result**; the protocols whose names begin with `leaky_` exist to be measured\n"
+        "here. Written by `python -m fer_lightning leaks write` from `results/leaks/*.json`.\n",
+        "![Accuracy reported under each protocol](images/leaks.png)\n",
+        "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n",
+        "*Of them known* is the accuracy on the training pictures while the chosen epoch was trained. *Without exact\n"
+        "copies* leaves out test pictures whose very pixels were trained or chosen on (under `leaky_selected`: by the\n"
+        "official parts). Gains are percentage points, their intervals Newcombe's from the two bootstrap intervals.\n",
+        "## The protocols\n",
+        "\n".join(f"- `{protocol}`: {about}." for protocol, about in STUDIED.items()) + "\n",
+        "Validation and test parts have the official sizes everywhere. `leaky_pooled` and `leaky_selected` also train\n"
+        "on as many pictures as `official`; where copies are stored, the training part grows with them, and an epoch\n"
+        "has more steps. Therefore `stored_copies` stands beside `leaky_augmented`: as many pictures and steps,\n"
+        "without the leak. `leaky_oversampled` tests as many pictures of each class, the others FER2013's shares.\n",
+    ]
+    if conclusions := _conclusions(records, claim):
+        said += ["## What follows\n", "\n".join(f"- {sentence}" for sentence in conclusions) + "\n"]
+    said += [
+        f"Run with `{settings}`; data {first['data']} {first['data_fingerprint'][:12]}, commit {first['commit'][:12]}, "
+        f"{first['machine']['gpu'] or first['machine']['cpu']}, torch {first['versions']['torch']}. "
+        "`python -m fer_lightning leaks run` repeats it.\n"
+    ]
+    if first["synthetic"]:
+        said.insert(1, "**SYNTHETIC FACES drawn by the program: these numbers say nothing about real faces.**\n")
+    return "\n".join(said)
+
+
+def _conclusions(records: Records, claim: float | None) -> list[str]:
+    """Sentences that hold whatever was measured: each says a number of the records."""
+    accuracy = {name: record["test"]["accuracy"] for name, record in records.items()}
+    sentences = []
+    if {"stored_copies", "leaky_augmented"} <= accuracy.keys():
+        leak = gain(records["leaky_augmented"]["test"], records["stored_copies"]["test"])
+        sentences.append(
+            "Stored copies before the split instead of after it: {:+.1f} points ({:+.1f} to {:+.1f}) with the same "
+            "number of pictures and steps. That is the leak alone.".format(*(100 * v for v in leak))
+        )
+        if after := records["leaky_augmented"].get("test_deduplicated"):
+            sentences.append(
+                f"Leaving out exact copies does not find this leak: of the {after['n']:,} test pictures without one, "
+                f"{after['accuracy']:.1%} are right. Their changed copies were trained on."
+            )
+    if after := records.get("leaky_oversampled", {}).get("test_deduplicated"):
+        sentences.append(
+            f"Under `leaky_oversampled` {after['n']:,} of {records['leaky_oversampled']['test']['n']:,} test pictures "
+            f"have no exact copy in training; of those {after['accuracy']:.1%} are right, of all "
+            f"{accuracy['leaky_oversampled']:.1%}."
+        )
+    if claim is not None and len(accuracy) == len(STUDIED):
+        reach = [name for name, value in accuracy.items() if value >= claim]
+        sentences.append(
+            f"The source of this model claims {claim:.0%}. "
+            + (f"Here {', '.join(reach)} came as high." if reach else "No protocol here came as high.")
+        )
+    return sentences
+
+
+def write(root: Path = ROOT) -> None:
+    """Writes docs/LEAKS.md and its plot.
+
+    Raises:
+        ValueError: Nothing was measured, or the records do not compare.
+    """
+    records = read_records(root)
+    if not records:
+        raise ValueError("there is no record in results/leaks; `python -m fer_lightning leaks run` makes them")
+    claim = claim_of(next(iter(records.values())))
+    figures.save(plot(records, claim), root / "docs" / "images" / "leaks.png")
+    (root / "docs" / "LEAKS.md").write_text(page(records, claim))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The verb; returns its exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return 0
+    action, overrides = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    wrong = [o for o in overrides if "=" not in o or o.startswith(("protocol=", "-"))]
+    if action not in ("", "run", "write") or wrong or (overrides and action != "run"):
+        print(
+            f"fer leaks: {' '.join(arguments)!r} is not known; it takes nothing, 'write', or 'run' with key=value of "
+            "any key but the protocol",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        status = run(overrides) if action == "run" else 0
+        records = read_records()
+        if action and records:
+            write()
+    except ValueError as error:
+        print(f"fer leaks: {error}", file=sys.stderr)
+        return 2
+    table = Table(title="Leaks", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for position, column in enumerate(COLUMNS[:5]):
+        table.add_column(column, no_wrap=position == 0)
+    for protocol in STUDIED:
+        table.add_row(*cells(protocol, records)[:5])
+    Console().print(table)
+    return status

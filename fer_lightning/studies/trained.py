@@ -1,0 +1,169 @@
+"""A trained net with the data of its own run: what evaluate, ensemble and calibrate begin with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from fer_lightning.config import check, plain, register_resolvers
+from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.data.protocols import Split
+from fer_lightning.run import build_trainer, choose_precision, prepare_data
+from fer_lightning.training.metrics import Predictions
+from fer_lightning.training.module import FERModule, load_module
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
+    """The configuration that a checkpoint was trained with, composed anew with changes.
+
+    Args:
+        module: The trained module; its provenance holds what was typed when it was trained.
+        overrides: What is typed now; it wins.
+    """
+    typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
+    before = module.hparams["provenance"]["overrides"]
+    kept = [o for o in before if o.lstrip("+~").split("=")[0] not in typed_now | {"resume"}]
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=[*kept, "paths.output_dir=null", *overrides])
+
+
+def checkpoint_of(path: Path) -> Path:
+    """A checkpoint itself, or the best one of a run's folder."""
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that left a checkpoint."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A net, and the data, protocol and views of its own run or as they were changed.
+
+    Attributes:
+        checkpoint: Where it comes from.
+        module: The net.
+        config: The run's configuration with the changes.
+        faces: The data set.
+        split: Its parts.
+        datamodule: Loads them.
+    """
+
+    checkpoint: Path
+    module: FERModule
+    config: DictConfig
+    faces: FaceArrays
+    split: Split
+    datamodule: FERDataModule
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Trained:
+        """Loads a net and opens its data.
+
+        Args:
+            path: A checkpoint, or the folder of a run, whose best one is taken.
+            overrides: Hydra overrides on top of those of the run.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: It is not one of this project, or the data set has other classes.
+        """
+        checkpoint = checkpoint_of(path)
+        module = load_module(checkpoint)
+        config = compose_for(module, overrides)
+        check(config)
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        faces, split, datamodule = prepare_data(config)
+        if list(faces.classes) != module.classes:
+            raise ValueError(
+                f"{checkpoint} knows the classes {', '.join(module.classes)}; "
+                f"{faces.name} has {', '.join(faces.classes)}"
+            )
+        return cls(checkpoint, module, config, faces, split, datamodule)
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that left the checkpoint."""
+        return run_of(self.checkpoint)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """conf/eval: how pictures are looked at."""
+        evaluation: dict[str, Any] = plain(self.config.eval)
+        return evaluation
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the net comes from: data set, fingerprint, protocol and so on, as at its training."""
+        provenance: dict[str, Any] = self.module.hparams["provenance"]
+        return provenance
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run recorded of itself (`record.json`); empty where it was not finished."""
+        path = self.run / "record.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+    def ask(self, part: str) -> Predictions:
+        """What the net says of a part of the split, by the views of `eval`."""
+        self.module.set_evaluation(self.evaluation)
+        self.datamodule.measured_part = part
+        trainer = build_trainer(self.config, self.run, self.module.network, logger=False)
+        trainer.test(self.module, datamodule=self.datamodule, verbose=False)
+        assert self.module.test_predictions is not None
+        return self.module.test_predictions
+
+    def predictions(self, part: str) -> Predictions:
+        """What `ask` says, asked once and kept in the run's folder `predictions/`; only logits are kept, no labels.
+
+        A file is found by all that its content follows from: the checkpoint's bytes, the views, the data, the
+        positions of the part and the precision.
+        """
+        path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
+        if not path.exists():
+            predictions = self.ask(part)
+            path.parent.mkdir(exist_ok=True)
+            aside = path.with_name(f".{path.name}.{os.getpid()}")
+            with aside.open("wb") as file:
+                np.savez(file, index=predictions.index.numpy(), logits=predictions.logits.numpy())
+            aside.replace(path)
+        with np.load(path) as kept:
+            index, logits = torch.from_numpy(kept["index"]), torch.from_numpy(kept["logits"])
+        return Predictions(index, logits, torch.from_numpy(self.faces.labels[index.numpy()]))
+
+    def _key(self, part: str) -> str:
+        trainer, views = self.config.trainer, self.evaluation
+        follows_from = {
+            "checkpoint": sha256(self.checkpoint),
+            "views": views["views"],
+            "average": views["average"],
+            "data": self.faces.fingerprint,
+            "positions": hashlib.sha256(self.split.indices[part].tobytes()).hexdigest(),
+            "precision": choose_precision(trainer.precision, self.module.network, trainer.accelerator),
+            "batches": trainer.limit_test_batches,
+        }
+        return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,103 @@
+"""Calibration: whether a net is right as often as it is sure, and the one number that mends it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fer_lightning.training.metrics import Predictions
+
+BINS = 15
+"""Bins of equal width of the reliability diagram and of ECE, as in Guo et al. 2017."""
+
+LARGEST = 20.0
+"""Temperatures stay between 1/20 and 20: a net that errs nowhere on its val part would ask for 0."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Pictures in bins by confidence (DeGroot & Fienberg 1983).
+
+    Attributes:
+        count: int64 (bins,), pictures whose confidence lies in each bin of equal width over [0, 1].
+        confidence: float64 (bins,), their mean confidence; NaN in an empty bin.
+        accuracy: float64 (bins,), the fraction of them that is right; NaN in an empty bin.
+    """
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, in [0, 1] (Guo et al. 2017, eq. 3)."""
+        share = self.count / self.count.sum()
+        return float((share * (self.accuracy - self.confidence).abs()).nansum())
+
+
+def reliability(predictions: Predictions, bins: int = BINS) -> Reliability:
+    """Sorts N >= 1 predictions into bins of confidence, the probability of the predicted class."""
+    confidence, predicted = predictions.probabilities.double().max(dim=1)
+    right = (predicted == predictions.labels).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count = torch.bincount(place, minlength=bins)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.bincount(place, weights=values, minlength=bins) / count
+
+    return Reliability(count, mean(confidence), mean(right))
+
+
+def calibration_scores(predictions: Predictions) -> dict[str, float]:
+    """How far N >= 1 predictions can be taken at their word.
+
+    Returns:
+        `ece` in [0, 1], `nll` in nats (mean negative log likelihood), and `brier`, the mean squared distance between
+        probabilities and one-hot label, summed over the classes (Brier 1950), in [0, 2].
+    """
+    probabilities = predictions.probabilities.double()
+    one_hot = F.one_hot(predictions.labels, probabilities.shape[1])
+    return {
+        "ece": reliability(predictions).ece,
+        "nll": F.cross_entropy(predictions.logits.double(), predictions.labels).item(),
+        "brier": (probabilities - one_hot).square().sum(dim=1).mean().item(),
+    }
+
+
+def fit_temperature(predictions: Predictions) -> float:
+    """The temperature T > 0 whose logits / T have the least negative log likelihood (Guo et al. 2017, section 4.2).
+
+    It changes no predicted class. Above 1 the net was too sure, below 1 not sure enough.
+
+    Args:
+        predictions: Of the val part; never of the part that is measured.
+
+    Returns:
+        T between 1 / `LARGEST` and `LARGEST`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        logits, labels = predictions.logits.double().clone(), predictions.labels.clone()
+        free = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        widest = math.log(LARGEST)
+        optimizer = torch.optim.LBFGS([free], max_iter=100, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+        def log_temperature() -> Tensor:  # bounded smoothly, so that no step of the search overflows
+            return widest * torch.tanh(free / widest)
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            nll = F.cross_entropy(logits * torch.exp(-log_temperature()), labels)
+            nll.backward()  # type: ignore[no-untyped-call]
+            return nll
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        return math.exp(log_temperature().item())
+
+
+def scaled(predictions: Predictions, temperature: float) -> Predictions:
+    """The same predictions with logits / temperature."""
+    return Predictions(predictions.index, predictions.logits / temperature, predictions.labels)

@@ -1,0 +1,166 @@
+"""Distillation: a net learns what trained ones say of the very pictures that it sees itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from fer_lightning.data.datamodule import Batch
+from fer_lightning.models.ensemble import Ensemble
+from fer_lightning.training.module import FERModule, load_module
+from fer_lightning.training.trouble import one_clear_sentence
+
+
+class DistillationLoss(nn.Module):
+    """Learns from labels and from a teacher (Hinton, Vinyals & Dean 2015, section 2).
+
+    With y the labels' distribution, q and s those of teacher and student, both softened by the temperature T, a picture
+    costs
+
+        (1 - share) CE(y, student)  +  share T^2 CE(q, s)
+
+    whose gradient is that of KL(q || s); T^2 keeps its size as T grows.
+
+    Args:
+        class_counts: Pictures of each class in the train split; not used.
+        temperature: T > 0; 1 leaves the teacher's probabilities as they are.
+        share: How much the teacher counts, in [0, 1]; 1 learns from it alone.
+    """
+
+    def __init__(self, class_counts: Sequence[int], temperature: float, share: float) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"loss.temperature is {temperature}; it must be above 0")
+        if not 0 <= share <= 1:
+            raise ValueError(f"loss.share is {share}; it must lie between 0 (labels alone) and 1 (teacher alone)")
+        self.temperature = temperature
+        self.share = share
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            logits: float (B, C), the student's.
+            target: float (B, 2, C) in training: the labels' distribution and the teacher's logits, as `Distiller` gives
+                them. Elsewhere there is no teacher: int64 (B,) or float (B, C), for plain cross entropy.
+
+        Returns:
+            A scalar, float32.
+
+        Raises:
+            ValueError: A training batch came without a teacher.
+        """
+        logits = logits.float()
+        if target.ndim < 3:
+            if self.training:
+                raise ValueError(
+                    "loss=distillation learns from a teacher, and there is none: callbacks=distillation brings it"
+                )
+            return F.cross_entropy(logits, target)
+        labels, teacher = target.unbind(dim=1)
+        soft = (teacher / self.temperature).softmax(dim=1)
+        of_teacher = self.temperature**2 * F.cross_entropy(logits / self.temperature, soft)
+        return (1 - self.share) * F.cross_entropy(logits, labels) + self.share * of_teacher
+
+
+class Distiller(Callback):
+    """Shows every training batch to the teachers, augmented and mixed as the student gets it, and adds their answer.
+
+    Teachers that see the student's own view teach a function, not a table of labels (Beyer et al. 2022, arXiv
+    2106.05237). They vote softly, and never reach a checkpoint.
+
+    Args:
+        teachers: Checkpoints, runs, or the folder of an ensemble, whose nets count by its weights.
+
+    Raises:
+        ValueError: No teacher is named.
+        FileNotFoundError: A teacher is not there.
+    """
+
+    def __init__(self, teachers: str | Sequence[str]) -> None:
+        named = [teachers] if isinstance(teachers, str) else list(teachers)
+        if not named or named == ["???"]:
+            raise ValueError(
+                "callbacks.distiller.teachers names no teacher; give a run, a checkpoint or an ensemble's folder: "
+                "'callbacks.distiller.teachers=[outputs/ensembles/NAME]'"
+            )
+        self._voters = [voter for name in named for voter in _voters(Path(name))]
+        self.teacher: Ensemble | None = None
+
+    def load(self, student: FERModule) -> Ensemble:
+        """The teachers of a student, as one network.
+
+        Raises:
+            ValueError: One is no checkpoint of this project, knows other classes, or may have learnt what the student
+                is measured on; or the student's loss reads no teacher.
+        """
+        if not isinstance(student.loss, DistillationLoss):
+            raise ValueError("callbacks=distillation needs the loss that reads the teacher: loss=distillation")
+        modules = [load_module(path) for path, _ in self._voters]
+        here = student.hparams["provenance"]
+        for (path, _), module in zip(self._voters, modules, strict=True):
+            there = module.hparams["provenance"]
+            if module.classes != student.classes:
+                raise ValueError(
+                    f"teacher {path} knows the classes {', '.join(module.classes)}; "
+                    f"this run learns {', '.join(student.classes)}"
+                )
+            if any(here[key] != there[key] for key in ("data_fingerprint", "protocol")):
+                raise ValueError(
+                    f"teacher {path} was trained on {there['data']} {there['data_fingerprint'][:12]} under "
+                    f"{there['protocol']}, this run on {here['data']} {here['data_fingerprint'][:12]} under "
+                    f"{here['protocol']}: it may have learnt the pictures that this run is measured on"
+                )
+        networks, weights = [module.network for module in modules], [weight for _, weight in self._voters]
+        return Ensemble(networks, weights).eval().requires_grad_(False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Loads the teachers where there is something to learn."""
+        if stage == "fit":
+            assert isinstance(pl_module, FERModule)
+            with one_clear_sentence():
+                self.teacher = self.load(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Moves the teachers to the student's device."""
+        assert self.teacher is not None
+        self.teacher.to(pl_module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Turns the batch's `target` into the labels' distribution and the teachers' logits (B, 2, C)."""
+        assert self.teacher is not None
+        with trainer.precision_plugin.forward_context():
+            answer = self.teacher(batch["image"].contiguous(memory_format=torch.channels_last)).float()
+        label = batch.get("target")
+        if label is None:
+            label = F.one_hot(batch["label"], answer.shape[1]).float()
+        batch["target"] = torch.stack([label.float(), answer], dim=1)
+
+
+def _voters(path: Path) -> list[tuple[Path, float]]:
+    """The checkpoints that a teacher's name stands for, each with its weight, which add up to 1."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"callbacks.distiller.teachers: there is no {path}; give runs, checkpoints, or the folder that "
+            "`python -m fer_lightning ensemble` left"
+        )
+    record = path / "record.json"
+    if record.is_file() and (members := _members(record)):
+        return [(Path(m["checkpoint"]), m["weight"]) for m in members if m["weight"] > 0]
+    return [(path / "checkpoints" / "best.ckpt" if path.is_dir() else path, 1.0)]
+
+
+def _members(record: Path) -> list[dict[str, Any]]:
+    members: list[dict[str, Any]] = json.loads(record.read_text()).get("members", [])
+    return members

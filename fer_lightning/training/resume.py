@@ -1,0 +1,109 @@
+"""Where an interrupted run lies, and whether it is the same run. Imports nothing heavy: `train.py` asks it first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fer_lightning.config import flatten, plain
+
+STATE = ".resume.json"
+"""The file in a run's folder that says which run it is."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Which run a folder holds.
+
+    Attributes:
+        settings: What decides its result (`settings`).
+        objective: What it came to, one number or two; None while it has not ended.
+    """
+
+    settings: dict[str, Any]
+    objective: float | tuple[float, float] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> RunState | None:
+        """The state of the run in a folder, None where there is none that can be read."""
+        try:
+            read = json.loads((folder / STATE).read_text("utf-8"))
+            ended = read["objective"]
+            return cls(read["settings"], tuple(ended) if isinstance(ended, list) else ended)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Writes it whole: aside, then renamed."""
+        aside = folder / f"{STATE}.tmp"
+        aside.write_text(json.dumps(asdict(self)), "utf-8")
+        aside.replace(folder / STATE)
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run.
+
+    Left out is where things lie and how they are tracked, and what only changes how fast batches are made.
+    """
+    kept = {name: plain(config[name]) for name in config if name not in ("hydra", "paths", "tracking", "resume")}
+    elsewhere = ("source", "path", "votes_path", "workers", "resident")
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in elsewhere} | {
+        "source": plain(config.data.source["_target_"])
+    }
+    return dict(json.loads(json.dumps(kept)))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two settings differ in: `optimizer.lr 0.1 (now 0.2), ...`."""
+    old, new = flatten(before, targets=True), flatten(now, targets=True)
+    missing = "nothing"
+    return ", ".join(
+        f"{key} {old.get(key, missing)} (now {new.get(key, missing)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, missing) != new.get(key, missing)
+    )
+
+
+def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
+    """The newest run of those settings in `outputs/DAY/RUN`, finished or not."""
+    states = sorted(outputs.glob(f"*/*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in states:
+        state = RunState.read(path.parent)
+        if state is not None and state.settings == wanted:
+            return path.parent
+    return None
+
+
+def run_folder(fresh: str, config: DictConfig) -> str:
+    """Hydra's output folder: a new one, or with `resume` that of the run that goes on.
+
+    Args:
+        fresh: The folder of a new run, `outputs/DAY/RUN`.
+        config: The composed configuration.
+    """
+    resume = config.get("resume")
+    if resume == "auto":
+        return str(last_folder(Path(fresh).parents[1], settings(config)) or fresh)
+    if resume and Path(resume).parent.name == "checkpoints":
+        return str(Path(resume).parents[1])
+    return fresh
+
+
+def go_on(folder: Path, wanted: Mapping[str, Any]) -> RunState | None:
+    """The state of the run in a folder that `resume=auto` goes on with, None where there is none.
+
+    Raises:
+        ValueError: The folder holds a run of other settings.
+    """
+    state = RunState.read(folder)
+    if state is not None and state.settings != wanted:
+        raise ValueError(
+            f"resume=auto: {folder} holds a run of other settings: {differences(state.settings, wanted)}; "
+            "take them again to go on, or another folder to start anew"
+        )
+    return state

@@ -1,0 +1,132 @@
+"""What can go wrong while a net trains, and what a person reads then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from fer_lightning.training.checkpoint_io import NO_ROOM
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+REQUEUE = 75
+"""The exit status after SIGTERM: EX_TEMPFAIL, `try again later`."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A batch whose loss is no number; the message says where and what helps."""
+
+
+@contextmanager
+def one_clear_sentence() -> Iterator[None]:
+    """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise CompactHydraException(str(error)) from None
+
+
+@contextmanager
+def trouble_in_words(config: DictConfig) -> Iterator[None]:
+    """Turns what a training can die of into one sentence with a way out; HYDRA_FULL_ERROR=1 shows the traceback.
+
+    Args:
+        config: The run's configuration.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = explained(error, config)
+        if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise CompactHydraException(sentence) from None
+
+
+def explained(error: BaseException, config: DictConfig) -> str | None:
+    """The sentence for an error, None for one that is not known here."""
+    message = str(error)
+    if isinstance(error, NonFiniteLossError):
+        return message
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in message:
+        size = int(config.trainer.batch_size)
+        way = f"try trainer.batch_size={size // 2}" if size > 1 else "try a smaller model.image_size or model"
+        where = "on the GPU" if isinstance(error, torch.OutOfMemoryError) else "in main memory"
+        return f"There is not enough memory {where} for trainer.batch_size={size}: {way}"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in message:
+        return (
+            f"A process that prepares batches died ({message.split(' with')[0].splitlines()[0]}), most often because "
+            f"memory ran out: try data.workers={int(config.data.workers) // 2} (now {config.data.workers})"
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+        return (
+            f"{error.strerror}: {place}. What was saved before is whole; make room in {config.paths.output_dir} and "
+            "give the same command with resume=auto"
+        )
+    return None
+
+
+@contextmanager
+def calm_end(folder: Path, command: str, *, alone: bool) -> Iterator[None]:
+    """Ends a run that Ctrl-C or SIGTERM stops with two lines: how far it came, and the command that goes on.
+
+    The state of the last whole epoch lies in `last.ckpt` already, so that nothing has to be saved in a hurry.
+
+    Args:
+        folder: The run's folder.
+        command: What goes on.
+        alone: Whether the run is no job of a multirun, which has its own way to stop.
+
+    Raises:
+        SystemExit: With status `INTERRUPTED` or `REQUEUE`.
+        KeyboardInterrupt: After Ctrl-C, where the run is not alone.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only it may handle signals
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        terminated = _lies_behind(stop, SIGTERMException)
+        if not terminated and not _lies_behind(stop, KeyboardInterrupt):
+            raise
+        if alone and getattr(rank_zero_only, "rank", 0) == 0:
+            saved = folder / "checkpoints" / "last.ckpt"
+            state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
+            print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
+            print(f"{'To go on' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)
+        if not alone and not terminated:
+            raise KeyboardInterrupt from None
+        raise SystemExit(REQUEUE if terminated else INTERRUPTED) from None
+    finally:
+        for number, handler in before.items():  # Lightning ignores Ctrl-C after the first
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SIGTERMException
+
+
+def _lies_behind(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,96 @@
+"""How much each net's vote counts, fitted on the val part alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1e-3
+"""Fitted weights below it are 0: such a net is not worth asking."""
+
+
+def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds: int = 20_000) -> Tensor:
+    """The weights of a soft vote that have the least cross entropy.
+
+    They are the proportions of a mixture, found by expectation maximisation (Dempster, Laird & Rubin 1977); the
+    problem is convex, and the largest gradient bounds what is still to be gained.
+
+    Args:
+        logits: float (M, N, C), of M nets on the val part.
+        labels: int64 (N,).
+        tolerance: Nats of cross entropy that may be missing.
+        rounds: At most so many.
+
+    Returns:
+        float64 (M,), each 0 or at least `SMALLEST`, together 1.
+    """
+    log_p = (
+        logits.double()
+        .log_softmax(dim=-1)
+        .gather(2, labels.expand(len(logits), -1).unsqueeze(2))
+        .squeeze(2)
+        .clamp(min=-1e4)
+    )
+    p = (log_p - log_p.amax(dim=0)).exp()  # of the true class, each picture on a scale of its own
+    weights = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
+    for _ in range(rounds):
+        gain = (p / (weights @ p)).mean(dim=1)
+        weights = weights * gain
+        if gain.max() - 1 < tolerance:
+            break
+    weights[weights < SMALLEST] = 0
+    return weights / weights.sum()
+
+
+def choose_greedily(logits: Tensor, labels: Tensor, rounds: int = 100) -> Tensor:
+    """Ensemble selection with replacement (Caruana et al. 2004), by cross entropy.
+
+    Starts with the best net and adds, again and again, the one whose vote helps most, until none helps.
+
+    Args:
+        logits: float (M, N, C), of M nets on the val part.
+        labels: int64 (N,).
+        rounds: At most so many votes.
+
+    Returns:
+        int64 (M,), how many votes each net has; at least one has some.
+    """
+    probabilities = logits.double().softmax(dim=-1)
+    chosen = torch.zeros(len(logits), dtype=torch.int64)
+    total, best = torch.zeros_like(probabilities[0]), torch.tensor(torch.inf, dtype=torch.float64)
+    for votes in range(1, rounds + 1):
+        mixed = (total + probabilities).gather(2, labels.expand(len(logits), -1).unsqueeze(2)) / votes
+        losses = -mixed.clamp(min=1e-300).log().mean(dim=(1, 2))
+        if losses.min() >= best:
+            break
+        best, winner = losses.min(), int(losses.argmin())
+        chosen[winner] += 1
+        total = total + probabilities[winner]
+    return chosen
+
+
+def vote_weights(logits: Tensor, labels: Tensor, weights: str, choose: str) -> Tensor:
+    """How much each net's answer counts, from the val part alone.
+
+    Args:
+        logits: float (M, N, C), of M nets on the val part.
+        labels: int64 (N,).
+        weights: `equal` (each vote of `choose` counts the same) or `fitted`.
+        choose: `all` or `greedy`.
+
+    Returns:
+        float64 (M,), each 0 or more, together 1.
+
+    Raises:
+        ValueError: `weights` or `choose` is none of these.
+    """
+    if weights not in ("equal", "fitted"):
+        raise ValueError(f"weights is {weights!r}; it must be 'equal' or 'fitted'")
+    if choose not in ("all", "greedy"):
+        raise ValueError(f"choose is {choose!r}; it must be 'all' or 'greedy'")
+    votes = choose_greedily(logits, labels) if choose == "greedy" else torch.ones(len(logits))
+    shares = votes.double() / votes.sum()
+    if weights == "fitted":
+        voting = shares > 0
+        shares[voting] = fit_weights(logits[voting], labels)
+    return shares

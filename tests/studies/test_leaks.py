@@ -1,0 +1,123 @@
+"""The leaks verb on drawn faces: it trains what is missing, keeps what is there, and writes what was measured."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+from hydra.errors import CompactHydraException
+
+from fer_lightning import __main__ as entry
+from fer_lightning.run import train
+from fer_lightning.studies import leaks
+
+TYPED = [option for option in TINY if option != "tracking=none"]
+
+
+def record(protocol: str, accuracy: float, *overrides: str) -> dict:
+    part = {"n": 1000, "accuracy": accuracy, "accuracy_interval": [accuracy - 0.03, accuracy + 0.03]}
+    words = [*leaks.SETTINGS, *(overrides or TYPED), f"protocol={protocol}", "data.path=my/fer2013.csv"]
+    return {
+        "experiment": "sequential_cnn", "protocol": protocol, "leaky": protocol.startswith("leaky_"),
+        "command": shlex.join(["python", "train.py", *words]), "pictures": {"train": 3000}, "train_accuracy": 0.99,
+        "test": part, "test_deduplicated": part, "best_epoch": 3, "epochs": 4, "minutes": 5.0, "data": "fer2013",
+        "data_fingerprint": "f" * 64, "commit": "c" * 40, "synthetic": False, "versions": {"torch": "2"},
+        "machine": {"gpu": None, "cpu": "a CPU"},
+    }  # fmt: skip
+
+
+def put(root: Path, **accuracies: float) -> None:
+    (root / "results" / "leaks").mkdir(parents=True, exist_ok=True)
+    for protocol, accuracy in accuracies.items():
+        (root / "results" / "leaks" / f"{protocol}.json").write_text(json.dumps(record(protocol, accuracy)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> None:
+    kept = {name: 0.5 for name in leaks.STUDIED if name not in ("official", "leaky_augmented", "leaky_oversampled")}
+    put(folder, **kept)
+    killed = folder / leaks.RUNS / "leaky_oversampled" / "record.json"  # finished before its process was killed
+    killed.parent.mkdir(parents=True)
+    killed.write_text(json.dumps(record("leaky_oversampled", 0.84)))
+    assert leaks.run(TYPED, folder) == 0
+    found = leaks.read_records(folder)
+    assert list(found) == list(leaks.STUDIED)
+    assert found["leaky_pooled"]["test"]["accuracy"] == 0.5
+    assert found["leaky_oversampled"]["test"]["accuracy"] == 0.84
+    assert not found["official"]["leaky"]
+    assert found["leaky_augmented"]["protocol"] == "leaky_augmented(copies=2)"
+    assert found["leaky_augmented"]["leaky"]
+    trained = found["official"]["pictures"]["train"]
+    assert found["leaky_augmented"]["pictures"]["train"] == 3 * trained
+    assert "protocol=official" in found["official"]["command"]
+    report = (folder / leaks.RUNS / "leaky_augmented" / "classification_report.txt").read_text()
+    assert report.startswith("synthetic, leaky_augmented(copies=2), test\n")
+    assert leaks.run(TYPED, folder) == 0  # nothing is left to train: that would take a process and seconds
+    leaks.write(folder)
+    page = (folder / "docs" / "LEAKS.md").read_text()
+    assert page.index("SYNTHETIC FACES") < page.index("| leaky_augmented(copies=2) | 4")
+    assert (folder / "docs" / "images" / "leaks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_says_what_the_records_say_and_what_is_not_run(folder: Path) -> None:
+    put(folder, official=0.57, stored_copies=0.6, leaky_augmented=0.83)
+    leaks.write(folder)
+    page = (folder / "docs" / "LEAKS.md").read_text()
+    assert "| official | 3,000 | 99.0% | 57.00% (54.0% to 60.0%) |  |" in page
+    assert "| leaky_augmented | 3,000 | 99.0% | 83.00% (80.0% to 86.0%) | +26.0 (+21.8 to +30.2) |" in page
+    assert "| leaky_all |  |  | not run |" in page
+    assert "instead of after it: +23.0 points (+18.8 to +27.2)" in page
+    assert "86%" not in page.split("## What follows")[1]  # no verdict over the claim before all are measured
+    put(folder, leaky_selected=0.58, leaky_pooled=0.57, leaky_oversampled=0.85, leaky_all=0.88)
+    leaks.write(folder)
+    assert "claims 86%. Here leaky_all came as high." in (folder / "docs" / "LEAKS.md").read_text()
+
+
+def test_gain_by_hand() -> None:
+    one = {"accuracy": 0.8, "accuracy_interval": [0.76, 0.83]}
+    other = {"accuracy": 0.6, "accuracy_interval": [0.56, 0.63]}
+    assert leaks.gain(one, other) == pytest.approx((0.2, 0.2 - 0.05, 0.2 + 0.05))
+
+
+def test_records_of_other_settings_do_not_compare(folder: Path) -> None:
+    put(folder, official=0.5)
+    with pytest.raises(ValueError, match=r"official\.json was run with .*max_epochs=1.*delete results/leaks"):
+        leaks.run(["trainer.max_epochs=9"], folder)
+    other = record("leaky_pooled", 0.5, "trainer.max_epochs=9")
+    (folder / "results" / "leaks" / "leaky_pooled.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"leaky_pooled\.json was run with .*max_epochs=9"):
+        leaks.write(folder)
+    with pytest.raises(ValueError, match="no record"):
+        leaks.write(folder / "elsewhere")
+
+
+def test_a_leaky_run_is_refused_where_results_are_kept(composed, tmp_path: Path) -> None:
+    with pytest.raises(CompactHydraException, match=r"leaky_selected leaks, so its numbers are no results"):
+        train(composed(*TINY, "protocol=leaky_selected", f"paths.results_dir={tmp_path}"))
+
+
+def test_a_leaky_run_says_so(composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(composed(*TINY, "model=sequential_cnn", "protocol=leaky_selected"))
+    said = capsys.readouterr().out
+    assert "LEAKY PROTOCOL" in said
+    assert "no number of this run is a result" in said
+    written = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert written["leaky"]
+    assert written["protocol"] == "leaky_selected"
+
+
+def test_every_leaky_protocol_is_studied() -> None:
+    options = {path.stem for path in (ROOT / "conf" / "protocol").glob("leaky_*.yaml")}
+    assert options == {name for name in leaks.STUDIED if name.startswith("leaky_")}
+
+
+@pytest.mark.parametrize("words", [["erase"], ["write", "seed=1"], ["run", "protocol=official"], ["run", "fast"]])
+def test_wrong_use_is_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["leaks", *words]) == 2
+    assert " ".join(words) in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""Wrong use is told in one sentence, before any data are read."""
+
+import pytest
+from conftest import ROOT, TINY
+from hydra.errors import CompactHydraException
+
+from fer_lightning.config import check_words, register_resolvers
+from fer_lightning.rehearsal import rehearse
+from fer_lightning.run import train
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optimizer.lr=-1", r"optimizer\.lr is -1; it must be a number above 0"),
+        ("optimizer.lr=.nan", r"optimizer\.lr is"),
+        ("optimizer.weight_decay=-0.1", r"optimizer\.weight_decay is -0\.1; it must be 0 or more"),
+        ("model.dropout=1.5", r"model\.dropout is 1\.5; it must be a number from 0 to below 1"),
+        ("model.dropout=high", r"model\.dropout is 'high'"),
+        ("trainer.batch_size=2.5", r"trainer\.batch_size is 2\.5; it must be a whole number"),
+        ("trainer.on_nan=ignore", r"trainer\.on_nan is 'ignore'; it must be 'stop' or 'skip'"),
+        ("seed=-1", "seed is -1"),
+        ("objective=val/acuracy", r"objective is 'val/acuracy'; did you mean 'val/accuracy'\?"),
+        ("objective=train/loss", "objective is 'train/loss'"),
+        ("model.image_size=4", r"model\.image_size=4 is too small"),
+        ("model.weights=nowhere.safetensors", "no such file"),
+        ("optimizer.betas=[2,0.9]", "beta"),
+        ("scheduler.warmup_fraction=much", "scheduler"),
+        ("loss.label_smoothing=1", r"loss\.label_smoothing is 1"),
+        ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
+        ("trainer=ddp finetune=gradual", "finetune=gradual"),
+    ],
+)
+def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:
+    monkeypatch.setattr("fer_lightning.run.prepare_data", lambda _: pytest.fail("data were read"))
+    with pytest.raises(CompactHydraException, match=named) as caught:
+        train(composed(*TINY, *override.split()))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "where", ["scheduler=plateau scheduler.monitor", "callbacks=early_stopping callbacks.early_stopping.monitor"]
+)
+def test_a_monitor_that_nobody_logs_is_named(composed, monkeypatch, where: str) -> None:
+    monkeypatch.setattr("fer_lightning.run.prepare_data", lambda _: pytest.fail("data were read"))
+    with pytest.raises(CompactHydraException, match=r"monitor is 'val/macrof1'; did you mean 'val/macro_f1'\?"):
+        train(composed(*TINY, *f"{where}=val/macrof1".split()))
+
+
+def test_a_class_that_the_data_lack_is_named_once_they_are_read(composed) -> None:
+    with pytest.raises(CompactHydraException, match="objective is 'val/f1_hapy'; did you mean 'val/f1_happy'"):
+        train(composed(*TINY, "objective=val/f1_hapy"))
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
+def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str) -> None:
+    named = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
+    rehearse(composed(f"model={model}", *named))  # nothing is fetched
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
+        ("batch_size=32", "there is no key 'batch_size'; did you mean 'trainer.batch_size'?"),
+        ("modle=vgg", "there is no key 'modle'; did you mean 'model'?"),
+        ("optimzer.lr=1 modle=vgg", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
+        ("model=custom_cnm", "model=custom_cnm: there is no such option; did you mean 'custom_cnn'? There are compact"),
+        ("-m model=vgg,custom_cnm optimizer.lr=interval(1,2)", "model=custom_cnm: there is no such option"),
+        ("hydra/sweeper=fer_optima", "hydra/sweeper=fer_optima: there is no such option; did you mean 'fer_optuna'?"),
+        ("model", "model is not key=value"),
+    ],
+)  # fmt: skip
+def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str) -> None:
+    register_resolvers()
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the sentence is what matters
+        check_words(ROOT / "conf", words.split())
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)", "-m search=custom_cnn",
+     "-m experiment=glob(*)", "--cfg job optimzer.lr=1", "~tracking", "resume=auto"],
+)  # fmt: skip
+def test_right_words_pass(words: str) -> None:
+    register_resolvers()
+    check_words(ROOT / "conf", words.split())

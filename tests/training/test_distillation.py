@@ -1,0 +1,198 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, draw_faces_once
+from hydra.errors import CompactHydraException
+
+from fer_lightning.data import synthetic
+from fer_lightning.reporting import figures
+from fer_lightning.run import train
+from fer_lightning.training.distillation import DistillationLoss, Distiller
+from fer_lightning.training.module import FERModule, load_module
+
+BEST = Path("checkpoints") / "best.ckpt"
+LABELS, TEACHER = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.log(4), 0.0]])
+
+
+def stacked(labels: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return torch.stack([labels, teacher], dim=1)
+
+
+def test_distillation_by_hand() -> None:
+    # At temperature 2 the teacher's odds of 4 are 2 and the student's of 9 are 3: -(2/3 ln 3/4 + 1/3 ln 1/4) times 4;
+    # the label's part is -ln 9/10.
+    loss = DistillationLoss([1, 1], temperature=2.0, share=0.75)
+    value = loss(torch.tensor([[math.log(9), 0.0]]), stacked(LABELS, TEACHER))
+    of_teacher = -4 * (2 / 3 * math.log(3 / 4) + 1 / 3 * math.log(1 / 4))
+    assert value.item() == pytest.approx(0.25 * -math.log(0.9) + 0.75 * of_teacher)
+
+
+def test_share_0_is_cross_entropy_and_share_1_asks_the_teacher_alone() -> None:
+    logits, labels, teacher = torch.randn(5, 3), torch.randint(3, (5,)), torch.randn(5, 3)
+    target = stacked(F.one_hot(labels, 3).float(), teacher)
+    assert torch.allclose(DistillationLoss([1] * 3, 4.0, 0.0)(logits, target), F.cross_entropy(logits, labels))
+    alone = DistillationLoss([1] * 3, 1.0, 1.0)
+    assert torch.allclose(alone(logits, target), F.cross_entropy(logits, teacher.softmax(1)))
+
+
+def test_the_gradient_vanishes_where_the_student_says_what_the_teacher_says() -> None:
+    teacher = torch.randn(4, 3)
+    logits = (teacher + 2.0).requires_grad_()
+    DistillationLoss([1] * 3, 3.0, 1.0)(logits, stacked(torch.rand(4, 3), teacher)).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_without_a_teacher_training_is_refused_and_validation_is_cross_entropy() -> None:
+    loss, logits = DistillationLoss([1, 1], 2.0, 0.9), torch.randn(1, 2)
+    with pytest.raises(ValueError, match="callbacks=distillation"):
+        loss(logits, torch.tensor([0]))
+    assert torch.equal(loss.eval()(logits, torch.tensor([0])), F.cross_entropy(logits, torch.tensor([0])))
+
+
+@pytest.mark.parametrize(("temperature", "share", "named"), [(0.0, 0.5, "loss.temperature"), (1.0, 1.5, "loss.share")])
+def test_settings_that_cannot_be_are_named(temperature: float, share: float, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        DistillationLoss([1, 1], temperature, share)
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without pictures, on faces that are drawn once."""
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+
+
+def student(run: Path) -> FERModule:
+    """A net that can be taught, from the same data and protocol as a run."""
+    module = load_module(run / BEST)
+    module.loss = DistillationLoss([1] * 7, 2.0, 0.9)
+    return module
+
+
+def distilling(*teachers: Path) -> list[str]:
+    named = ",".join(map(str, teachers))
+    return ["loss=distillation", "callbacks=distillation", f"callbacks.distiller.teachers=[{named}]"]
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_teacher_answers_what_the_student_sees_and_stays_out_of_its_checkpoints(
+    composed, tmp_path: Path, tiny_runs: list[Path]
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    step = FERModule.training_step
+    teacher = load_module(tiny_runs[0] / BEST).eval()
+
+    def spy(self: FERModule, batch: dict, batch_idx: int):
+        seen.append((batch["image"].detach().clone(), batch["target"].detach().clone()))
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FERModule, "training_step", spy)
+        train(composed(*TINY, *distilling(tiny_runs[0]), "augmentation=mixup", "model=sequential_cnn"))
+    for image, target in seen:
+        assert target.shape == (len(image), 2, 7)
+        assert torch.allclose(target[:, 0].sum(1), torch.ones(len(image)))
+        with torch.no_grad():
+            expected = teacher(image).softmax(1)
+        assert torch.allclose(target[:, 1].softmax(1), expected, atol=1e-5)
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    own, plain = (torch.load(path, weights_only=True)["state_dict"] for path in (best, tiny_runs[0] / BEST))
+    assert {key for key in own if key.startswith("network.")} == {key for key in plain if key.startswith("network.")}
+    assert not [key for key in own if "teacher" in key]
+    load_module(best)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_resumed_student_ends_as_one_that_was_never_stopped(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
+    options = [
+        *TINY, *distilling(tiny_runs[0]), "model=sequential_cnn", "augmentation=cutmix", "trainer.max_epochs=2",
+    ]  # fmt: skip
+    train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
+    start = FERModule.on_train_epoch_start
+
+    class StopError(Exception):
+        pass
+
+    def stop_after_one(self: FERModule) -> None:
+        if self.current_epoch == 1:
+            raise StopError
+        start(self)
+
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FERModule, "on_train_epoch_start", stop_after_one)
+        with pytest.raises(StopError):
+            train(composed(*options, f"paths.output_dir={stopped}"))
+    train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (tmp_path / "whole", stopped)]
+    assert ends[0]["history"] == ends[1]["history"]
+    assert all(torch.equal(v, ends[1]["state_dict"][k]) for k, v in ends[0]["state_dict"].items())
+
+
+def test_a_student_of_one_picture_set_learns_what_its_teacher_says(tiny_runs: list[Path]) -> None:
+    teacher = Distiller([str(tiny_runs[0])]).load(student(tiny_runs[1]))
+    images, pupil = torch.rand(64, 1, 24, 24), torch.nn.Linear(24 * 24, 7)
+    loss, optimizer = DistillationLoss([1] * 7, 2.0, 1.0), torch.optim.Adam(pupil.parameters(), 1e-2)
+    with torch.no_grad():
+        target = stacked(torch.full((64, 7), 1 / 7), teacher(images))
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(pupil(images.flatten(1)), target).backward()
+        optimizer.step()
+    assert F.kl_div(pupil(images.flatten(1)).log_softmax(1), target[:, 1].softmax(1), reduction="batchmean") < 0.01
+
+
+def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp_path: Path) -> None:
+    members = [
+        {"checkpoint": str(run / BEST), "weight": weight}
+        for run, weight in zip(tiny_runs, (0.75, 0.0, 0.25), strict=True)
+    ]
+    (tmp_path / "record.json").write_text(json.dumps({"members": members}))
+    teacher = Distiller([str(tmp_path)]).load(student(tiny_runs[0]))
+    images = torch.rand(2, 1, 24, 24)
+    nets = [load_module(tiny_runs[i] / BEST).eval() for i in (0, 2)]
+    with torch.no_grad():
+        expected = 0.75 * nets[0](images).softmax(1) + 0.25 * nets[1](images).softmax(1)
+        assert torch.allclose(teacher(images).softmax(1), expected, atol=1e-6)
+    assert not teacher.training
+
+
+@pytest.mark.usefixtures("_quick")
+def test_experiment_distill_mobile_runs_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
+    teachers = f"callbacks.distiller.teachers=[{tiny_runs[0]},{tiny_runs[2]}]"
+    train(composed("experiment=distill_mobile", *TINY, "eval=plain", teachers, "model.widths=[8,16,24]"))
+    assert (tmp_path / "run" / "record.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["loss=distillation", "callbacks=distillation"], "callbacks.distiller.teachers names no teacher"),
+        (["experiment=distill_mobile"], "there is no outputs/ensembles/ours_ensemble"),
+    ],
+)
+def test_a_missing_teacher_is_said_in_a_sentence(
+    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompactHydraException, match=said) as caught:
+        train(composed(*options, *TINY))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfit_teacher_is_refused(tiny_runs: list[Path]) -> None:
+    distiller = Distiller(str(tiny_runs[0]))
+    with pytest.raises(ValueError, match="loss=distillation"):
+        distiller.load(load_module(tiny_runs[1] / BEST))
+    other = student(tiny_runs[1])
+    other.hparams["provenance"]["protocol"] = "kaggle"
+    with pytest.raises(ValueError, match="may have learnt the pictures that this run is measured on"):
+        distiller.load(other)
+    other.classes = ["yes", "no"]
+    with pytest.raises(ValueError, match="this run learns yes, no"):
+        distiller.load(other)

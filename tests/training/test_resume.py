@@ -1,0 +1,318 @@
+"""Runs that are killed, stopped, and go on."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY
+from hydra.errors import CompactHydraException
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
+
+from fer_lightning.config import register_resolvers
+from fer_lightning.run import train
+from fer_lightning.training import resume
+from fer_lightning.training.checkpoint_io import DurableCheckpointIO
+from fer_lightning.training.module import FERModule
+
+TRACKED = [option for option in TINY if option != "tracking=none"]
+MANY_EPOCHS = ["trainer.max_epochs=6", "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "model.dropout=0.5"]
+
+
+def saved(run: Path, name: str = "last") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    for name in ("best", "last"):
+        a, b = saved(one, name), saved(other, name)
+        assert a["history"] == b["history"]
+        assert a["state_dict"].keys() == b["state_dict"].keys()
+        assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
+    left, right = (json.loads((run / "record.json").read_text()) for run in (one, other))
+    for part in ("val", "test", "best_epoch", "epochs"):
+        assert left[part] == right[part]
+
+
+def points(store: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Every point of every metric of every run: by run id."""
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    return {
+        run.info.run_id: {
+            name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        }
+        for run in runs
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_run_killed_three_times_ends_as_one_that_was_not(composed, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = [*TRACKED, *MANY_EPOCHS, "augmentation=cutmix"]
+    started = time.monotonic()
+    train(composed(*options, f"paths.output_dir={whole}", f"paths.mlruns_dir={tmp_path / 'mlruns_whole'}"))
+    duration = time.monotonic() - started
+    config = composed(*options, f"paths.output_dir={killed}", "resume=auto")
+    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend its time on imports
+    chance = random.Random(0)
+    for _ in range(3):
+        child = fork.Process(target=train, args=(config,))
+        child.start()
+        time.sleep(duration * chance.uniform(0.2, 0.8))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    train(config)
+    assert_same_end(whole, killed)
+    assert not list(killed.rglob("*.tmp"))
+    [undisturbed], [resumed] = points(tmp_path / "mlruns_whole").values(), points(tmp_path / "mlruns").values()
+    assert resumed == undisturbed  # the same run id throughout, each point once
+
+
+def test_a_run_that_ended_is_not_trained_again(composed, tmp_path: Path, capsys) -> None:
+    config = composed(*TINY, "resume=auto")
+    first = train(config)
+    assert "starts anew" in " ".join(capsys.readouterr().out.split())
+    written = (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert train(config) == first
+    assert "nothing is left to do" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == written
+
+
+class StopError(Exception):
+    pass
+
+
+def stopped_after(epochs: int, config, monkeypatch, hook: str = "on_train_epoch_start") -> None:
+    before = getattr(FERModule, hook)
+
+    def stop(self: FERModule, *args) -> None:
+        if self.current_epoch == epochs:
+            raise StopError
+        before(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FERModule, hook, stop)
+        with pytest.raises(StopError):
+            train(config)
+
+
+def test_csv_and_time_go_on_too(composed, tmp_path: Path, monkeypatch) -> None:
+    options = [*TRACKED, "tracking=csv", "trainer.max_epochs=3", "resume=auto"]
+    stopped_after(1, composed(*options), monkeypatch)
+    before = saved(tmp_path / "run")["callbacks"]["TrainingProgress"]["seconds"]
+    train(composed(*options))
+    table = pd.read_csv(tmp_path / "run" / "csv" / "metrics.csv").dropna(subset="train/loss")
+    assert table["step"].tolist() == [1, 2, 3]
+    assert saved(tmp_path / "run")["callbacks"]["TrainingProgress"]["seconds"] > before > 0
+
+
+def test_an_early_stopped_run_stays_stopped(composed, tmp_path: Path, monkeypatch) -> None:
+    options = [
+        *TINY, "trainer.max_epochs=8", "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+        "optimizer.lr=1e-9", "resume=auto",
+    ]  # fmt: skip
+
+    def died(*_: object) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FERModule, "on_test_epoch_end", died)
+        with pytest.raises(StopError):
+            train(composed(*options))
+    epochs = len(saved(tmp_path / "run")["history"])
+    assert epochs < 8
+    train(composed(*options))
+    assert len(saved(tmp_path / "run")["history"]) == epochs
+
+
+def test_other_settings_in_the_same_folder_are_named(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    with pytest.raises(CompactHydraException, match=r"optimizer\.lr 0\.002 \(now 0\.1\)"):
+        train(composed(*TINY, "optimizer.lr=0.1", "resume=auto"))
+
+
+def test_other_data_are_named(composed, tmp_path: Path, monkeypatch) -> None:
+    stopped_after(1, composed(*TINY, "trainer.max_epochs=2"), monkeypatch)
+    monkeypatch.setattr("fer_lightning.data.synthetic.content_fingerprint", lambda *_: "0" * 64)
+    with pytest.raises(CompactHydraException, match="the data have changed since"):
+        train(composed(*TINY, "trainer.max_epochs=2", "resume=auto"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("model.width=16", r"model differs in width 32 \(now 16\)"),
+        ("model=sequential_cnn", "model differs in _target_"),
+        ("optimizer=sgd", "trained with optimizer torch.optim.AdamW"),
+        ("scheduler=plateau", "trained with scheduler"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_before_data_are_read(
+    composed, tmp_path_factory, monkeypatch, changed: str, named: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "trained"
+    if not folder.exists():
+        train(composed(*TINY, f"paths.output_dir={folder}"))
+    monkeypatch.setattr("fer_lightning.run.prepare_data", lambda _: pytest.fail("data were read"))
+    with pytest.raises(CompactHydraException, match=named):
+        train(composed(*TINY, f"resume={folder}/checkpoints/last.ckpt", changed))
+
+
+def test_a_checkpoint_of_another_class_order_is_refused(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = saved(tmp_path / "run")
+    content["hyper_parameters"]["classes"].reverse()
+    torch.save(content, path)
+    with pytest.raises(CompactHydraException, match="knows the classes neutral, surprise"):
+        train(composed(*TINY, f"resume={path}"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CompactHydraException, match="not a checkpoint that a run can go on from"):
+        train(composed(*TINY, f"resume={path}"))
+
+
+def test_the_folder_of_the_newest_run_of_these_settings_is_found(composed, tmp_path: Path) -> None:
+    register_resolvers()
+    config = composed(*TINY)
+    names = ("2026-01-01/10-00-00_a", "2026-01-02/10-00-00_b", "2026-01-02/11-00-00_other")
+    for age, name in enumerate(names):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        state = resume.RunState(resume.settings(composed(*TINY, "seed=1") if "other" in name else config))
+        state.write(folder)
+        os.utime(folder / resume.STATE, (age, age))
+    fresh = str(tmp_path / "2026-01-03" / "09-00-00_c")
+    assert resume.run_folder(fresh, composed(*TINY)) == fresh
+    assert resume.run_folder(fresh, composed(*TINY, "resume=auto")) == str(tmp_path / names[1])
+    assert resume.run_folder(fresh, composed(*TINY, "data.resident=false", "tracking=csv", "resume=auto")) != fresh
+    assert resume.run_folder(fresh, composed(*TINY, "optimizer=adam", "resume=auto")) == fresh
+    path = tmp_path / names[0] / "checkpoints" / "last.ckpt"
+    assert resume.run_folder(fresh, composed(*TINY, f"resume={path}")) == str(tmp_path / names[0])
+    (tmp_path / names[1] / resume.STATE).write_text("half a fi")
+    assert resume.run_folder(fresh, composed(*TINY, "resume=auto")) == str(tmp_path / names[0])
+
+
+def test_options_of_equal_keys_are_other_settings() -> None:
+    adam, radam = ({"optimizer": {"_target_": name, "lr": 0.1}} for name in ("torch.optim.Adam", "torch.optim.RAdam"))
+    assert resume.differences(adam, radam) == "optimizer._target_ torch.optim.Adam (now torch.optim.RAdam)"
+
+
+def test_one_folder_belongs_to_one_process(composed, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run" / ".lock"),
+        pytest.raises(CompactHydraException, match="another process is training"),
+    ):
+        train(composed(*TINY))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "last.ckpt"
+    checkpoint_io = DurableCheckpointIO()
+    checkpoint_io.save_checkpoint({"epoch": 1}, path)
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(handle))
+    checkpoint_io.save_checkpoint({"epoch": 2}, path)
+    assert len(synced) == 2  # the file before its name, then the folder
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint_io.save_checkpoint({"epoch": 3}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 2}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(composed, tmp_path: Path) -> None:
+    """A real, small disk: a tmpfs, which only the superuser may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(disk)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        config = composed(*TINY, "trainer.max_epochs=2", f"paths.output_dir={disk / 'run'}", "resume=auto")
+        with pytest.raises(CompactHydraException) as caught:
+            train(config)
+        sentence = str(caught.value)
+        assert sentence.startswith("No space left on device")
+        assert "resume=auto" in sentence
+        assert "\n" not in sentence
+        for whole in (disk / "run" / "checkpoints").glob("*.ckpt"):
+            torch.load(whole, weights_only=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        train(config)
+        assert len(saved(disk / "run")["history"]) == 2
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_run_stopped_by_a_signal_says_how_to_go_on(composed, tmp_path: Path, number: int, status: int, capfd) -> None:
+    config = composed(*TRACKED, "trainer.max_epochs=500", "resume=auto")
+    child = multiprocessing.get_context("fork").Process(target=train, args=(config,))
+    child.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(child.pid, number)
+    child.join(60)
+    assert child.exitcode == status
+    told = capfd.readouterr().err.strip().splitlines()
+    assert len(told) == 2, told
+    assert told[0].startswith("Stopped by")
+    assert "last.ckpt" in told[0]
+    assert told[1].startswith("To go on: python train.py")
+    assert "resume=auto" in told[1]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    [run] = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    assert run.info.status == "KILLED"
+
+
+def test_sigterm_while_data_are_read_requeues_too(composed, tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("fer_lightning.run.prepare_data", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        train(composed(*TINY))
+    assert left.value.code == 75
+    assert "before the end of its first epoch" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_command_line_goes_on_in_the_same_folder(tmp_path: Path) -> None:
+    def typed(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_epochs=2", *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert typed().returncode == 0
+    [folder] = tmp_path.glob("outputs/*/*")
+    state = resume.RunState.read(folder)
+    assert state is not None
+    resume.RunState(state.settings).write(folder)  # as if it had not ended
+    history = saved(folder)["history"]
+    done = typed("resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert f"goes on after epoch 2 with {folder.relative_to(tmp_path)}" in done.stdout
+    assert [*tmp_path.glob("outputs/*/*")] == [folder]
+    assert saved(folder)["history"] == history
+    assert OmegaConf.load(folder / "config.yaml").resume == "auto"

@@ -1,0 +1,133 @@
+"""What a training can die of, and what a person reads then."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+
+from fer_lightning.run import train
+from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
+from fer_lightning.training.trouble import explained
+
+CONFIG = OmegaConf.create(
+    {"trainer": {"batch_size": 64}, "data": {"workers": 4}, "paths": {"output_dir": "outputs/run"}}
+)
+
+
+def diverging(monkeypatch, *wrong: int, value: float = float("nan")) -> None:
+    """Makes the loss of these batches (counted from 0 over the epochs, 5 in each) no number."""
+    step = FERModule._step
+    seen = -1
+
+    def sometimes(self: FERModule, batch: dict, views: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal seen
+        logits, loss = step(self, batch, views)
+        if self.training:
+            seen += 1
+            if seen in wrong:
+                next(self.network.buffers()).add_(1)
+                return logits, loss * value
+        return logits, loss
+
+    monkeypatch.setattr(FERModule, "_step", sometimes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_is_named(composed, tmp_path: Path, monkeypatch, value) -> None:
+    diverging(monkeypatch, 7, value=value)
+    with pytest.raises(CompactHydraException) as caught:
+        train(composed(*TINY, "trainer.max_epochs=3"))
+    assert f"The loss is {value} at step 8 (epoch 2, batch 3 of 5)" in str(caught.value)
+    assert "optimizer.lr (now" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(saved["history"]) == 1
+
+
+def test_a_look_at_many_losses_finds_the_first_that_is_no_number(composed, tmp_path: Path, monkeypatch) -> None:
+    """As on a GPU, where the losses of several steps are looked at together."""
+    diverging(monkeypatch, 2, 3)
+    look = FERModule._look_at_losses
+    monkeypatch.setattr(
+        FERModule, "_look_at_losses", lambda self, batch: look(self, batch) if len(self._losses) == 5 else None
+    )
+    with pytest.raises(CompactHydraException, match=r"at step 3 \(epoch 1, batch 3 of 5\)"):
+        train(composed(*TINY))
+
+
+def test_skip_leaves_the_batch_out_and_counts_it(composed, tmp_path: Path, monkeypatch) -> None:
+    diverging(monkeypatch, 1, 2, 6)
+    before: list[torch.Tensor] = []
+    step = FERModule.training_step
+
+    def watched(self: FERModule, batch: dict, batch_idx: int) -> torch.Tensor | None:
+        weights = [value.clone() for value in self.network.state_dict().values()]
+        loss = step(self, batch, batch_idx)
+        if loss is None:
+            assert all(map(torch.equal, weights, self.network.state_dict().values()))
+            before.append(loss)
+        return loss
+
+    monkeypatch.setattr(FERModule, "training_step", watched)
+    train(composed(*TINY, "trainer.max_epochs=2", "trainer.on_nan=skip"))
+    history = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["history"]
+    assert [row["train/skipped_batches"] for row in history] == [2, 1]
+    assert len(before) == 3
+    assert all(row["train/loss"] < 10 for row in history)
+
+
+def test_skip_gives_up_when_nothing_else_comes(composed, tmp_path: Path, monkeypatch) -> None:
+    diverging(monkeypatch, *range(1, 100))
+    with pytest.raises(CompactHydraException, match=f"{SKIPPED_IN_A_ROW} batches in a row were skipped"):
+        train(composed(*TINY, "trainer.batch_size=8", "trainer.on_nan=skip"))
+
+
+def test_an_epoch_of_skipped_batches_ends_the_run(composed, monkeypatch) -> None:
+    diverging(monkeypatch, *range(5))
+    with pytest.raises(CompactHydraException, match="all batches of the epoch were skipped"):
+        train(composed(*TINY, "trainer.on_nan=skip"))
+
+
+def test_out_of_memory_suggests_half_the_batch(composed, monkeypatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(FERModule, "training_step", no_memory)
+    with pytest.raises(CompactHydraException, match=r"trainer\.batch_size=32: try trainer\.batch_size=16"):
+        train(composed(*TINY))
+
+
+def test_too_large_a_tensor_is_out_of_memory_on_a_cpu() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**46)
+    sentence = explained(caught.value, CONFIG)
+    assert sentence is not None
+    assert "in main memory" in sentence
+    assert "trainer.batch_size=32" in sentence
+
+
+class Dying(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os._exit(9)
+
+
+def test_a_worker_that_dies_is_named() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(DataLoader(Dying(), num_workers=1)))
+    sentence = explained(caught.value, CONFIG)
+    assert sentence is not None
+    assert "A process that prepares batches died (DataLoader worker" in sentence
+    assert "data.workers=2 (now 4)" in sentence
+    assert "\n" not in sentence
+
+
+def test_what_is_not_known_keeps_its_traceback() -> None:
+    assert explained(RuntimeError("a bug"), CONFIG) is None
