@@ -66,7 +66,7 @@ def finish(process: BaseProcess, folder: Path) -> None:
 
 def content(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
     """last.ckpt, the best epoch's weights, the scores, and all points of all MLflow runs."""
-    [run] = folder.glob("outputs/*/*")
+    [run] = (path.parent for path in folder.glob("outputs/*/*/record.json"))
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     record = json.loads((run / "record.json").read_text())
     client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")

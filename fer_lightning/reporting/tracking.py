@@ -11,12 +11,14 @@ import logging
 import math
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
@@ -470,9 +472,9 @@ def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
     folder = Path(local_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".mlflow.lock"):
+        if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+            _make_store(file, folder / "artifacts")
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -481,6 +483,22 @@ def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return client, str(experiment.experiment_id)
+
+
+def _make_store(file: Path, artifacts: Path) -> None:
+    """Makes a new SQLite store aside and renames it: one that is left half-made MLflow refuses ever after."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    aside = Path(mkdtemp(prefix=f".{file.name}.", dir=file.parent))  # a folder, since SQLite keeps a journal beside
+    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+        f"sqlite:///{(aside / file.name).as_posix()}", str(artifacts)
+    )
+    store.engine.dispose()
+    (aside / file.name).replace(file)
+    aside.rmdir()
 
 
 def _knock(uri: str, timeout: int) -> None:

@@ -405,6 +405,26 @@ def test_a_resumed_run_goes_on_under_its_id_and_logs_no_point_twice(store, tmp_p
         assert another.run_id not in (first.run_id, other.run_id)
 
 
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store, made = tmp_path / "mlruns", SqlAlchemyStore.__init__
+
+    def killed(self, uri, artifacts):
+        made(self, uri, artifacts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "__init__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mlflow(store, tmp_path / "run").__enter__()
+    assert not (store / "mlflow.db").exists()
+    with mlflow(store, tmp_path / "run") as (logger,):
+        logger.log_metrics({"val/loss": 1.0}, step=1)
+    assert client_of(store).get_run(logger.run_id).data.metrics == {"val/loss": 1.0}
+    assert not list(store.glob(".mlflow.db.*"))
+
+
 def resumed(store, folder):
     return tracking.mlflow(
         None, str(store), "faces", 5,

@@ -269,13 +269,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(composed
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
 def test_a_run_stopped_by_a_signal_says_how_to_go_on(composed, tmp_path: Path, number: int, status: int, capfd) -> None:
     config = composed(*TRACKED, "trainer.max_epochs=500", "resume=auto")
-    child = multiprocessing.get_context("fork").Process(target=train, args=(config,))
+    child = multiprocessing.get_context("fork").Process(target=train, args=(config,), daemon=True)
     child.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(child.pid, number)
-    child.join(60)
+    child.join(300)
     assert child.exitcode == status
     told = capfd.readouterr().err.strip().splitlines()
     assert len(told) == 2, told
