@@ -106,13 +106,13 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
     worker = start_sweep(*command, "sleep=1")
     wait_for(lambda: any(t.intermediate_values for t in study().trials))
     worker.send_signal(signal.SIGINT)
-    output, _ = worker.communicate(timeout=30)
+    output, _ = worker.communicate(timeout=300)
     assert worker.returncode == 1
     last = output.splitlines()[-1]
     assert last == "fer_optuna: stopped at 0 of 2 trials; the same command goes on"
 
     worker = start_sweep(*command, "sleep=0")
-    output, _ = worker.communicate(timeout=60)
+    output, _ = worker.communicate(timeout=300)
     assert worker.returncode == 0, output
     lost, repeated, other = study().trials
     assert (lost.state, lost.user_attrs["lost"]) == (TrialState.FAIL, True)
