@@ -53,8 +53,10 @@ def start(folder: Path, epochs: int) -> BaseProcess:
 
 
 def begun(process: BaseProcess, folder: Path, since: float) -> None:
-    """Waits until the run has taken its folder."""
-    while process.is_alive() and not any(p.stat().st_mtime >= since for p in folder.glob("outputs/*/*/.lock")):
+    """Waits until Hydra has made the folder, or written into it again."""
+    while process.is_alive() and not any(
+        p.stat().st_mtime >= since for p in folder.glob("outputs/*/*/.hydra/config.yaml")
+    ):
         time.sleep(0.02)
 
 
