@@ -103,13 +103,13 @@ def _store(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArr
             text.flush()
             os.fsync(text.fileno())
         del faces  # an open map keeps some systems from renaming
-        _sync_folder(folder)
+        sync_folder(folder)
         _remove_outdated(root, slot, entry)
         try:
             folder.rename(root / entry)
         except OSError:  # another process was faster
             _log.info("%s was made by another process", entry)
-        _sync_folder(root)
+        sync_folder(root)
         stored = load(root / entry)
         if stored is None:
             raise OSError(f"{root / entry} cannot be read back")
@@ -168,7 +168,7 @@ def _user_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename last through a power cut, where folders can be synchronised at all."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import datetime
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +29,7 @@ from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.graphs import Faces
 from fer_lightning.inference.model_card import model_card
 from fer_lightning.inference.predict import BATCH, FERPredictor
+from fer_lightning.models.cost import median_milliseconds
 from fer_lightning.models.network import FERNetwork, count_parameters
 from fer_lightning.reporting import records, tracking
 from fer_lightning.run import quiet, score_part
@@ -280,7 +280,7 @@ def compare(
                 faces=len(faces),
                 test_accuracy=accuracy(_in_batches(run, test_faces), test_labels),
                 bytes=path.stat().st_size if path else 0,
-                milliseconds=_milliseconds(run, faces[:1]),
+                milliseconds=median_milliseconds(partial(run, faces[:1])),
             )
     finally:
         torch.set_num_threads(threads)
@@ -316,16 +316,6 @@ def _in_batches(run: Runner, faces: Faces) -> Faces:
 
 def _softmax(logits: Faces) -> NDArray[np.float64]:
     return torch.from_numpy(logits).double().softmax(dim=1).numpy()
-
-
-def _milliseconds(run: Runner, face: Faces, seconds: float = 0.5) -> float:
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < 25 or time.perf_counter() - started < seconds:
-        before = time.perf_counter()
-        run(face)
-        times.append(time.perf_counter() - before)
-    return 1000 * statistics.median(times[5:])  # the first ones warm up
 
 
 def description(net: Trained, network: FERNetwork, name: str, size: int, channels: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -24,15 +25,20 @@ def latency(network: FERNetwork, seconds: float = 0.5) -> float:
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            times: list[float] = []
-            started = time.perf_counter()
-            while len(times) < 25 or time.perf_counter() - started < seconds:
-                before = time.perf_counter()
-                measured(face)
-                times.append(time.perf_counter() - before)
+            return median_milliseconds(lambda: measured(face), seconds)
     finally:
         torch.set_num_threads(threads)
-    return 1000 * statistics.median(times[5:])  # the first ones warm up
+
+
+def median_milliseconds(run: Callable[[], object], seconds: float = 0.5) -> float:
+    """Median time of a call in milliseconds, over so many seconds and at least 20 calls, after 5 that warm up."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 25 or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - before)
+    return 1000 * statistics.median(times[5:])
 
 
 def cost(name: str, network: FERNetwork) -> float:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures, records
 from fer_lightning.run import quiet
-from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.studies.trained import Trained, checkpoint_verb, sha256
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
 from fer_lightning.training.metrics import Predictions
-from fer_lightning.training.trouble import one_clear_sentence
 
 HELP = """usage: python -m fer_lightning calibrate checkpoint=RUN [key=value ...]
 
@@ -121,17 +117,4 @@ def _show(record: dict[str, Any], console: Console, file: Path, drawn: Path) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP)
-        return 0 if arguments else 2
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("checkpoint=")]
-    if len(named) != 1:
-        print("fer calibrate: give one checkpoint=RUN", file=sys.stderr)
-        return 2
-    try:
-        with one_clear_sentence():
-            calibrate(Path(named[0]), [a for a in arguments if not a.startswith("checkpoint=")])
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer calibrate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return checkpoint_verb("calibrate", HELP, calibrate, arguments)

@@ -25,6 +25,7 @@ from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run import quiet, score_part
+from fer_lightning.studies.baselines import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.trained import CONF, Trained, checkpoint_of, sha256
@@ -46,9 +47,6 @@ Trained nets that vote: the mean of their probabilities.
 Weights and members are chosen on the val part alone. What each net says is asked once and kept in its run's folder.
 The report goes to outputs/ensembles/.
 """
-
-TRAINED = Path("outputs") / "baselines"
-"""Where the runs of a recipe's members lie."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Recipe:
 
     def runs(self) -> dict[str, Path]:
         """The folder of each member's run."""
-        return {member: TRAINED / member for member in self.members}
+        return {member: RUNS / member for member in self.members}
 
     def missing(self) -> list[str]:
         """The members whose training has not ended yet."""
@@ -96,7 +94,7 @@ class Recipe:
         """
         if missing := self.missing():
             commands = [
-                shlex.join(["python", "train.py", *self.members[name], f"hydra.run.dir={TRAINED / name}"])
+                shlex.join(["python", "train.py", *self.members[name], f"hydra.run.dir={RUNS / name}"])
                 for name in missing
             ]
             raise FileNotFoundError(

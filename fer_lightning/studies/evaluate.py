@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run import quiet, score_part
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import Trained, checkpoint_verb
 from fer_lightning.training.metrics import Scores
-from fer_lightning.training.trouble import one_clear_sentence
 
 HELP = """usage: python -m fer_lightning evaluate checkpoint=RUN/checkpoints/best.ckpt [key=value ...]
 
@@ -75,17 +71,4 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP)
-        return 0 if arguments else 2
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("checkpoint=")]
-    if len(named) != 1:
-        print("fer evaluate: give one checkpoint=RUN/checkpoints/best.ckpt", file=sys.stderr)
-        return 2
-    try:
-        with one_clear_sentence():
-            evaluate(Path(named[0]), [a for a in arguments if not a.startswith("checkpoint=")])
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer evaluate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return checkpoint_verb("evaluate", HELP, evaluate, arguments)

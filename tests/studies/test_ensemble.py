@@ -188,7 +188,7 @@ def test_a_recipe_takes_the_runs_of_its_members(runs: list[Path], monkeypatch: p
         "# both\nmembers: {small: [model=sequential_cnn], other_seed: [seed=1]}\nweights: fitted\nchoose: all\n"
     )
     monkeypatch.setattr(ensemble, "CONF", Path("conf"))
-    monkeypatch.setattr(ensemble, "TRAINED", Path("runs"))
+    monkeypatch.setattr(ensemble, "RUNS", Path("runs"))
     assert entry.main(["ensemble", "recipe=both"]) == 0
     assert [Path(m["run"]).name for m in record("both")["members"]] == ["small", "other_seed"]
     (runs[1] / "record.json").unlink()
