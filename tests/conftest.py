@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -89,6 +90,18 @@ def real_data() -> Path:
     if not (REAL_DATA / "fer2013.csv.xz").exists():
         pytest.skip(f"real FER2013 is not at {REAL_DATA}")
     return REAL_DATA
+
+
+def elsewhere(function: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+    """Calls it in a new process, without the seconds of a fresh interpreter's imports.
+
+    A forked copy of this process would hang in PyTorch: the threads of its pool are not copied with it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fer_lightning.run"])
+    process = context.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
 
 
 draw_faces_once = functools.cache(synthetic.draw_faces)

@@ -15,6 +15,7 @@ from fer_lightning.run import train
 CONF = ROOT / "conf"
 NOT_RUN_HERE = {
     ("trainer", "gpu"): "needs a GPU",
+    ("trainer", "ddp"): "starts processes of its own: tests/training/test_ddp.py",
     ("data", "fer2013"): "read from real and written files in tests/data",
     ("data", "folder"): "read from written folders in tests/data",
     ("loss", "distillation"): "needs a teacher: tests/training/test_distillation.py",

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import elsewhere
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 from fer_lightning.data.cache import CACHE_FOLDER, cached, load
@@ -230,12 +231,10 @@ def _open_at_once(source, barrier, results):
 
 
 def test_two_processes_at_once(source):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     barrier, results = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_open_at_once, args=(source, barrier, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    seen = {results.get(timeout=20) for _ in processes}
+    processes = [elsewhere(_open_at_once, source, barrier, results) for _ in range(2)]
+    seen = {results.get(timeout=100) for _ in processes}
     for process in processes:
         process.join()
     assert seen == {Reader()(io.BytesIO()).fingerprint}

@@ -1,5 +1,4 @@
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import free_port, tracking_server
+from conftest import elsewhere, free_port, tracking_server
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
@@ -222,22 +221,20 @@ def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
 
 
 def start_in(store, folder, name):
+    with open(folder.parent / name, "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)  # as Hydra does
     with mlflow(store, folder, run_name=name, sweep_dir=folder / "sweep") as (logger,):
         logger.log_metrics({"val/accuracy": 0.5}, step=1)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path, capfd):
-    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend its time on imports
-    arguments = [(tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
-    jobs = [fork.Process(target=start_in, args=each) for each in arguments]
-    for job in jobs:
-        job.start()
+def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
+    jobs = [elsewhere(start_in, tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
     for job in jobs:
         job.join(timeout=100)
     assert [job.exitcode for job in jobs] == [0, 0]
-    assert capfd.readouterr() == ("", "")
+    assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["", ""]
     client = client_of(tmp_path / "mlruns")
     runs = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["one", "sweep", "two"]

@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, and go on."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -14,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, elsewhere
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow import MlflowClient
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fer_lightning.config import register_resolvers
 from fer_lightning.run import train
@@ -57,7 +57,13 @@ def points(store: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def train_like(config: DictConfig, hydra: DictConfig | None) -> float:
+    """`train` in a process that Hydra did not start."""
+    register_resolvers()
+    HydraConfig.instance().cfg = hydra
+    return train(config)
+
+
 def test_a_run_killed_three_times_ends_as_one_that_was_not(composed, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = [*TRACKED, *MANY_EPOCHS, "augmentation=cutmix"]
@@ -65,13 +71,12 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(composed, tmp_path: P
     train(composed(*options, f"paths.output_dir={whole}", f"paths.mlruns_dir={tmp_path / 'mlruns_whole'}"))
     duration = time.monotonic() - started
     config = composed(*options, f"paths.output_dir={killed}", "resume=auto")
-    fork = multiprocessing.get_context("fork")  # a fresh interpreter would spend its time on imports
     chance = random.Random(0)
     for _ in range(3):
-        child = fork.Process(target=train, args=(config,))
-        child.start()
+        child = elsewhere(train_like, config, HydraConfig.instance().cfg)
         time.sleep(duration * chance.uniform(0.2, 0.8))
-        os.kill(child.pid, signal.SIGKILL)
+        assert child.exitcode in (None, 0)  # it trains, or has ended
+        child.kill()
         child.join()
     train(config)
     assert_same_end(whole, killed)
@@ -266,18 +271,16 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(composed
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-def test_a_run_stopped_by_a_signal_says_how_to_go_on(composed, tmp_path: Path, number: int, status: int, capfd) -> None:
-    config = composed(*TRACKED, "trainer.max_epochs=500", "resume=auto")
-    child = multiprocessing.get_context("fork").Process(target=train, args=(config,), daemon=True)
-    child.start()
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+def test_a_run_stopped_by_a_signal_says_how_to_go_on(tmp_path: Path, number: int, status: int) -> None:
+    words = [*TRACKED, "trainer.max_epochs=500", "resume=auto", "hydra.run.dir=run"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.mlruns_dir={tmp_path}/mlruns"]
+    child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        assert child.poll() is None, child.communicate()[1]
         time.sleep(0.02)
-    os.kill(child.pid, number)
-    child.join(300)
-    assert child.exitcode == status
-    told = capfd.readouterr().err.strip().splitlines()
+    child.send_signal(number)
+    told = child.communicate(timeout=300)[1].strip().splitlines()
+    assert child.returncode == status
     assert len(told) == 2, told
     assert told[0].startswith("Stopped by")
     assert "last.ckpt" in told[0]
