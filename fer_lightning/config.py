@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import math
 import os
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-TARGET_PREFIXES = ("fer_lightning.", "torch.optim.", "pytorch_lightning.")
-"""A `_target_` is only honoured under these, since a config may come from a checkpoint that somebody sent."""
+TARGET_PREFIXES = (
+    *("fer_lightning.data.", "fer_lightning.models.", "fer_lightning.training.", "fer_lightning.reporting.tracking."),
+    *("torch.optim.", "timm.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.trainer.trainer."),
+)
+"""Where what a `_target_` names must be defined, since a config may come from a checkpoint that somebody sent.
+
+Nothing in these writes a file or starts a process when it is called with plain data. Verbs, which do, lie elsewhere.
+"""
 
 
 _FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
@@ -75,6 +82,24 @@ def overrides_last(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in overrides] + overrides
 
 
+def help_text(conf: Path) -> str:
+    """What `--help` prints: `hydra.help` of config.yaml with every group and its options.
+
+    Hydra's own takes seconds where there are many groups, since it copies all configurations for each of them.
+
+    Args:
+        conf: The folder of the configuration.
+    """
+    groups = {
+        folder.name: [option.stem for option in sorted(folder.glob("*.yaml"))]
+        for folder in sorted(conf.iterdir())
+        if folder.name != "hydra"
+    }
+    listed = "".join(f"{group}: {', '.join(options)}\n" for group, options in groups.items() if options)
+    said = OmegaConf.load(conf / "config.yaml")
+    return Template(said.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed)
+
+
 def check_words(conf: Path, words: Sequence[str]) -> None:
     """Composes what a command line asks for, to say in one sentence why that cannot be.
 
@@ -94,12 +119,24 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
     typed = [word for word in words if not word.startswith("-")]
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
-            for overrides in _each_once(OverridesParser.create().parse_overrides(typed), conf):
+            parsed = OverridesParser.create().parse_overrides(typed)
+            _check_options(parsed, conf)
+            for overrides in _each_once(parsed, conf):
                 compose("config", overrides)
         except OverrideParseException as error:
             raise ValueError(f"{error.override} is not key=value: {error.message.splitlines()[0]}") from None
         except ConfigCompositionException as error:
             raise ValueError(_explained(str(error), typed, conf)) from None
+
+
+def _check_options(overrides: Sequence[Override], conf: Path) -> None:
+    """Refuses numbers where a group takes the name of an option; Hydra would stumble over them."""
+    for override in overrides:
+        group, value = override.key_or_group, override.value()
+        names = value if isinstance(value, list) else [value]
+        if (conf / group).is_dir() and any(isinstance(name, (int, float, dict, list)) for name in names):
+            known = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
+            raise ValueError(f"{group}={value}: there is no such option. There are {known}")
 
 
 def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
@@ -161,8 +198,10 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     Raises:
         ValueError: The `_target_` is missing, is not defined under `TARGET_PREFIXES`, or does not take these keys.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{str(config)[:40]!r} stands where an option of conf/ with its _target_ must be")
     options = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")} | kwargs
-    target = str(config.get("_target_"))
+    target = config.get("_target_")
     call = _allowed(target)
     if config.get("_partial_"):
         return partial(call, *args, **options)
@@ -173,14 +212,16 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     return call(*args, **options)
 
 
-def _allowed(target: str) -> Callable[..., Any]:
-    """What a `_target_` names, if it is defined where it says; `fer_lightning.config.os` is not of this project."""
+def _allowed(target: object) -> Callable[..., Any]:
+    """What a `_target_` names: a class or function of a module, no method of a class and nothing private."""
     found: Any = None
-    if target.startswith(TARGET_PREFIXES):
+    if isinstance(target, str) and target.startswith((*TARGET_PREFIXES, "pytorch_lightning.Trainer")):
+        module, _, name = target.rpartition(".")
         with suppress(ImportError, AttributeError, ValueError):
-            found = pkgutil.resolve_name(target)
+            found = None if name.startswith("_") else getattr(importlib.import_module(module), name)
     if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(TARGET_PREFIXES):
-        raise ValueError(f"_target_ {target!r} is not allowed: it must lie under one of {', '.join(TARGET_PREFIXES)}")
+        shown = repr(target)[:100] if isinstance(target, (str, type(None))) else f"of type {type(target).__name__}"
+        raise ValueError(f"_target_ {shown} is not allowed: it must lie under one of {', '.join(TARGET_PREFIXES)}")
     allowed: Callable[..., Any] = found
     return allowed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fer_lightning.config import build, nearest, plain
+from fer_lightning.training import checkpoint_io
 from fer_lightning.training.metrics import EPOCH_SCORES
 from fer_lightning.training.optim import build_optimizer
 from fer_lightning.training.resume import differences
@@ -115,20 +115,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: It is not a checkpoint of this project.
     """
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        assert {"state_dict", "hyper_parameters", "history", "optimizer_states"} <= saved.keys()
+        saved = checkpoint_io.read_checkpoint(path, mmap=True)
+        origin = saved["hyper_parameters"].get("provenance") or {}
+        if not saved["history"] or "optimizer_states" not in saved or "data_fingerprint" not in origin:
+            raise ValueError("it holds no state of a training")
         return saved
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        AssertionError,
-        AttributeError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = (str(error) or "its content is another").splitlines()[0]
-        raise ValueError(f"resume={path} is not a checkpoint that a run can go on from ({reason})") from None
+    except ValueError as error:
+        raise ValueError(f"resume={path} is not a checkpoint that a run can go on from ({error})") from None
 
 
 def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: nn.Module) -> None:
@@ -143,7 +136,7 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
         differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
         raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
     for part in ("optimizer", "scheduler"):
-        before, now = saved["hyper_parameters"][part]["_target_"], config[part]["_target_"]
+        before, now = saved["hyper_parameters"][part].get("_target_"), config[part]["_target_"]
         if before != now:
             raise ValueError(
                 f"resume={path} was trained with {part} {before}, which is {now} now; it cannot go on with that"

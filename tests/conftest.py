@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -100,7 +101,9 @@ def elsewhere(function: Callable[..., object], *arguments: object) -> multiproce
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fer_lightning.run"])
     process = context.Process(target=function, args=arguments, daemon=True)
-    process.start()
+    with pytest.MonkeyPatch.context() as patch:  # it would run the main script anew, which Streamlit's tests replace
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+        process.start()
     return process
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_PIECE: Final = 4096  # pictures
 
 
 class DataError(ValueError):
@@ -66,13 +71,32 @@ class FaceArrays:
         return self.name == "synthetic"
 
 
+def release(images: NDArray[np.uint8]) -> None:
+    """Lets go of what was read of a memory map, so that the process does not grow by it; the system may keep it cached.
+
+    Args:
+        images: As it was opened, not a view of it. An array in memory is left alone.
+    """
+    mapped: object = images.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and not images.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def in_pieces(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Consecutive pieces of a set, each let go of before the next, so that no more is ever held of a memory map."""
+    for start in range(0, len(images), _PIECE):
+        yield np.asarray(images[start : start + _PIECE])
+        release(images)
+
+
 def content_fingerprint(
     images: NDArray[np.uint8], labels: NDArray[np.int64], usage: NDArray[np.str_], classes: tuple[str, ...]
 ) -> str:
     """sha256 over shape, pixels, labels, usage and class names; equal content gives the same value anywhere."""
     digest = hashlib.sha256(repr((images.shape, classes)).encode())
-    for start in range(0, len(images), 4096):  # in pieces, so that a memory-mapped set is never loaded whole
-        digest.update(images[start : start + 4096].tobytes())
+    for piece in in_pieces(images):
+        digest.update(np.ascontiguousarray(piece).data)
     digest.update(labels.astype("<i8").tobytes())
-    digest.update("\n".join(usage.tolist()).encode())
+    for start in range(0, len(usage), _PIECE):
+        digest.update(b"\n" * bool(start) + "\n".join(usage[start : start + _PIECE].tolist()).encode())
     return digest.hexdigest()

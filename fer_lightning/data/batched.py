@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,24 @@ class BatchedAugmentation:
         if not 0 < view <= 1:
             raise ValueError(f"augmentation.policy.view is {view}; it must lie above 0 and up to 1, which is all")
         self.view = view
+        smallest, largest = ERASED_SIDE
+        both_ways = {
+            "rotation": (math.radians(rotation), 0.0),
+            "shift_x": (shift, 0.0),
+            "shift_y": (shift, 0.0),
+            "zoom": (zoom, 1.0),
+            "shear": (math.radians(shear), 0.0),
+            "brightness": (brightness, 1.0),
+            "contrast": (contrast, 1.0),
+            "gamma": (math.log1p(gamma), 0.0),
+        }
+        upwards = dict.fromkeys(("left", "right", "top", "bottom"), (crop, 0.0))
+        upwards |= dict.fromkeys(("height", "width"), (largest - smallest, smallest))
+        # Of each draw: factor and subtrahend that spread it over (-1, 1) or leave it in (0, 1), then width and start of
+        # its range. All at once, since an operation for each would take longer than changing a small batch.
+        self._ranges = torch.tensor(
+            [(2.0, 1.0, *both_ways[n]) if n in both_ways else (1.0, 0.0, *upwards.get(n, (1.0, 0.0))) for n in _DRAWS]
+        ).T.unsqueeze(2)
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Draws what happens to `count` pictures.
@@ -80,24 +99,13 @@ class BatchedAugmentation:
             down or right as it fits; `view_y`, `view_x` alike for the window of `view`.
         """
         uniform = torch.rand((len(_DRAWS), count), generator=generator, device=generator.device)
-        unit = dict(zip(_DRAWS, uniform.to(device, non_blocking=True).unbind(), strict=True))
-        signed = {name: 2 * value - 1 for name, value in unit.items()}
-        smallest, largest = ERASED_SIDE
-        return {
-            "flip": (unit["flip"] < self.flip).float(),
-            "rotation": math.radians(self.rotation) * signed["rotation"],
-            "shift_x": self.shift * signed["shift_x"],
-            "shift_y": self.shift * signed["shift_y"],
-            "zoom": 1 + self.zoom * signed["zoom"],
-            "shear": math.radians(self.shear) * signed["shear"],
-            **{side: self.crop * unit[side] for side in ("left", "right", "top", "bottom")},
-            "brightness": 1 + self.brightness * signed["brightness"],
-            "contrast": 1 + self.contrast * signed["contrast"],
-            "gamma": torch.exp(math.log1p(self.gamma) * signed["gamma"]),
-            "erasing": (unit["erasing"] < self.erasing).float(),
-            "height": smallest + (largest - smallest) * unit["height"],
-            "width": smallest + (largest - smallest) * unit["width"],
-            **{name: unit[name] for name in ("y", "x", "view_y", "view_x")},
+        factor, less, width, start = self._ranges.to(generator.device).unbind()
+        values = (uniform * factor - less) * width + start
+        drawn = dict(zip(_DRAWS, values.to(device, non_blocking=True).unbind(), strict=True))
+        return drawn | {
+            "flip": (drawn["flip"] < self.flip).float(),
+            "gamma": drawn["gamma"].exp(),
+            "erasing": (drawn["erasing"] < self.erasing).float(),
         }
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -148,8 +156,8 @@ def _sampling_grid(draws: dict[str, Tensor], height: int, width: int) -> Tensor:
     """
     cos, sin, shear = draws["rotation"].cos(), draws["rotation"].sin(), draws["shear"].tan()
     # From a place in the crop to the place in the shifted picture, and to where that was before the shift.
-    x = _centres(width, cos) * (1 - draws["left"] - draws["right"])[:, None]
-    y = _centres(height, cos) * (1 - draws["top"] - draws["bottom"])[:, None]
+    x = _centres(width, cos.device) * (1 - draws["left"] - draws["right"])[:, None]
+    y = _centres(height, cos.device) * (1 - draws["top"] - draws["bottom"])[:, None]
     x = x + (draws["left"] - draws["right"] - 2 * draws["shift_x"])[:, None]
     y = y + (draws["top"] - draws["bottom"] - 2 * draws["shift_y"])[:, None]
     # Shear, rotation, zoom and flip undone; height / width keeps angles true where a picture is not square.
@@ -173,9 +181,10 @@ def _windows(grid: Tensor, draws: dict[str, Tensor], rows: int, columns: int) ->
     return grid[picture[:, None, None], y[:, :, None], x[:, None, :]]
 
 
-def _centres(size: int, like: Tensor) -> Tensor:
-    """The pixels' centres when the picture reaches from -1 to 1: (size,)."""
-    return (2 * torch.arange(size, device=like.device, dtype=like.dtype) + 1) / size - 1
+@cache
+def _centres(size: int, device: torch.device) -> Tensor:
+    """The pixels' centres when the picture reaches from -1 to 1: float32 (size,)."""
+    return (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
 
 
 def _erased(draws: dict[str, Tensor], height: int, width: int) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.locate import walk
+from fer_lightning.labels import USAGES
 
 CACHE_FOLDER: Final = ".fer_lightning_cache"
 
@@ -69,14 +70,33 @@ def load(folder: Path) -> FaceArrays | None:
     """Opens a stored set, or returns None if it is not there or damaged."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
-        if any(_checksum(folder / name) != crc for name, crc in about.pop("checksums").items()):
+        files = [folder / f"{name}.npy" for name in ("images", *_COLUMNS)]
+        if not all(file.is_file() for file in files) or about.pop("checksums") != {f.name: _checksum(f) for f in files}:
             return None
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
-        classes, skipped = tuple(about.pop("classes")), tuple(about.pop("skipped"))
-        return FaceArrays(images=images, classes=classes, skipped=skipped, **columns, **about)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        told = {name: about[name] for name in ("name", "fingerprint")}
+        classes, skipped = tuple(about["classes"]), tuple(about["skipped"])
+        if not all(isinstance(text, str) for text in (*told.values(), *classes, *skipped)):
+            return None
+        faces = FaceArrays(images=images, classes=classes, skipped=skipped, **columns, **told)
+        return faces if _fits(faces) else None
+    except Exception:  # what is damaged makes json and NumPy raise anything
         return None
+
+
+def _fits(faces: FaceArrays) -> bool:
+    """Whether every column is what it stands for; a set that somebody sent may bring a cache of any content."""
+    labels, images = faces.labels, faces.images
+    return (
+        (labels.dtype.kind, faces.usage.dtype.kind, faces.names.dtype.kind) == ("i", "U", "S")
+        and (labels.ndim, faces.usage.ndim, faces.names.ndim) == (1, 1, 1)
+        and (images.ndim == 3 or images.shape[3] == 3)
+        and images[:1].size > 0
+        and labels.min() >= 0
+        and labels.max() < len(faces.classes)
+        and bool(np.isin(faces.usage, USAGES).all())
+    )
 
 
 def _store(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArrays]) -> FaceArrays:
@@ -97,7 +117,7 @@ def _store(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArr
                 np.save(file, getattr(faces, name), allow_pickle=False)
                 os.fsync(file.fileno())
         about = {name: getattr(faces, name) for name in ("classes", "name", "fingerprint", "skipped")}
-        about["checksums"] = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        about["checksums"] = {path.name: _checksum(path) for path in folder.iterdir()}
         with (folder / "about.json").open("w", encoding="utf-8") as text:
             json.dump(about, text)
             text.flush()

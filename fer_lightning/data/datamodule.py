@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,10 +14,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from fer_lightning.config import build
-from fer_lightning.data.arrays import DataError, FaceArrays
+from fer_lightning.data.arrays import DataError, FaceArrays, release
 from fer_lightning.data.augment import PictureAugmentation
+from fer_lightning.data.pieces import in_order
 from fer_lightning.data.protocols import Split
 from fer_lightning.labels import EMOTIONS, soft_targets
 
@@ -27,6 +30,8 @@ set, `seed` of all that is drawn for this batch, and `target` float (B, classes)
 
 RESIDENT_LIMIT = 2 * 1024**3
 """Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
+
+_READERS: Final = 2  # threads that read batches ahead, one batch each
 
 
 class Draw(NamedTuple):
@@ -113,12 +118,35 @@ class FaceDataset(Dataset[Batch]):
     def __getitem__(self, draw: Draw) -> Batch:
         batch: Batch = {"index": torch.tensor(draw.positions), "seed": draw.seed}
         if self.pictures is not None:
-            pictures = self.pictures[draw.positions]
+            pictures = np.take(np.asarray(self.pictures), draw.positions, axis=0)
+            release(self.pictures)
             if self.policy is not None:
                 self.policy.reseed(draw.seed)
                 pictures = self.policy(pictures)
             batch["pictures"] = torch.from_numpy(pictures)
         return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that does not share this process's memory: it maps the file anew, no picture is copied to it."""
+        state, images = dict(vars(self)), self.pictures
+        if isinstance(images, np.memmap):
+            state["pictures"] = partial(np.memmap, images.filename, images.dtype, "r", images.offset, images.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        images = state["pictures"]
+        vars(self).update(state, pictures=images() if isinstance(images, partial) else images)
+
+
+class StreamingLoader(DataLoader[Batch]):
+    """Reads the next batches in threads while the step computes, which need not wait for the disk then."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch wants its own iterators, Lightning any
+        return in_order(self._batch, self.sampler, _READERS)
+
+    def _batch(self, draw: Draw) -> Batch:
+        batch: Batch = self.dataset[draw]
+        return pin_memory(batch) if self.pin_memory else batch  # type: ignore[no-untyped-call]
 
 
 class FERDataModule(pl.LightningDataModule):
@@ -133,7 +161,8 @@ class FERDataModule(pl.LightningDataModule):
         targets: `labels` (or the targets that the protocol made), or `votes`: FER+ votes as soft targets of the
             training pictures.
         resident: Keep the pictures on the device: True, False, or `auto`, which does so up to `RESIDENT_LIMIT`.
-        workers: Processes that prepare batches of a set that is not resident, or with a per-picture policy.
+        workers: Processes that prepare batches of a set that is not resident, or with a per-picture policy. Without
+            any, batches that only have to be read are read ahead in threads.
         seed: Training seed.
 
     Raises:
@@ -165,7 +194,7 @@ class FERDataModule(pl.LightningDataModule):
         self.sampler = sampler
         self.workers = workers
         self.seed = seed
-        self.resident = len(faces.images.reshape(-1)) <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
+        self.resident = faces.images.nbytes <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
         policy = build(augmentation["policy"]) if augmentation["policy"] else None
         self.picture_policy = policy if isinstance(policy, PictureAugmentation) else None
         self.batch_policy: Callable[[Tensor, torch.Generator], Tensor] | None = None if self.picture_policy else policy
@@ -236,7 +265,8 @@ class FERDataModule(pl.LightningDataModule):
     def _loader(self, sampler: EpochSampler, policy: PictureAugmentation | None) -> DataLoader[Batch]:
         from_host = policy is not None or not self.resident
         workers = self.workers if from_host else 0
-        return DataLoader(
+        loader = StreamingLoader if not (self.resident or policy or workers) else DataLoader
+        return loader(
             FaceDataset(self.faces.images if from_host else None, policy),
             sampler=sampler,
             batch_size=None,  # a Draw already is a batch
@@ -248,7 +278,9 @@ class FERDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns positions or uint8 pictures into the batch that the module reads (`Batch`)."""
         index: Tensor = batch["index"]
-        pictures = batch["pictures"] if "pictures" in batch else self._on(index.device, "pictures")[index]
+        pictures = batch.get("pictures")
+        if pictures is None:
+            pictures = self._on(index.device, "pictures").index_select(0, index)  # a row at a time, unlike [index]
         image = to_unit_range(pictures)
         label = self._on(index.device, "labels")[index]
         ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
@@ -274,4 +306,4 @@ class FERDataModule(pl.LightningDataModule):
 def to_unit_range(pictures: Tensor) -> Tensor:
     """uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
     channels_first = pictures.unsqueeze(1) if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
-    return channels_first.float() / 255.0
+    return channels_first / 255.0

@@ -82,7 +82,7 @@ def find_fer2013(folder: str | Path) -> Path | None:
     Returns:
         The file or folder to give to `read_faces`, or None.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     try:
         inside = {path.name.lower(): path for path in sorted(folder.iterdir())}
     except OSError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,13 +23,18 @@ from fer_lightning.labels import EMOTIONS, USAGES
 MAX_PIXELS: Final = 50_000_000
 """Pictures of more pixels are refused by their header, before anything is decoded."""
 
-MAX_BYTES: Final = 100_000_000
+MAX_PIXELS_UNSCALED: Final = 1 << 18
+"""The same where the pictures keep their size, since many of them are held at once."""
+
+MAX_BYTES: Final = 50_000_000
 """Files of more bytes are refused unread."""
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _ENDINGS: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
 _GRAY_MODES: Final = frozenset(("1", "L", "LA", "La"))
 _PIECE: Final = 32  # pictures a thread takes at once
+_LARGE: Final = 1 << 22  # pixels
+_one_large_at_a_time = threading.Lock()  # decoded, each may take hundreds of megabytes
 
 
 class Picture(NamedTuple):
@@ -212,10 +219,13 @@ def decode(data: bytes, image_size: int | None = None, channels: int | None = No
     with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width}x{picture.height} pixels, at most {MAX_PIXELS:,} are allowed")
+        if image_size is None and picture.width * picture.height > MAX_PIXELS_UNSCALED:
+            raise ValueError(f"{picture.width}x{picture.height} pixels are too many unscaled: set data.image_size")
         if picture.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits a channel; save it with 8")
-        ImageOps.exif_transpose(picture, in_place=True)
-        return fit(picture, image_size, channels)
+        with _one_large_at_a_time if picture.width * picture.height > _LARGE else nullcontext():
+            ImageOps.exif_transpose(picture, in_place=True)
+            return fit(picture, image_size, channels)
 
 
 def fit(picture: Image.Image, image_size: int | None, channels: int | None) -> NDArray[np.uint8]:

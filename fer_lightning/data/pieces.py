@@ -8,12 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
+
+MAX_PROBLEMS: Final = 100_000
+"""Pictures that may be left out; a file with more of them is none of the kind that it is taken for."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -38,9 +41,9 @@ class Piece:
     problems: tuple[str, ...] = ()
 
 
-def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """`map` over threads that takes only a few items ahead, so that memory stays small."""
-    workers = min(8, os.cpu_count() or 1)
+def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None) -> Iterator[_Result]:
+    """`map` over threads, without a number one a core and at most 8, that takes only as many items ahead."""
+    workers = threads or min(8, os.cpu_count() or 1)
     waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for item in items:
@@ -83,6 +86,8 @@ def assemble(
     count, shape = 0, (0, 0)
     for piece in pieces:
         skipped += [f"{source}, {problem}" for problem in piece.problems]
+        if len(skipped) > MAX_PROBLEMS:
+            raise DataError(f"{source}: over {MAX_PROBLEMS:,} pictures cannot be used; the first: {skipped[0]}")
         if not len(piece.images):
             continue
         if not columns:

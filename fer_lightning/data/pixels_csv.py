@@ -131,6 +131,10 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Piece:
         problems[int(whole[at])] = f"Usage is {what!r}, it must be {', '.join(USAGES[:-1])} or {USAGES[-1]}"
 
     start, stop = edges[:, columns.pixels] + 1, edges[:, columns.pixels + 1]
+    short = stop - start < 2 * SIDE * SIDE - 1  # too short for as many numbers; a block has room for many such rows
+    for at in np.flatnonzero(short):
+        problems[int(whole[at])] = str(_pixels_slowly(block[start[at] : stop[at]]))
+    whole, labels, usage, start, stop = (column[~short] for column in (whole, labels, usage, start, stop))
     images, sure = _pixels(text, start, stop)
     for at in np.flatnonzero(~sure):
         pixels = _pixels_slowly(block[start[at] : stop[at]])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.data.arrays import DataError, FaceArrays
+from fer_lightning.data.arrays import DataError, FaceArrays, in_pieces
 
 Indices = NDArray[np.int64]
 
@@ -139,9 +139,10 @@ def _official_parts(faces: FaceArrays) -> tuple[Indices, Indices, Indices]:
 
 def first_copies(faces: FaceArrays) -> Indices:
     """For each picture the position of the first one with exactly its pixels, (N,): equal for copies."""
-    seen: dict[bytes, int] = {}
-    digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in np.asarray(faces.images))
-    return np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests)], dtype=np.int64)
+    images = (np.ascontiguousarray(image).data for piece in in_pieces(faces.images) for image in piece)
+    digests = np.fromiter((hashlib.sha256(image).digest() for image in images), "S32", len(faces))
+    _, first, group_of = np.unique(digests, return_index=True, return_inverse=True)
+    return np.asarray(first[group_of], dtype=np.int64)
 
 
 def _places(labels: Indices, groups: Indices, seed: int) -> NDArray[np.float64]:

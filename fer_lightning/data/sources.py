@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,51 @@ from fer_lightning.data.pieces import Piece, assemble, in_order
 from fer_lightning.data.pixels_csv import read_csv
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead
+
 __all__ = ["find_fer2013", "read_faces", "read_fer2013"]
 
 _SHOWN: Final = 5  # bad pictures that an error lists
+_UNPACKED: Final = 1 << 29  # bytes that any archive may unpack to; FER2013's csv has 300 million
+_RATIO: Final = 20  # times its size that a larger archive may unpack to; FER2013's csv has 4
+_HEADER: Final = 1 << 20  # bytes of a tar member's name and notes, which are read at once
+
+
+class _Bounded(io.RawIOBase):
+    """What an archive unpacks to, within bounds; the file behind it is `source`."""
+
+    def __init__(self, stream: SupportsRead[bytes], source: Path) -> None:
+        self._stream, self._source = stream, source
+        self._limit = self._left = max(_UNPACKED, _RATIO * source.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(f"{self._source} unpacks to over {self._limit:,} bytes; do not trust this file")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar archive whose header has a size that one can have."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _NOTES and member.size > _HEADER:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
+
+
+_NOTES: Final = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class _Reading(NamedTuple):
@@ -68,7 +111,7 @@ def read_fer2013(
     found = Path(path) if path is not None else find_fer2013(data_folder)
     if found is None:
         raise DataError(
-            f"no FER2013 in {Path(data_folder).expanduser().absolute()}; put fer2013.csv or Kaggle's "
+            f"no FER2013 in {Path(os.path.expanduser(data_folder)).absolute()}; put fer2013.csv or Kaggle's "
             "archive.zip there, or set data.path to it. data=synthetic trains without any data set"
         )
     faces = read_faces(found, votes_path=votes_path, on_error=on_error)
@@ -117,7 +160,7 @@ def read_faces(
         raise ValueError(f"data.channels is {channels!r}; it must be 1, 3 or null")
     if image_size is not None and not 1 <= image_size <= 4096:
         raise ValueError(f"data.image_size is {image_size!r}; it must be from 1 to 4096, or null")
-    source = Path(path).expanduser()
+    source = Path(os.path.expanduser(path))
 
     def read(file: BinaryIO) -> FaceArrays:
         with ExitStack() as stack:
@@ -140,7 +183,7 @@ def read_faces(
             + "\nRepair them, or set data.on_error=skip to leave them out"
         )
     if votes_path is not None:
-        faces = replace(faces, votes=_votes_of(faces, Path(votes_path).expanduser(), source))
+        faces = replace(faces, votes=_votes_of(faces, Path(os.path.expanduser(votes_path)), source))
     return replace(faces, name=name) if name else faces
 
 
@@ -155,6 +198,7 @@ def _named_errors(source: Path) -> Iterator[None]:
         raise DataError(f"{source}: no permission to read it") from None
     except (
         EOFError,
+        csv.Error,
         gzip.BadGzipFile,
         lzma.LZMAError,
         tarfile.TarError,
@@ -187,21 +231,22 @@ def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int 
         raise DataError(f"{source} is empty")
     if start.startswith(b"PK"):
         archive = stack.enter_context(zipfile.ZipFile(raw))
-        members = [member.filename for member in archive.infolist() if not member.is_dir()]
-        for member in members:
-            _check_inside(member, source)
+        members = [member.filename for member in archive.infolist() if not member.filename.endswith("/")]
+        for path in members:
+            _check_inside(path, source)
         csv_member = _csv_member(members)
         if csv_member is None:
             tree = picture_tree(members, str(source))
             pieces = read_pictures(tree, zip_reader(archive), image_size=image_size, channels=channels)
             return _Reading(pieces, tree.classes, _tree_name(tree, source.stem))
-        pieces = read_csv(cast(BinaryIO, stack.enter_context(archive.open(csv_member))), f"{source}/{csv_member}")
+        member = io.BufferedReader(_Bounded(stack.enter_context(archive.open(csv_member)), source))
+        pieces = read_csv(member, f"{source}/{csv_member}")
     else:
         stream = raw
         if start.startswith(b"\x1f\x8b"):
-            stream = cast(io.BufferedReader, stack.enter_context(gzip.GzipFile(fileobj=raw)))
+            stream = io.BufferedReader(_Bounded(stack.enter_context(gzip.GzipFile(fileobj=raw)), source))
         elif start.startswith(b"\xfd7zXZ\0"):
-            stream = cast(io.BufferedReader, stack.enter_context(lzma.LZMAFile(raw)))  # noqa: SIM115
+            stream = io.BufferedReader(_Bounded(stack.enter_context(lzma.LZMAFile(raw)), source))  # noqa: SIM115
         is_tar = stream.peek(512)[257:262] == b"ustar"
         pieces = _read_tar(stream, source) if is_tar else read_csv(stream, str(source))
     if image_size is not None or channels == 3:
@@ -226,7 +271,7 @@ def _csv_member(members: list[str]) -> str | None:
 def _read_tar(stream: BinaryIO, source: Path) -> Iterator[Piece]:
     """Reads the csv of a tar archive as it streams by, and on to the end, so that its checksum is checked."""
     found = False
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             _check_inside(member.name, source)
             content = archive.extractfile(member) if _csv_member([member.name]) and not found else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BUNDLED: Final = Path(__file__).parent / "models"
 """Where the bundles lie that come with this package, a folder each."""
 
 MAX_TEXT_BYTES: Final = 1_000_000
-MAX_GRAPH_BYTES: Final = 1_000_000_000
+MAX_GRAPH_BYTES: Final = 500_000_000
 
 
 class BundleError(ValueError):
@@ -67,9 +67,9 @@ class Bundle:
             try:
                 description = json.loads(read(DESCRIPTION, MAX_TEXT_BYTES))
                 card = read(CARD, MAX_TEXT_BYTES).decode()
-            except ValueError as error:
-                if isinstance(error, BundleError):
-                    raise
+            except BundleError:
+                raise
+            except (ValueError, RecursionError) as error:
                 raise BundleError(f"{place}: {DESCRIPTION} or {CARD} is damaged ({error})") from None
         fault = _fault(description)
         if fault:
@@ -112,7 +112,7 @@ def bundled() -> list[str]:
 def _find(name_or_path: str | Path) -> Path:
     if str(name_or_path) in bundled():
         return BUNDLED / name_or_path
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.exists():
         return path
     names = bundled()
@@ -153,7 +153,9 @@ def _reader(place: Path) -> Iterator[Read]:
         raise BundleError(f"{place} is no bundle: {Path(error.filename).name} is missing") from None
     except zipfile.BadZipFile:
         raise BundleError(f"{place} is no bundle: neither a folder nor a zip, or a damaged one") from None
-    except (OSError, RuntimeError, EOFError, zlib.error) as error:  # RuntimeError: a zip with a password
+    except BundleError:
+        raise
+    except Exception as error:  # a damaged zip, or one with a password, makes readers raise anything
         raise BundleError(f"{place} cannot be read ({error})") from None
 
 
@@ -184,6 +186,9 @@ def _fault(description: Any) -> str | None:
         return "must say under input how many pixels a side it takes, 1 to 1024"
     if not isinstance(graphs, dict) or not graphs:
         return "names no graph"
+    for key in ("scores", "training"):
+        if not isinstance(description.get(key, {}), dict):
+            return f"must list {key} by name"
     for graph in graphs.values():
         if not isinstance(graph, dict) or not all(isinstance(graph.get(key), str) for key in ("file", "sha256")):
             return "must say file and sha256 of each graph"

@@ -27,6 +27,7 @@ from fer_lightning.config import plain
 from fer_lightning.inference import graphs
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.graphs import Faces
+from fer_lightning.inference.images import read_picture, to_input
 from fer_lightning.inference.model_card import model_card
 from fer_lightning.inference.predict import BATCH, FERPredictor
 from fer_lightning.models.cost import median_milliseconds
@@ -34,12 +35,14 @@ from fer_lightning.models.network import FERNetwork, count_parameters
 from fer_lightning.reporting import records, tracking
 from fer_lightning.run import quiet, score_part
 from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.training.calibration import calibration_scores, fit_temperature
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.trouble import one_clear_sentence
 
 HELP = """usage: python -m fer_lightning export checkpoint=RUN/checkpoints/best.ckpt [key=value ...]
 
-Makes a bundle: a folder with the network as ONNX, what is to know of it, and how it answers beside PyTorch.
+Makes a bundle: a folder with the network as ONNX, what is to know of it, and how it answers beside PyTorch. Its
+confidences are made true by one temperature, fitted on the validation part and divided by inside the graph.
 
   out=FOLDER              where to; RUN/bundle unless given
   name=NAME               what people call it; the name of the folder unless given
@@ -155,24 +158,33 @@ def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: b
         describe["graphs"][kind] = {"file": file, "sha256": sha256(folder / file)}
         _write_description(folder, describe, card="")
 
-    graphs.write_onnx(network, folder / "model.onnx", channels, size)
-    keep("float", "model.onnx")
-    whole = FERPredictor.load(folder, threads=1)
-
     def faces_of(positions: NDArray[np.int64]) -> Faces:
-        return np.stack([whole.prepare(image) for image in net.faces.images[positions]])
+        return np.stack([to_input(read_picture(image), size, channels) for image in net.faces.images[positions]])
 
     val, test = net.split.indices["val"], net.split.indices["test"]
     calibration = faces_of(evenly(val, CALIBRATION_FACES))
     compared = faces_of(np.concatenate([evenly(part, COMPARED_FACES // 2) for part in (val, test)]))
-    test_faces, test_labels = faces_of(test), net.faces.labels[test]
+    val_faces, test_faces, test_labels = faces_of(val), faces_of(test), net.faces.labels[test]
+
+    run = graphs.torch_runner(network)
+    without = _predictions(test, _in_batches(run, test_faces), net)
+    network.temperature = fit_temperature(_predictions(val, _in_batches(run, val_faces), net))
+    describe["temperature"] = {
+        "value": network.temperature,
+        "fitted_on": "val",
+        "test_ece_without": calibration_scores(without)["ece"],
+    }
+
+    graphs.write_onnx(network, folder / "model.onnx", channels, size)
+    keep("float", "model.onnx")
+    whole = FERPredictor.load(folder, threads=1)
 
     runners: dict[str, tuple[Runner, Path | None]] = {
         "PyTorch": (graphs.torch_runner(network), None),
         "ONNX": (whole.logits, folder / "model.onnx"),
     }
     if int8:
-        describe["calibration"] = _best_int8(folder, whole, calibration, faces_of(val), net.faces.labels[val], keep)
+        describe["calibration"] = _best_int8(folder, whole, calibration, val_faces, net.faces.labels[val], keep)
         predictor = FERPredictor.load(folder, graph="int8", threads=1)
         runners["ONNX int8"] = (predictor.logits, folder / "model_int8.onnx")
     if "torch_export" in formats:
@@ -191,12 +203,17 @@ def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: b
     console.print(parity_table(parity, net))
     check(parity)
 
-    logits = torch.from_numpy(whole.logits(test_faces))
-    predictions = Predictions(torch.from_numpy(test), logits, torch.from_numpy(test_labels))
+    predictions = _predictions(test, whole.logits(test_faces), net)
     scores = score_part(predictions, "test", net.split, net.module.classes, 1000, net.config.seed)
     describe["scores"] = {part: records.recorded(row) for part, row in scores.items()}
     describe["parity"] = {kind: asdict(row) for kind, row in parity.items()}
     _write_description(folder, describe, model_card(describe, scores["test"]["confusion_matrix"]))
+
+
+def _predictions(positions: NDArray[np.int64], logits: Faces, net: Trained) -> Predictions:
+    return Predictions(
+        torch.from_numpy(positions), torch.from_numpy(logits), torch.from_numpy(net.faces.labels[positions])
+    )
 
 
 def exportable(network: FERNetwork) -> FERNetwork:

@@ -154,7 +154,8 @@ def _from_array(array: NDArray[Any]) -> Pixels:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.rint(array / 257).astype(np.uint8)
+        scaled = array / np.float32(257)
+        return np.rint(scaled, out=scaled).astype(np.uint8)
     low, high = array.min(), array.max()
     if np.issubdtype(array.dtype, np.floating):
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # not a number fails too

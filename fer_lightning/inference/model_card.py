@@ -34,6 +34,7 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
         confusion_matrix: Of the test part; rows are the true classes.
     """
     given, training, scores, on = (bundle[key] for key in ("input", "training", "scores", "measured_on"))
+    temperature = bundle["temperature"]
     classes, size = bundle["classes"], given["size"]
     colours = "gray" if given["channels"] == 1 else "RGB"
     synthetic = (
@@ -75,6 +76,10 @@ on.
 | part | pictures | accuracy | macro F1 | calibration error |
 | --- | --- | --- | --- | --- |
 {parts}
+
+Its logits are divided by a temperature of {temperature["value"]:.3f}, fitted on the validation part, which changes no
+answer, only how sure it is of it; without, the calibration error on the test part is
+{temperature["test_ece_without"]:.1%}.
 
 | class | {" | ".join(classes)} |
 | --- | {" | ".join("---" for _ in classes)} |

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.inference.images import PictureError, printable, reason_of
+from fer_lightning.inference.images import MAX_PIXELS, PictureError, printable, reason_of
 
 
 def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -38,6 +38,8 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         raise PictureError(f"{name}: {reason_of(error)}") from None
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
+        if (width := video.get(cv2.CAP_PROP_FRAME_WIDTH)) * video.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
+            raise PictureError(f"{name}: frames of {width:g} pixels' width, at most {MAX_PIXELS:,} pixels are read")
         number, wanted, pace = 0, 0.0, video.get(cv2.CAP_PROP_FPS) or 25.0
         while video.grab():
             # what the file says of each frame, or counted where it says nothing

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import pkgutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import safetensors.torch
@@ -14,6 +15,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from fer_lightning.models.torch_file import read_torch_file, reason_of
+
+MAX_SIDE = 1024
+"""Pixels a side that a network may be built for."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB to gray
 _PACKAGE = "fer_lightning.models."
@@ -30,6 +37,9 @@ class FERNetwork(nn.Module):
         mean: Subtracted from pixels in [0, 1]; one number, or one a channel.
         std: Divides afterwards; one number, or one a channel.
 
+    Attributes:
+        temperature: Divides the logits (Guo et al. 2017); an export sets what makes its confidences true.
+
     Raises:
         ValueError: `channels`, `mean` or `std` cannot be.
     """
@@ -37,6 +47,7 @@ class FERNetwork(nn.Module):
     mean: Tensor
     std: Tensor
     luma: Tensor
+    temperature = 1.0
 
     def __init__(
         self,
@@ -87,7 +98,7 @@ class FERNetwork(nn.Module):
         if images.shape[1] < self.channels:
             images = images.expand(-1, self.channels, -1, -1)
         logits: Tensor = self.body((images - self.mean) / self.std)
-        return logits
+        return logits if self.temperature == 1 else logits / self.temperature
 
 
 def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
@@ -109,12 +120,15 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
         raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
     if config.get("weights") and "pretrained" in options:
         options["pretrained"] = False
+    size = config.get("image_size")
+    if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"model.image_size is {size!r}; it must be a whole number from 1 to {MAX_SIDE}")
     target = str(config.get("_target_"))
     try:
         body = _body_class(target)(num_classes=num_classes, **options)
         network = FERNetwork(
             body,
-            image_size=config["image_size"],
+            image_size=size,
             channels=config["channels"],
             mean=config["mean"],
             std=config["std"],
@@ -141,6 +155,29 @@ def _body_class(target: str) -> type[nn.Module]:
     if own and isinstance(found, type) and issubclass(found, nn.Module):
         return found
     raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
+
+
+@contextmanager
+def parameters_within(size: int) -> Iterator[None]:
+    """Bounds the parameters of the networks that this thread builds meanwhile, in bytes.
+
+    Raises:
+        ValueError: They need more; none that is too large has been filled by then.
+    """
+    left, thread = size, get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        if parameter is not None and get_ident() == thread:
+            left -= parameter.nbytes
+            if left < 0:
+                raise ValueError(f"the network that it describes has over {size:,} bytes of parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_weights(network: FERNetwork, path: Path) -> None:
@@ -177,14 +214,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix in (".pt", ".pth", ".ckpt"):
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = read_torch_file(path)
             weights = weights.get("state_dict", weights)
             prefix = "network."  # of a checkpoint that this project wrote
             parts = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
             return parts or dict(weights)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"model.weights={path} cannot be read as weights ({reason})") from error
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise ValueError(f"model.weights={path} cannot be read as weights ({reason_of(error)})") from error
     raise ValueError(f"model.weights={path} must be a .safetensors file, or .pt, .pth, .ckpt")
 
 

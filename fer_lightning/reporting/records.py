@@ -101,6 +101,23 @@ def recorded(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: scores[name] for name in RECORDED_SCORES if name in scores}
 
 
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON record that has these keys.
+
+    Raises:
+        ValueError: It is damaged, or lacks one.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record of a run")
+    if missing := [key for key in keys if key not in record]:
+        raise ValueError(f"{path} is no record of a run: it lacks {', '.join(missing)}")
+    return record
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a whole file or none: aside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

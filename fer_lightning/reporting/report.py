@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
 from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.records import write_json
 from fer_lightning.training.metrics import Predictions, Scores
 
 GRID = 24
 """Pictures on a grid."""
+
+MAX_ROWS, MAX_CLASSES = 10_000_000, 24
+"""Of a table of predictions that is read; a comparison's bootstrap grows with the third power of the classes."""
 
 
 def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFrame:
@@ -39,6 +44,29 @@ def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFra
     for position, name in enumerate(faces.classes):
         table[f"p_{name}"] = probabilities[:, position]
     return table
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """The table that `write_report` left in a folder, sorted by `index`.
+
+    Raises:
+        ValueError: It is none of that kind.
+    """
+    path = folder / "predictions.parquet"
+    try:
+        about = parquet.read_metadata(path)
+        names = [name for name in about.schema.names if name.startswith("p_")]
+        if about.num_rows > MAX_ROWS or not 2 <= len(set(names)) == len(names) <= MAX_CLASSES:
+            raise ValueError(f"{about.num_rows:,} rows, {len(names)} classes")
+        table = pd.read_parquet(path, columns=["index", "label", "predicted", *names])
+        kinds = {name: table[name].dtype.kind for name in ("index", *names)}
+        if kinds != {"index": "i", **dict.fromkeys(names, "f")} or (table["index"] < 0).any():
+            raise ValueError("other columns")
+        if unknown := {*table["label"], *table["predicted"]} - {name.removeprefix("p_") for name in names}:
+            raise ValueError(f"no probability of {next(iter(unknown))!r}")
+    except Exception as error:  # what is damaged makes pyarrow and pandas raise anything
+        raise ValueError(f"{path} is no table of predictions ({reason_of(error)})") from None
+    return table.sort_values("index")
 
 
 def classification_report(scores: Scores) -> str:

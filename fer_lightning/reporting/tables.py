@@ -22,7 +22,7 @@ LEAKY = "LEAKY PROTOCOL, what it measures leaks into the training or the choosin
 
 FILES = {
     "checkpoints/best.ckpt": "the best epoch: weights, scores, classes, config",
-    "checkpoints/last.ckpt": "the last epoch, to go on from: resume=...",
+    "checkpoints/last.ckpt": "the last epoch, to go on from: resume=auto",
     "classification_report.txt": "precision, recall, F1 of each class; also .json",
     "confusion_matrix.png": "counts and percentages",
     "per_class_f1.png": "F1 of each class",

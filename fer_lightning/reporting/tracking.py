@@ -179,7 +179,7 @@ class RunLogger(MLFlowLogger):
         """What opens the run: its address on a server, or the command that starts MLflow's UI."""
         if self.uri.startswith("http"):
             return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.uri}"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs all of `metrics` in one batch; a server that fails does not stop the training."""

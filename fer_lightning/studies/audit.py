@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -25,6 +23,7 @@ from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
 from fer_lightning.data.protocols import Indices, first_copies
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_NAMES, USAGES
 from fer_lightning.reporting import records
+from fer_lightning.reporting.report import read_predictions
 from fer_lightning.training.trouble import one_clear_sentence
 
 HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [key=value ...]
@@ -241,18 +240,22 @@ def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
     if not files:
         raise ValueError(f"predictions={folder}: no run below it left a predictions.parquet")
     for file in files:
-        record = json.loads((file.parent / "record.json").read_text())
+        record = records.read_record(file.parent / "record.json", "data", "data_fingerprint", "protocol", "evaluation")
         if record["data_fingerprint"] != faces.fingerprint:
             raise ValueError(f"{file.parent} measured {record['data']}, other data than {faces.name} here")
-        part, protocol = record["evaluation"]["split"], record["protocol"]
-        if part == "train" or not protocol.startswith(("kfold(", "official")):
+        looked = record["evaluation"]
+        part, protocol = looked.get("split") if isinstance(looked, dict) else None, str(record["protocol"])
+        if part in ("train", None) or not protocol.startswith(("kfold(", "official")):
             raise ValueError(
                 f"{file.parent} measured {part} of {protocol}, on which its net may have trained: "
                 "use runs of protocol=kfold with eval.split=val"
             )
-        table = pd.read_parquet(file)
+        table = read_predictions(file.parent)
         index = table["index"].to_numpy()
-        total[index] += table[[f"p_{name}" for name in faces.classes]].to_numpy()
+        probabilities = [f"p_{name}" for name in faces.classes]
+        if not set(probabilities) <= set(table.columns) or index.max(initial=0) >= len(faces):
+            raise ValueError(f"{file} is of other classes or pictures than {faces.name} here")
+        total[index] += table[probabilities].to_numpy()
         times[index] += 1
     with np.errstate(invalid="ignore"):
         return (total / times).astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 import subprocess
@@ -20,9 +19,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.reporting.records import read_record
+
 ROOT = Path(__file__).parents[2]
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
 NOT_RUN = "not run"
+NEEDED = ("seed", "command", "machine", "protocol", "test", "val", "params", "minutes")
+"""Keys of a record that is a row."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         header = header_of(path)
         if "Claim" in header:  # a member of an ensemble makes no claim and has no row
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
-            rows.append(Baseline(path.stem, header, [json.loads(file.read_text()) for file in found]))
+            rows.append(Baseline(path.stem, header, [read_record(file, *NEEDED) for file in found]))
 
     def place(row: Baseline) -> tuple[float, int]:
         return -row.records[0]["test"]["accuracy"] if row.records else 0.0, int(row.header.get("Queue", 1000))

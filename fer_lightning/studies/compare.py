@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fer_lightning.reporting.records import write_json
+from fer_lightning.reporting.records import read_record, write_json
+from fer_lightning.reporting.report import read_predictions
 from fer_lightning.studies.trained import run_of
 from fer_lightning.training.metrics import from_confusion
 
@@ -126,6 +126,7 @@ class Measured:
 
         Raises:
             FileNotFoundError: There is no measurement.
+            ValueError: It is damaged.
         """
         folder = run_of(path) if path.name == "best.ckpt" else path
         if not (folder / "predictions.parquet").is_file() or not (folder / "record.json").is_file():
@@ -133,8 +134,8 @@ class Measured:
                 f"{path} is no folder with a record.json and predictions.parquet; give a finished run or an ensemble, "
                 "or measure a checkpoint first: python -m fer_lightning evaluate checkpoint=..."
             )
-        table = pd.read_parquet(folder / "predictions.parquet").sort_values("index")
-        return cls(folder, json.loads((folder / "record.json").read_text()), table)
+        record = read_record(folder / "record.json", "data", "data_fingerprint", "protocol")
+        return cls(folder, record, read_predictions(folder))
 
     @property
     def classes(self) -> list[str]:
@@ -152,6 +153,8 @@ def compare(a: Measured, b: Measured) -> dict[str, Any]:
     Raises:
         ValueError: They are not of the same pictures and classes.
     """
+    if not len(a.table):
+        raise ValueError(f"{a.folder} measured no picture")
     if a.classes != b.classes:
         raise ValueError(f"{a.folder} has the classes {', '.join(a.classes)}; {b.folder} {', '.join(b.classes)}")
     for what in ("index", "label"):
@@ -217,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         result = compare(*(Measured.read(folder) for folder in folders))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"fer compare: {error}", file=sys.stderr)
         return 2
     _show(result, Console())

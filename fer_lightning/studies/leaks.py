@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures
+from fer_lightning.reporting.records import read_record
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
 
@@ -85,7 +85,7 @@ def read_records(root: Path = ROOT) -> Records:
         ValueError: Two records are of different settings, so that they do not compare.
     """
     paths = [root / "results" / "leaks" / f"{protocol}.json" for protocol in STUDIED]
-    found: Records = {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}
+    found: Records = {path.stem: read_record(path, "command", "test") for path in paths if path.is_file()}
     settings = {name: settings_of(shlex.split(record["command"])[2:]) for name, record in found.items()}
     for name in found:
         first = next(iter(found))
@@ -137,7 +137,7 @@ def collect(words: Sequence[str], root: Path = ROOT) -> None:
     for protocol in STUDIED:
         path = RUNS / protocol / "record.json"
         if path.is_file():
-            command = json.loads(path.read_text())["command"]
+            command = read_record(path, "command")["command"]
             if settings_of(shlex.split(command)[2:]) == settings_of(words):
                 (root / "results" / "leaks").mkdir(parents=True, exist_ok=True)
                 shutil.move(path, root / "results" / "leaks" / f"{protocol}.json")

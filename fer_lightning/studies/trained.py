@@ -24,16 +24,22 @@ from fer_lightning.config import check, plain, register_resolvers
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
+from fer_lightning.models.torch_file import reason_of
+from fer_lightning.reporting.records import read_record
 from fer_lightning.run import build_trainer, choose_precision, prepare_data
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 from fer_lightning.training.trouble import one_clear_sentence
 
 CONF = Path(__file__).parents[2] / "conf"
+PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
+"""What a checkpoint must say of its training, for work over it."""
 
 
 def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a checkpoint was trained with, composed anew with changes.
+
+    Where files are written and runs are tracked is not for the checkpoint to say: it may be somebody else's.
 
     Args:
         module: The trained module; its provenance holds what was typed when it was trained.
@@ -41,7 +47,12 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """
     typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
     before = module.hparams["provenance"]["overrides"]
-    kept = [o for o in before if o.lstrip("+~").split("=")[0] not in typed_now | {"resume"}]
+    elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir")
+    kept = [
+        o
+        for o in before
+        if (key := o.lstrip("+~").split("=")[0]) not in typed_now | {"resume"} and not key.startswith(elsewhere)
+    ]
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -98,6 +109,8 @@ class Trained:
         """
         checkpoint = checkpoint_of(path)
         module = load_module(checkpoint)
+        if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:
+            raise ValueError(f"{checkpoint} does not say how it was trained: its provenance lacks {', '.join(missing)}")
         config = compose_for(module, overrides)
         check(config)
         pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -130,7 +143,7 @@ class Trained:
     def record(self) -> dict[str, Any]:
         """What the run recorded of itself (`record.json`); empty where it was not finished."""
         path = self.run / "record.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+        return read_record(path) if path.is_file() else {}
 
     def ask(self, part: str) -> Predictions:
         """What the net says of a part of the split, by the views of `eval`."""
@@ -155,9 +168,12 @@ class Trained:
             with aside.open("wb") as file:
                 np.savez(file, index=predictions.index.numpy(), logits=predictions.logits.numpy())
             aside.replace(path)
-        with np.load(path) as kept:
-            index, logits = torch.from_numpy(kept["index"]), torch.from_numpy(kept["logits"])
-        return Predictions(index, logits, torch.from_numpy(self.faces.labels[index.numpy()]))
+        try:
+            with np.load(path) as kept:
+                index, logits = torch.from_numpy(kept["index"]), torch.from_numpy(kept["logits"])
+            return Predictions(index, logits, torch.from_numpy(self.faces.labels[index.numpy()]))
+        except Exception as error:  # what is damaged makes NumPy raise anything
+            raise ValueError(f"{path} is damaged ({reason_of(error)}); delete it") from None
 
     def _key(self, part: str) -> str:
         trainer, views = self.config.trainer, self.evaluation

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or not there: written aside, synchronised, renamed."""
+"""Checkpoints: written whole or not at all, read as data alone."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,52 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from fer_lightning.data.cache import sync_folder
+from fer_lightning.models.torch_file import read_torch_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the quota is used up, or the file would be larger than is allowed."""
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint of this project; no code in the file runs.
+
+    Args:
+        path: A `best.ckpt` or `last.ckpt`.
+        mmap: Leave the tensors on the disk until they are used.
+
+    Raises:
+        ValueError: It is none; the message is the reason.
+    """
+    saved = read_torch_file(path, mmap=mmap)
+    if fault := _fault(saved):
+        raise ValueError(f"it {fault}")
+    checkpoint: dict[str, Any] = saved
+    return checkpoint
+
+
+def _fault(saved: Any) -> str | None:
+    """What of a checkpoint is not as it was written, or None."""
+    given = saved.get("hyper_parameters") if isinstance(saved, dict) else None
+    if not isinstance(given, dict):
+        return "has no hyper_parameters"
+    for key in ("model", "loss", "optimizer", "scheduler", "evaluation"):
+        if not isinstance(given.get(key), dict):
+            return f"has no settings of {key}"
+    classes = given.get("classes")
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        return "has no class names"
+    origin = given.get("provenance") or {}
+    if not isinstance(origin, dict) or not isinstance(typed := origin.get("overrides", []), list):
+        return "does not say how it was trained"
+    told = (*typed, *(origin.get(key, "") for key in ("data", "data_fingerprint", "protocol")))
+    if not all(isinstance(word, str) for word in told):
+        return "does not say what it was trained on"
+    tensors, history = saved.get("state_dict"), saved.get("history")
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        return "has no weights"
+    if not isinstance(history, list) or not all(isinstance(row, dict) and "epoch" in row for row in history):
+        return "has no history"
+    return None
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -18,6 +18,9 @@ from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.module import FERModule, load_module
 from fer_lightning.training.trouble import one_clear_sentence
 
+UNKNOWN = {"data": "unknown data", "data_fingerprint": "", "protocol": "an unknown protocol"}
+"""The provenance of a checkpoint that has none."""
+
 
 class DistillationLoss(nn.Module):
     """Learns from labels and from a teacher (Hinton, Vinyals & Dean 2015, section 2).
@@ -107,7 +110,7 @@ class Distiller(Callback):
         modules = [load_module(path) for path, _ in self._voters]
         here = student.hparams["provenance"]
         for (path, _), module in zip(self._voters, modules, strict=True):
-            there = module.hparams["provenance"]
+            there = UNKNOWN | (module.hparams["provenance"] or {})
             if module.classes != student.classes:
                 raise ValueError(
                     f"teacher {path} knows the classes {', '.join(module.classes)}; "
@@ -162,5 +165,8 @@ def _voters(path: Path) -> list[tuple[Path, float]]:
 
 
 def _members(record: Path) -> list[dict[str, Any]]:
-    members: list[dict[str, Any]] = json.loads(record.read_text()).get("members", [])
-    return members
+    try:
+        members = json.loads(record.read_text()).get("members", [])
+        return [{"checkpoint": str(member["checkpoint"]), "weight": float(member["weight"])} for member in members]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{record} is no record of a run or an ensemble ({error})") from None

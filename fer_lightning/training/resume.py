@@ -33,9 +33,12 @@ class RunState:
         """The state of the run in a folder, None where there is none that can be read."""
         try:
             read = json.loads((folder / STATE).read_text("utf-8"))
-            ended = read["objective"]
-            return cls(read["settings"], tuple(ended) if isinstance(ended, list) else ended)
-        except (OSError, ValueError, TypeError, KeyError):
+            ended, kept = read["objective"], read["settings"]
+            numbers = ended if isinstance(ended, list) else [ended]
+            if not isinstance(kept, dict) or not all(isinstance(n, (int, float, type(None))) for n in numbers):
+                return None
+            return cls(kept, tuple(ended) if isinstance(ended, list) else ended)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def write(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -35,10 +36,14 @@ def one_clear_sentence() -> Iterator[None]:
     """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `trouble_in_words` knows a way out
+            raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise CompactHydraException(str(error)) from None
+    except OmegaConfBaseException as error:  # a key that somebody took away, or whose value cannot be resolved
+        raise CompactHydraException(" ".join(str(error).split())) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import pydoc
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NEEDS = {"CmaEsSampler": "cmaes", "GPSampler": "torch"}  # what Optuna imports only at the first suggestion
+INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 ENDED = "fer_optuna:ended"  # the study's user attribute: how many trials its observers have seen the end of
 
 
@@ -215,7 +217,7 @@ class Sweep:
 
         Raises:
             SweepError: More trials failed than may.
-            SystemExit: After Ctrl-C, with how to go on.
+            SystemExit: After Ctrl-C, or where a job left with a status (SIGTERM: 75), which is kept.
         """
         with self.address.lock():
             count = tally(self.study)
@@ -245,10 +247,9 @@ class Sweep:
             stopped = self._work()
         except (KeyboardInterrupt, SystemExit) as stop:
             count = tally(self.study)
-            raise SystemExit(
-                f"\nfer_optuna: stopped at {count.started} of {self.total} trials; the same command goes on"
-                + (f" ({stop})" if isinstance(stop, SystemExit) and str(stop) else "")
-            ) from None
+            said = f"fer_optuna: stopped at {count.started} of {self.total} trials; the same command goes on"
+            print(f"\n{said}", file=sys.stderr)
+            raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from None
         results = _report.write_results(self.study, self.plugin, sweep_dir)  # first, for the observers to keep
         self._close()
         print(_report.summary(self.study, self.plugin) + f"\nResults:  {results}")

@@ -75,11 +75,15 @@ def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, caps
         assert said in bundle.card
     assert "ONNX int8" in capsys.readouterr().out
 
+    assert entry.main(["calibrate", f"checkpoint={run}"]) == 0
+    [calibrated] = (run / "checkpoints").glob("*.calibration.json")
+    temperature = bundle.description["temperature"]["value"]
+    assert temperature == pytest.approx(json.loads(calibrated.read_text())["temperature"], rel=1e-3)
     network = load_module(run / "checkpoints" / "best.ckpt").network.eval()
     faces = torch.rand(5, 1, 24, 24)
     answers = FERPredictor.load(out).predict(faces)
     with torch.no_grad():
-        wanted = network(faces).softmax(dim=1).numpy()
+        wanted = (network(faces) / temperature).softmax(dim=1).numpy()
     np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
 
 
@@ -89,7 +93,7 @@ def test_an_export_that_answers_otherwise_leaves_nothing(run: Path, tmp_path: Pa
 
     def spoiled(network: FERNetwork, *arguments: object) -> None:
         network = copy.deepcopy(network)
-        network.body.head[-1].bias.data[0] += 0.01
+        network.body.head[-1].bias.data[0] += 1
         write_onnx(network, *arguments)
 
     monkeypatch.setattr(graphs, "write_onnx", spoiled)

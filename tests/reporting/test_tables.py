@@ -139,11 +139,11 @@ def test_square_brackets_in_names_are_shown_as_they_are():
 def test_results_name_the_files_that_are_there_and_what_opens_the_run(tmp_path):
     (tmp_path / "record.json").write_text("{}")
     console, text = printed()
-    tables.results_files(console, tmp_path, "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db")
+    tables.results_files(console, tmp_path, "mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlruns/mlflow.db")
     assert str(tmp_path) in text()
     assert "record.json" in text()
     assert "best.ckpt" not in text()
-    assert "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db\n" in text()
+    assert "mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlruns/mlflow.db\n" in text()
 
 
 def test_results_without_mlflow_name_none(tmp_path):

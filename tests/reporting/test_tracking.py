@@ -85,7 +85,7 @@ def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
     assert {file.path for file in client.list_artifacts(logger.run_id)} == {"checkpoints", "record.json"}
     kept = store / "artifacts" / logger.run_id / "artifacts" / "checkpoints" / "best.ckpt"
     assert kept.read_bytes() == b"weights"
-    assert tracking.where([logger]) == f"mlflow ui --backend-store-uri sqlite:///{store}/mlflow.db"
+    assert tracking.where([logger]) == f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{store}/mlflow.db"
     found = client.search_runs([run.info.experiment_id], "params.model = 'efficientnet'")
     assert [other.info.run_id for other in found] == [logger.run_id]
     assert capfd.readouterr() == ("", "")

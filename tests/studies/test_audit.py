@@ -190,12 +190,14 @@ def test_predictions_of_one_picture_are_averaged(tmp_path: Path, by_hand: study.
         folder = tmp_path / str(seed)
         folder.mkdir()
         record = {
+            "data": "by_hand",
             "data_fingerprint": by_hand.faces.fingerprint,
             "protocol": "official",
             "evaluation": {"split": "test"},
         }
         (folder / "record.json").write_text(json.dumps(record))
-        pd.DataFrame({"index": [4], **{f"p_{c}": [p] for c in EMOTIONS}}).to_parquet(folder / "predictions.parquet")
+        said = {"index": [4], "label": ["happy"], "predicted": ["sad"], **{f"p_{c}": [p] for c in EMOTIONS}}
+        pd.DataFrame(said).to_parquet(folder / "predictions.parquet")
     predicted = study.out_of_fold(tmp_path, by_hand.faces)
     assert np.allclose(predicted[4], 0.4)
     assert np.isnan(predicted[[0, 1, 2, 3, 5, 6, 7, 8]]).all()

@@ -107,7 +107,7 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
     wait_for(lambda: any(t.intermediate_values for t in study().trials))
     worker.send_signal(signal.SIGINT)
     output, _ = worker.communicate(timeout=300)
-    assert worker.returncode == 1
+    assert worker.returncode == 130
     last = output.splitlines()[-1]
     assert last == "fer_optuna: stopped at 0 of 2 trials; the same command goes on"
 
@@ -121,6 +121,13 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
     assert repeated.user_attrs["repeats"] == 0
     assert (tmp_path / "log").read_text().split() == ["1", "2"]
     assert "2 complete, 1 lost and repeated" in output
+
+
+def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sweep, study: Open):
+    done = sweep("x=interval(0,1)", "fate=requeue", "hydra.sweeper.n_trials=2")
+    assert done.returncode == 75
+    assert done.stdout.splitlines()[-1] == "fer_optuna: stopped at 0 of 2 trials; the same command goes on"
+    assert "stopped by SystemExit 75" in next(iter(study().trials)).user_attrs["failure"]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

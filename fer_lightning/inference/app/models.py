@@ -137,7 +137,7 @@ def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
     for path in descriptions:
         try:
             yield _bundle(str(path.parent), "Export", str(path.parent))
-        except BundleError as error:
+        except (BundleError, TypeError, ValueError, AttributeError) as error:  # of its scores, too
             logging.getLogger(__name__).warning("left out: %s", error)
 
 
@@ -190,9 +190,9 @@ def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
 def _run(checkpoint: Path, name: str) -> Choice:
     try:
         record = json.loads((checkpoint.parents[1] / "record.json").read_text())
-    except (OSError, ValueError):
-        record = {"name": f"{name}, no record"}
-    return _from_record(record, "Run", "checkpoint", str(checkpoint))
+        return _from_record(record, "Run", "checkpoint", str(checkpoint))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))
 
 
 def _from_record(record: dict[str, Any], origin: str, kind: str, place: str) -> Choice:

@@ -61,9 +61,10 @@ def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
         try:
             record = json.loads(path.read_text())
-        except (OSError, ValueError):  # being written, or not ours
+        except (OSError, ValueError, RecursionError):  # being written, or not ours
             continue
-        if isinstance(record, dict) and "name" in record:
+        parts = [record.get(part, {}) for part in ("val", "test")] if isinstance(record, dict) else []
+        if parts and all(isinstance(part, dict) for part in parts) and "name" in record:
             found.append((path.parent, record))
     return found
 

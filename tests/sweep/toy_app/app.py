@@ -47,6 +47,8 @@ def main(cfg: DictConfig) -> Any:
             raise optuna.TrialPruned
         case "exit":
             sys.exit("leaving")
+        case "requeue":  # as after SIGTERM
+            sys.exit(75)
         case "two":
             return loss, abs(cfg.x)
     print(f"loss {loss!r}")
