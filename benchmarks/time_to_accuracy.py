@@ -1,0 +1,73 @@
+"""How soon does the user hold a trained net of a given accuracy? Whole commands, from process start to process end.
+
+Each experiment is typed as a user would, with start-up, reading of the cached data, validation after every epoch, the
+measurement of PrivateTest, the figures and MLflow counted in. The number of epochs and all else were chosen on
+PublicTest; PrivateTest is what the run reports at its end.
+
+    python benchmarks/time_to_accuracy.py --experiments speedrun_cpu --out benchmarks/results/time_to_accuracy.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fer_lightning.reporting import records
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(experiment: str, seed: int, data_path: str | None) -> dict[str, Any]:
+    """One training in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"experiment={experiment}", f"seed={seed}", f"hydra.run.dir={folder}/run"]
+        words += [f"paths.mlruns_dir={folder}/mlruns", *([f"data.path={data_path}"] if data_path else [])]
+        start = time.monotonic()
+        subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True)
+        seconds = time.monotonic() - start
+        record = json.loads(Path(folder, "run", "record.json").read_text())
+    return {
+        "experiment": experiment,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "training_seconds": round(record["minutes"] * 60, 1),
+        "private_test_accuracy": record["test"]["accuracy"],
+        "public_test_accuracy": record["val"]["accuracy"],
+        "epochs": record["epochs"],
+        "parameters": record["params"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=["speedrun_cpu", "speedrun_cpu_65", "speedrun_cpu_70"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--data_path", help="where FER2013 lies, if not in data/")
+    parser.add_argument("--out", type=Path, help="JSON file to write, beside the runs it holds already")
+    options = parser.parse_args()
+    kept = json.loads(options.out.read_text())["runs"] if options.out and options.out.exists() else []
+    result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
+    for experiment in options.experiments:
+        for seed in options.seeds:
+            done = {**run(experiment, seed, options.data_path), "commit": records.commit()}
+            kept = [r for r in kept if (r["experiment"], r["seed"]) != (experiment, seed)] + [done]
+            if options.out:
+                records.write_json(options.out, {**result, "runs": kept, "commit": records.commit()})
+    table = Table("experiment", "seed", "seconds", "PublicTest", "PrivateTest", title=result["question"])
+    for row in kept:
+        accuracies = [f"{row[part]:.2%}" for part in ("public_test_accuracy", "private_test_accuracy")]
+        table.add_row(row["experiment"], str(row["seed"]), f"{row['seconds']:.0f}", *accuracies)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
