@@ -6,7 +6,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from fer_lightning.config import check_words, overrides_last, register_resolvers
+from fer_lightning.config import check_words, help_text, overrides_last, register_resolvers
+
+CONF = Path(__file__).parent.absolute() / "conf"
 
 register_resolvers()
 
@@ -20,9 +22,12 @@ def main(config: DictConfig) -> float | tuple[float, float]:
 
 
 if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv):
+        print(help_text(CONF))
+        sys.exit()
     sys.argv[1:] = overrides_last(sys.argv[1:])
     try:
-        check_words(Path(__file__).parent.absolute() / "conf", sys.argv[1:])
+        check_words(CONF, sys.argv[1:])
     except ValueError as error:
         sys.exit(str(error))
     main()

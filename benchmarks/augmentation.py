@@ -1,19 +1,20 @@
-"""How many pictures a second does each way of augmenting manage on one core?
+"""How many pictures a second does each way of augmenting manage on one core, and what share of a training step is it?
 
-    python benchmarks/augmentation.py [--size 48] [--channels 1] [--rounds 9] [--out augmentation.json]
+    python benchmarks/augmentation.py [--size 48] [--channels 1] --out benchmarks/results/augmentation.json
 
 The policy is `augmentation=standard`: flip, rotation, shift, zoom, brightness and contrast, a draw per
 picture. The candidates take turns, round after round, so that a busy moment of the machine hits all alike;
 their medians are compared. torchvision on a whole batch is missing on purpose: it draws once a batch.
+
+The share is that of the whole input pipeline (gathering, to float, augmenting) beside forward, backward and update of
+the three-block CNN on the same batches, with as many threads as a training has.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -28,12 +29,17 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from step import Step, batches, config_of, data_of
 
 from fer_lightning.data.augment import PictureAugmentation
 from fer_lightning.data.batched import BatchedAugmentation
+from fer_lightning.data.protocols import official
+from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.reporting import records
 
 POLICY = Path(__file__).parents[1] / "conf/augmentation/standard.yaml"
 BATCHES_A_TURN = 4
+WARM = 5  # steps
 
 
 def torchvision_per_picture(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
@@ -108,18 +114,45 @@ def kornia_batched(policy: dict[str, float], images: np.ndarray) -> Callable[[],
     return lambda: pipeline(pictures.float() / 255)
 
 
+def share_of_a_step(steps: int) -> dict[str, object]:
+    """Milliseconds of the input pipeline and of the training step on its batches, in turns."""
+    config = config_of("data=synthetic", "model=custom_cnn", "augmentation=batched_standard")
+    faces = draw_faces(2000)
+    datamodule = data_of(config, faces, official(faces), resident=True)
+    step, source = Step(config, datamodule), batches(datamodule)
+    pairs = []
+    for number in range(steps + WARM):
+        start = time.perf_counter()
+        batch = next(source)
+        ready = time.perf_counter()
+        step(batch)
+        if number >= WARM:
+            pairs.append((ready - start, time.perf_counter() - ready))
+    return {
+        "model": "custom_cnn",
+        "batch_size": config.trainer.batch_size,
+        "precision": step.precision,
+        "threads": torch.get_num_threads(),
+        "steps": steps,
+        "input_pipeline_ms": round(1000 * statistics.median(pipeline for pipeline, _ in pairs), 3),
+        "training_step_ms": round(1000 * statistics.median(training for _, training in pairs), 3),
+        "share": round(statistics.median(pipeline / training for pipeline, training in pairs), 5),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=48, help="pixels a side")
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
     parser.add_argument("--batch", type=int, default=128, help="pictures a batch")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=100, help="training steps, for the share")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
+    console = Console()
+    share = share_of_a_step(options.steps)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    console = Console()
-
     policy = OmegaConf.to_container(OmegaConf.load(POLICY).policy)
     del policy["_target_"]
     shape = (options.batch, options.size, options.size) + ((3,) if options.channels == 3 else ())
@@ -147,27 +180,39 @@ def main() -> None:
                 rates[name].append(BATCHES_A_TURN * options.batch / (time.perf_counter() - start))
 
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    slowest = min(medians.values())
+    usual = rates["albumentations per picture"]
+    ratios = {
+        name: statistics.median(ours / theirs for ours, theirs in zip(values, usual, strict=True))
+        for name, values in rates.items()
+    }
     table = Table(title=f"augmentation=standard, {options.channels} x {options.size} px, one core")
     table.add_column("way")
-    for heading in ("pictures/s", "ratio", "rounds from, to"):
+    for heading in ("pictures/s", "to albumentations", "rounds from, to"):
         table.add_column(heading, justify="right")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
         spread = f"{min(rates[name]):,.0f}, {max(rates[name]):,.0f}"
-        table.add_row(name, f"{median:,.0f}", f"{median / slowest:.1f}", spread)
+        table.add_row(name, f"{median:,.0f}", f"{ratios[name]:.2f}", spread)
     console.print(table)
+    console.print(
+        f"input pipeline {share['input_pipeline_ms']:.2f} ms, training step {share['training_step_ms']:.1f} ms"
+        f" ({share['model']}, batch {share['batch_size']}, {share['threads']} threads): {share['share']:.1%}"
+    )
     if options.out:
-        figures = {
+        result = {
+            "question": __doc__.splitlines()[0],
             "policy": policy,
             "size": options.size,
             "channels": options.channels,
             "batch": options.batch,
             "rounds": options.rounds,
-            "machine": platform.machine(),
-            "versions": {"torch": torch.__version__, "albumentations": A.__version__},
             "pictures_per_second": {name: round(median, 1) for name, median in medians.items()},
+            "ratio_to_albumentations": {name: round(ratio, 3) for name, ratio in ratios.items()},
+            "share_of_a_training_step": share,
+            "machine": records.machine(),
+            "versions": records.versions(),
+            "commit": records.commit(),
         }
-        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+        records.write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ without one only detection is measured.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -29,6 +27,7 @@ from fer_lightning.data.sources import read_faces
 from fer_lightning.inference.bundle import BundleError
 from fer_lightning.inference.detect import crop, detector
 from fer_lightning.inference.predict import FERPredictor
+from fer_lightning.reporting import records
 
 SIDES = (320, 480, 640)
 DEFAULT = 480
@@ -109,9 +108,18 @@ def main() -> None:
             f" {row['cpu_ms']:>7.1f} {row['frames_a_second']:>10.1f}"
         )
     if options.out:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        told = {"machine": machine, "load_average": os.getloadavg()[0], "opencv": cv2.__version__, "measured": what}
-        options.out.write_text(json.dumps(told | {"frames": len(frames), "figures": figures}, indent=1) + "\n")
+        result = {
+            "question": __doc__.splitlines()[0],
+            "measured": what,
+            "load_average": os.getloadavg()[0],
+            "frames": len(frames),
+            "figures": figures,
+            "opencv": cv2.__version__,
+            "machine": records.machine(),
+            "versions": records.versions(),
+            "commit": records.commit(),
+        }
+        records.write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ peak over that of the interpreter with its imports.
 import argparse
 import csv
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_lightning.data.sources import read_faces
+from fer_lightning.reporting import records
 
 
 def naive(path):
@@ -87,10 +86,15 @@ def main():
     for row in figures:
         print(f"{row['file']:<20} {row['case']:<21} {row['seconds']:>9.4f} {row['peak_mb']:>8.0f}")
     if options.out:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        options.out.write_text(
-            json.dumps({"machine": machine, "rounds": options.rounds, "figures": figures}, indent=1) + "\n"
-        )
+        result = {
+            "question": __doc__.splitlines()[0],
+            "rounds": options.rounds,
+            "figures": figures,
+            "machine": records.machine(),
+            "versions": records.versions(),
+            "commit": records.commit(),
+        }
+        records.write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from fer_lightning.models.network import count_parameters, is_dense
 from fer_lightning.rehearsal import check_logged, monitored, read_checkpoint, rehearse
 from fer_lightning.reporting import records, tables, tracking
 from fer_lightning.reporting.report import write_report
+from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 from fer_lightning.training.metrics import EPOCH_SCORES, Predictions, Scores, full_scores
@@ -369,6 +370,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         optuna.TrialPruned: This run is a trial, and its pruner stopped it.
     """
     quiet()
+    keep_freed_memory()
     job, first = Job.current(), is_first_process()
     console = Console(quiet=not first)
     folder = Path(os.path.relpath(config.paths.output_dir))

@@ -22,6 +22,9 @@ Scores = dict[str, Any]
 EPOCH_SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy", "ece")
 """The scores of every epoch, beside the F1 of each class."""
 
+DRAWS_AT_ONCE = 2**22
+"""Bootstrap draws in memory at one time: a thousand resamples of a large test part would take gigabytes."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -147,6 +150,13 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
     return scores | {f"f1_{name}": value for name, value in zip(classes, table["f1"].tolist(), strict=True)}
 
 
+def _resampled(frequencies: Tensor, resamples: int, n: int, generator: torch.Generator) -> Tensor:
+    """How often each cell is drawn in `n` draws by frequency, int64 (resamples, cells)."""
+    cells = torch.multinomial(frequencies, resamples * n, replacement=True, generator=generator)
+    offsets = torch.arange(resamples).repeat_interleave(n) * len(frequencies)
+    return torch.bincount(cells + offsets, minlength=resamples * len(frequencies)).view(resamples, -1)
+
+
 def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0) -> Scores:
     """The scores of a final measurement, with 95% bootstrap percentile intervals (Efron 1979) over the pictures.
 
@@ -167,9 +177,14 @@ def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int
     # multinomial draw over the cells of the confusion matrix.
     n = int(matrix.sum())
     generator = torch.Generator().manual_seed(seed)
-    cells = torch.multinomial(matrix.flatten().double(), resamples * n, replacement=True, generator=generator)
-    offsets = torch.arange(resamples).repeat_interleave(n) * matrix.numel()
-    resampled = torch.bincount(cells + offsets, minlength=resamples * matrix.numel()).view(-1, *matrix.shape)
+    frequencies = matrix.flatten().double()
+    at_once = max(1, DRAWS_AT_ONCE // n)
+    resampled = torch.cat(
+        [
+            _resampled(frequencies, min(at_once, resamples - start), n, generator)
+            for start in range(0, resamples, at_once)
+        ]
+    ).view(-1, *matrix.shape)
     boot = from_confusion(resampled)
     for name in ("accuracy", "macro_f1"):
         bounds = torch.quantile(boot[name], torch.tensor([0.025, 0.975], dtype=torch.float64))

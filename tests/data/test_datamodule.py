@@ -1,3 +1,8 @@
+import pickle
+import re
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,7 +10,7 @@ import pytest
 import torch
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
-from fer_lightning.data.datamodule import EpochSampler, FERDataModule, to_unit_range
+from fer_lightning.data.datamodule import EpochSampler, FaceDataset, FERDataModule, StreamingLoader, to_unit_range
 from fer_lightning.data.protocols import Split
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
 
@@ -147,3 +152,91 @@ def test_colour_pictures_go_channels_first() -> None:
     unit = to_unit_range(pictures)
     assert unit.shape == (2, 3, 4, 5)
     assert unit[0, :, 1, 2].tolist() == pytest.approx([1.0, 0.2, 0.0])
+
+
+def mapped_faces(folder: Path, count: int = 40) -> FaceArrays:
+    faces = random_faces(count)
+    np.save(folder / "images.npy", faces.images)
+    return replace(faces, images=np.load(folder / "images.npy", mmap_mode="r"))
+
+
+def same(first: list[dict], second: list[dict]) -> bool:
+    return all(
+        a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "val"])
+@pytest.mark.parametrize(
+    "augmentation", [NONE, PER_PICTURE, BATCHED, MIXED], ids=["none", "per picture", "batched", "mix"]
+)
+def test_a_streamed_set_gives_the_batches_of_a_resident_one(tmp_path: Path, augmentation: dict, training: bool) -> None:
+    resident = module(augmentation, training, resident=True)
+    streamed = module(augmentation, training, faces=mapped_faces(tmp_path), resident=False)
+    for epoch in range(2):
+        assert same(batches(resident, epoch), batches(streamed, epoch))
+
+
+def test_what_is_read_ahead_changes_nothing_when_an_epoch_is_left_or_taken_up_later(tmp_path: Path) -> None:
+    whole = [batches(module(BATCHED, resident=True), epoch) for epoch in range(3)]
+    left = module(BATCHED, faces=mapped_faces(tmp_path), resident=False)
+    loader = left.train_dataloader()
+    assert isinstance(loader, StreamingLoader)
+    assert len(loader) == len(whole[0])
+    loader.sampler.set_epoch(1)
+    assert same([left.on_after_batch_transfer(raw, 0) for raw in islice(loader, 2)], whole[1][:2])
+    loader.sampler.set_epoch(2)
+    assert same([left.on_after_batch_transfer(raw, 0) for raw in loader], whole[2])
+    assert same(batches(module(BATCHED, faces=mapped_faces(tmp_path), resident=False), 2), whole[2])  # a resumed run
+
+
+def test_each_process_streams_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, shares = batches(module(NONE, resident=True)), []
+    for rank in range(2):
+        monkeypatch.setattr(FERDataModule, "_share", lambda self, rank=rank: {"rank": rank, "world": 2})
+        shares.append(batches(module(BATCHED, faces=mapped_faces(tmp_path), resident=False)))
+        assert same(shares[-1], batches(module(BATCHED, resident=True)))
+    for whole, first, second in zip(alone, *shares, strict=True):
+        assert sorted([*first["index"].tolist(), *second["index"].tolist()]) == sorted(whole["index"].tolist())
+
+
+def test_workers_stream_the_same_batches(tmp_path: Path) -> None:
+    alone = batches(module(BATCHED, resident=True))
+    assert same(alone, batches(module(BATCHED, faces=mapped_faces(tmp_path), resident=False, workers=1)))
+
+
+def test_a_worker_that_shares_no_memory_maps_the_file_itself(tmp_path: Path) -> None:
+    dataset = FaceDataset(mapped_faces(tmp_path, 2000).images)
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 2000
+    draw = next(iter(EpochSampler(np.arange(2000), 64, shuffle=True)))
+    assert torch.equal(pickle.loads(sent)[draw]["pictures"], dataset[draw]["pictures"])
+
+
+def test_large_sets_stream_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = random_faces().images.nbytes
+    monkeypatch.setattr("fer_lightning.data.datamodule.RESIDENT_LIMIT", size)
+    assert module(NONE).resident
+    monkeypatch.setattr("fer_lightning.data.datamodule.RESIDENT_LIMIT", size - 1)
+    assert not module(NONE).resident
+    assert module(NONE, resident=True).resident
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of what is mapped")
+def test_streaming_holds_no_more_of_the_file_than_a_few_batches(tmp_path: Path) -> None:
+    def held() -> int:  # KiB of the file that are mapped at this moment
+        rows = Path("/proc/self/smaps").read_text().split("images.npy\n")
+        assert len(rows) == 2
+        return int(re.search(r"Rss: +(\d+) kB", rows[1])[1])
+
+    count = 50_000
+    faces = mapped_faces(tmp_path, count)
+    whole = faces.images.nbytes // 1024
+    assert faces.images.max() == 255  # reads all
+    assert held() >= whole
+    made = FERDataModule(faces, split(count), batch_size=8, augmentation=NONE, resident=False)
+    made.trainer = SimpleNamespace(training=True)
+    seen = [held() for number, _ in enumerate(made.train_dataloader()) if number % 500 == 10]
+    assert len(seen) > 10
+    assert max(seen) < whole / 4

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from fer_lightning.data import synthetic
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.synthetic import FREQUENCIES, draw_faces
 from fer_lightning.labels import EMOTIONS, USAGES
@@ -42,6 +45,16 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others():
     assert first.fingerprint == again.fingerprint
     assert first.fingerprint != other.fingerprint
     assert not np.array_equal(first.labels, other.labels)
+
+
+def test_who_draws_makes_no_difference(monkeypatch, tmp_path):
+    alone = draw_faces(140, image_size=24)
+    monkeypatch.setattr(synthetic, "_A_PROCESS", 50)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.chdir(tmp_path)
+    assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
 
 
 def test_usage_is_split_80_10_10(faces):

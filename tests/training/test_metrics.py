@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from fer_lightning.labels import EMOTIONS
+from fer_lightning.training import metrics
 from fer_lightning.training.metrics import Predictions, PredictionStore, confusion, epoch_scores, full_scores
 
 
@@ -74,6 +75,14 @@ def test_interval_is_that_of_resampling_pictures() -> None:
 def test_intervals_repeat() -> None:
     ours = predictions(50, 7, 4)
     assert full_scores(ours, EMOTIONS, 100) == full_scores(ours, EMOTIONS, 100)
+
+
+def test_intervals_do_not_depend_on_how_many_draws_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = predictions(50, 7, 4)
+    at_once = full_scores(ours, EMOTIONS, 100)
+    for draws in (1, 170):
+        monkeypatch.setattr(metrics, "DRAWS_AT_ONCE", draws)
+        assert full_scores(ours, EMOTIONS, 100) == at_once
 
 
 def test_store_sorts_and_counts_no_picture_twice() -> None:

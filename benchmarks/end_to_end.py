@@ -1,0 +1,150 @@
+"""How many source pictures a second does a training take in, beside the usual pipeline of PIL pictures, one at a time?
+
+Ours is the resident set with `augmentation=batched_standard`; the usual way is a Dataset that opens an array as a PIL
+picture and puts it through torchvision's transforms of the same strengths, and a DataLoader with two workers. Net,
+loss, optimizer, precision and layout are the same. The sides take turns; the table shows medians and the median of the
+ratios of neighbouring rounds. A side's clock starts when it has its first batch, so that no start of workers counts.
+
+    python benchmarks/end_to_end.py --out benchmarks/results/end_to_end.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from step import DEVICE, Step, batches, config_of, data_of, finished
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from fer_lightning.data.datamodule import Batch
+from fer_lightning.data.protocols import official
+from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.reporting import records
+
+
+class PicturesOneByOne(Dataset):
+    """The dataset class of most FER2013 trainings."""
+
+    def __init__(self, images: NDArray, labels: NDArray, policy: DictConfig) -> None:
+        self.images, self.labels = images, labels
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomHorizontalFlip(policy.flip),
+                transforms.RandomAffine(
+                    policy.rotation,
+                    translate=(policy.shift, policy.shift),
+                    scale=(1 - policy.zoom, 1 + policy.zoom),
+                    interpolation=transforms.InterpolationMode.BILINEAR,
+                ),
+                transforms.ColorJitter(brightness=policy.brightness, contrast=policy.contrast),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def usual(loader: DataLoader) -> Iterator[Batch]:
+    while True:
+        for image, label in loader:
+            yield {"image": image.to(DEVICE, non_blocking=True), "label": label.to(DEVICE, non_blocking=True)}
+
+
+def rate(source: Iterable[Batch], steps: int, step: Step) -> float:
+    """Pictures a second over so many steps after the first."""
+    source = iter(source)
+    step(next(source))
+    finished()
+    seen, started = 0, time.perf_counter()
+    for batch in islice(source, steps):
+        step(batch)
+        seen += len(batch["label"])
+    finished()
+    return seen / (time.perf_counter() - started)
+
+
+def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
+    config = config_of("data=synthetic", f"model={model}", "augmentation=batched_standard")
+    faces = draw_faces(options.pictures)
+    split = official(faces)
+    datamodule = data_of(config, faces, split, resident=True)
+    train = split.indices["train"]
+    loader = DataLoader(
+        PicturesOneByOne(faces.images[train], faces.labels[train], config.augmentation.policy),
+        batch_size=config.trainer.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=options.workers,
+        pin_memory=DEVICE.type == "cuda",
+        persistent_workers=options.workers > 0,
+    )
+    step = Step(config, datamodule)
+    pairs = []
+    for round_ in range(options.rounds + 1):
+        if round_ % 2:  # the sides take turns at going first
+            ours = rate(batches(datamodule), options.steps, step)
+            theirs = rate(usual(loader), options.steps, step)
+        else:
+            theirs = rate(usual(loader), options.steps, step)
+            ours = rate(batches(datamodule), options.steps, step)
+        if round_:  # the first round warms up
+            pairs.append((theirs, ours))
+    return {
+        "usual_pictures_per_second": round(statistics.median(theirs for theirs, _ in pairs), 1),
+        "ours_pictures_per_second": round(statistics.median(ours for _, ours in pairs), 1),
+        "ratio": round(statistics.median(ours / theirs for theirs, ours in pairs), 3),
+        "batch_size": config.trainer.batch_size,
+        "precision": step.precision,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
+    parser.add_argument("--pictures", type=int, default=6000, help="to draw; four fifths of them train")
+    parser.add_argument("--workers", type=int, default=2, help="of the usual pipeline")
+    parser.add_argument("--steps", type=int, default=60, help="a round; fewer than an epoch has")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    models = {model: measured(model, options) for model in options.models}
+    result = {
+        "question": __doc__.splitlines()[0],
+        "device": DEVICE.type,
+        "workers_of_the_usual_pipeline": options.workers,
+        "rounds": options.rounds,
+        "models": models,
+        "machine": records.machine(),
+        "versions": records.versions(),
+        "commit": records.commit(),
+    }
+    table = Table("model", "usual, pictures/s", "ours, pictures/s", "ratio", title=result["question"])
+    for model, row in models.items():
+        table.add_row(
+            model,
+            f"{row['usual_pictures_per_second']:,.0f}",
+            f"{row['ours_pictures_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+        )
+    Console().print(table)
+    if options.out:
+        records.write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Writes docs/PERFORMANCE.md from what the benchmarks measured, benchmarks/results/*.json.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "PERFORMANCE.md"
+
+HEAD = """# Performance
+
+Each section answers one question with the numbers that its script in `benchmarks/` measured. Sides that are compared
+took turns in one run, and medians are shown; a ratio is the median of the ratios of neighbouring rounds. On other
+machines the numbers differ, so every section names its own.
+Written by `python benchmarks/report.py` from `benchmarks/results/*.json`."""
+
+Row = Sequence[str]
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of the page.
+
+    Attributes:
+        name: Of the script in benchmarks/ and of its JSON file.
+        title: The heading.
+        table: Makes the table's rows of the file's content, the headings first.
+        note: What one must know to read the table; may be empty.
+    """
+
+    name: str
+    title: str
+    table: Callable[[Result], list[Row]]
+    note: str = ""
+
+
+def time_to_accuracy(result: Result) -> list[Row]:
+    rows: list[Row] = [
+        ("experiment", "seed", "seconds from process start", "PrivateTest", "PublicTest", "epochs", "parameters")
+    ]
+    for run in result["runs"]:
+        accuracies = (f"{run[f'{part}_test_accuracy']:.2%}" for part in ("private", "public"))
+        parameters = f"{run['parameters'] / 1e6:.2f} M"
+        rows.append(
+            (run["experiment"], f"{run['seed']}", f"{run['seconds']:,.0f}", *accuracies, f"{run['epochs']}", parameters)
+        )
+    return rows
+
+
+def augmentation(result: Result) -> list[Row]:
+    rows: list[Row] = [("way", "pictures/s on one core", "to albumentations")]
+    rates = result["pictures_per_second"]
+    usual = rates["albumentations per picture"]
+    ratios = result.get("ratio_to_albumentations", {name: rate / usual for name, rate in rates.items()})
+    rows += [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}") for name in sorted(rates, key=rates.__getitem__)]
+    if share := result.get("share_of_a_training_step"):
+        rows.append(
+            (
+                f"input pipeline beside a training step of {share['model']}, batch {share['batch_size']}, "
+                f"{share['precision']}, {share['threads']} threads",
+                f"{share['input_pipeline_ms']:.2f} ms beside {share['training_step_ms']:.1f} ms",
+                f"{share['share']:.1%} of the step",
+            )
+        )
+    return rows
+
+
+def streaming(result: Result) -> list[Row]:
+    rows: list[Row] = [
+        ("", "resident, pictures/s", "streamed, pictures/s", "streamed / resident", "streamed from disk")
+    ]
+    for name in ("training", "input_pipeline"):
+        rates = result[name]
+        disk = rates.get("streamed_from_disk_pictures_per_second")
+        rows.append(
+            (
+                f"{name.replace('_', ' ')}, {result['model']}" if name == "training" else name.replace("_", " "),
+                f"{rates['resident_pictures_per_second']:,.0f}",
+                f"{rates['streamed_pictures_per_second']:,.0f}",
+                f"{rates['streamed_over_resident']:.1%}",
+                f"{disk:,.0f}" if disk else "",
+            )
+        )
+    for look in result["memory_mib"]:
+        rows.append(
+            (
+                f"memory, {look['when']}",
+                "",
+                f"{look['anonymous']:,} MiB anonymous, {look['file']:,} MiB of files",
+                "",
+                "",
+            )
+        )
+    return rows
+
+
+def end_to_end(result: Result) -> list[Row]:
+    rows: list[Row] = [("model", "usual, pictures/s", "ours, pictures/s", "ratio", "precision")]
+    for model, row in result["models"].items():
+        rates = (f"{row[f'{side}_pictures_per_second']:,.0f}" for side in ("usual", "ours"))
+        rows.append((model, *rates, f"{row['ratio']:.2f}", row["precision"]))
+    return rows
+
+
+def training_loop(result: Result) -> list[Row]:
+    rows: list[Row] = [("model", "bare loop, ms a step", "Lightning, ms a step", "ratio", "batch", "precision")]
+    for model, row in result.items():
+        if isinstance(row, Mapping) and "bare_ms" in row:
+            times = (f"{row['bare_ms']:.1f}", f"{row['lightning_ms']:.1f}", f"{row['ratio']:.3f}")
+            rows.append((model, *times, f"{row['batch_size']}", row["precision"]))
+    return rows
+
+
+def inference(result: Result) -> list[Row]:
+    batches = result["milliseconds_a_face_one_thread"]
+    rows: list[Row] = [("runtime", *(f"{batch}, ms a face, one thread" for batch in batches))]
+    rows += [(name, *(f"{batch[name]:.3f}" for batch in batches.values())) for name in next(iter(batches.values()))]
+    blank = [""] * (len(batches) - 1)
+    for graph, seconds in result["seconds_for_1000_jpegs_all_cores"].items():
+        rows.append((f"1,000 JPEG files, {graph}, all cores", f"{seconds:.2f} s", *blank))
+    first = result["seconds_from_start_to_first_answer"]
+    return [*rows, ("from the start of Python to the first answer", f"{first:.2f} s", *blank)]
+
+
+def detection(result: Result) -> list[Row]:
+    rows: list[Row] = [
+        ("longest side, px", "faces found", "false boxes a frame", "detection, ms", "frames/s with classifying")
+    ]
+    for row in result["figures"]:
+        shares = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}")
+        rows.append((f"{row['longest_side']}", *shares, f"{row['detection_ms']:.1f}", f"{row['frames_a_second']:.1f}"))
+    return rows
+
+
+def first_read(result: Result) -> list[Row]:
+    rows: list[Row] = [("file", "way", "seconds", "peak MB over the imports")]
+    return rows + [
+        (row["file"], row["case"], f"{row['seconds']:.3f}", f"{row['peak_mb']:.0f}") for row in result["figures"]
+    ]
+
+
+def start_up(result: Result) -> list[Row]:
+    rows: list[Row] = [("command", "seconds", "slowest", "peak MiB")]
+    for name, row in result["commands"].items():
+        rows.append((name, f"{row['seconds']:.2f}", f"{row['largest_seconds']:.2f}", f"{row['peak_mib']:,}"))
+    return rows
+
+
+def peak_memory(result: Result) -> list[Row]:
+    return [("run", "peak GiB"), ("40 steps of 128, whole validation and test, MLflow", f"{result['peak_gib']:.2f}")]
+
+
+def growth(result: Result) -> list[Row]:
+    rows: list[Row] = [
+        (
+            "pictures",
+            "epochs",
+            "processes",
+            "seconds an epoch",
+            "seconds whole",
+            "seconds beside training",
+            "peak GiB a process",
+        )
+    ]
+    for row in result["rows"]:
+        counts = (f"{row[key]:,}" for key in ("pictures", "epochs", "processes"))
+        times = (f"{row[key]:.2f}" for key in ("seconds_an_epoch", "seconds_whole", "seconds_beside_training"))
+        rows.append((*counts, *times, f"{row['peak_gib']:.2f}"))
+    return rows
+
+
+def sweep(result: Result) -> list[Row]:
+    overhead, memory = result["overhead_s"], result["resident_mib"]
+    first = next(key for key in memory if key.startswith("trial_"))
+    return [
+        ("what", f"over {result['trials']} trials"),
+        ("overhead of a trial, median", f"{overhead['median']:.2f} s"),
+        ("in the first half", f"{overhead['median_of_first_half']:.2f} s"),
+        ("in the second half", f"{overhead['median_of_second_half']:.2f} s"),
+        (f"resident memory at {first.replace('_', ' ')}", f"{memory[first]:,} MiB"),
+        ("at the last trial", f"{memory['last_trial']:,} MiB"),
+    ]
+
+
+def kills(result: Result) -> list[Row]:
+    rows: list[Row] = [
+        ("compared", f"identical of {result['trainings']} trainings, killed {len(result['kills'])} times")
+    ]
+    return rows + [(name.split(",")[0], f"{n}") for name, n in result.items() if name.endswith(", identical")]
+
+
+def malformed(result: Result) -> list[Row]:
+    rows: list[Row] = [("target", "inputs", "refused", "accepted", "failures", "MiB")]
+    for row in result["targets"]:
+        counts = (f"{row[key]:,}" if key in row else "" for key in ("inputs", "refused", "accepted"))
+        rows.append((row["target"], *counts, f"{len(row['failures'])}", f"{row.get('memory_mib', '')}"))
+    return [*rows, ("all", f"{result['inputs']:,}", "", "", f"{result['failures']}", f"{result['most_memory_mib']}")]
+
+
+SECTIONS = (
+    Section("time_to_accuracy", "Time to accuracy", time_to_accuracy, "The epoch is chosen on PublicTest."),
+    Section(
+        "augmentation",
+        "Input pipeline",
+        augmentation,
+        "The policy is `augmentation=standard`. *BatchedAugmentation* is the default; *PictureAugmentation* is "
+        "albumentations as ours.",
+    ),
+    Section(
+        "streaming",
+        "A million faces",
+        streaming,
+        "Anonymous memory is what the process needs; what it maps of files the system takes back whenever it wants.",
+    ),
+    Section("end_to_end", "From pictures to updates", end_to_end),
+    Section("training_loop", "Lightning beside a bare loop", training_loop),
+    Section("growth", "Growth", growth, "A small net; the memory is that of the largest process."),
+    Section("start_up", "Start", start_up),
+    Section("peak_memory", "Memory of a training", peak_memory),
+    Section("first_read", "Reading FER2013", first_read),
+    Section("malformed", "Malformed input", malformed),
+    Section("inference", "Inference", inference),
+    Section("detection", "Video", detection),
+    Section("sweep", "Sweeps", sweep),
+    Section("kills", "Killed and resumed", kills),
+)
+
+
+def measured_on(result: Result) -> str:
+    """Machine, versions and commit of a file; some older ones do not name all."""
+    machine = result["machine"]
+    if isinstance(machine, Mapping):
+        memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
+        gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
+        machine = f"{machine['cpu']}, {machine['cores']} cores{memory}{gpu}"
+    versions = result.get("versions", {})
+    torch = f", PyTorch {versions['torch']}" if "torch" in versions else ""
+    commit = result.get("commit")
+    return f"measured on {machine}{torch}, {f'at commit `{commit}`' if commit else 'commit not recorded'}."
+
+
+def section(chosen: Section, results: Path) -> str:
+    """One section; without its file it says that it was not run."""
+    file = results / f"{chosen.name}.json"
+    if not file.exists():
+        return f"## {chosen.title}\n\nnot run (`benchmarks/{chosen.name}.py`)\n"
+    result = json.loads(file.read_text())
+    said = " ".join(filter(None, (result.get("question", "").strip(), chosen.note)))
+    headings, *rows = chosen.table(result)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
+    parts = [f"## {chosen.title}", said, table, f"`benchmarks/{chosen.name}.py`; {measured_on(result)}"]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def page(results: Path = RESULTS) -> str:
+    """docs/PERFORMANCE.md."""
+    return "\n".join([f"{HEAD}\n", *(section(chosen, results) for chosen in SECTIONS)])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
