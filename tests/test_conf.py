@@ -49,7 +49,7 @@ def options() -> list[tuple[str, str]]:
 def experiment_text(option: str) -> str:
     """The file of an experiment, with those that it builds on."""
     text = (CONF / "experiment" / f"{option}.yaml").read_text()
-    return "".join([text, *(experiment_text(base) for base in re.findall(r"^  - (\w+)$", text, re.MULTILINE))])
+    return "".join([text, *(experiment_text(base) for base in re.findall(r"^  - (?!_self_)(\w+)$", text, re.MULTILINE))])
 
 
 def overrides_for(group: str, option: str) -> list[str]:
