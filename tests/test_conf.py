@@ -46,16 +46,10 @@ def options() -> list[tuple[str, str]]:
     )
 
 
-def experiment_text(option: str) -> str:
-    """The file of an experiment, with those that it builds on."""
-    text = (CONF / "experiment" / f"{option}.yaml").read_text()
-    return "".join([text, *(experiment_text(base) for base in re.findall(r"^  - (?!_self_)(\w+)$", text, re.MULTILINE))])
-
-
 def overrides_for(group: str, option: str) -> list[str]:
     chosen = [f"{group}={option}", *NEEDED.get((group, option), [])]
     if group == "experiment":
-        text = experiment_text(option)
+        text = (CONF / group / f"{option}.yaml").read_text()
         (model,) = re.findall(r"override /model: (\w+)", text)
         needed = [] if (group, option) in NEEDED else NEEDED.get(("model", model), [])
         fetches = ["model.pretrained=false"] if "pretrained: true" in text else []
