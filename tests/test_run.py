@@ -77,10 +77,15 @@ def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> N
     assert rows[0] != rows[2]
 
 
-@pytest.mark.parametrize("scheduler", ["cosine", "plateau", "onecycle", "step"])
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(composed, tmp_path: Path, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "optimizer"),
+    [("cosine", "adamw"), ("plateau", "adamw"), ("onecycle", "adamw"), ("step", "adamw"), ("onecycle", "muon")],
+)
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(
+    composed, tmp_path: Path, scheduler: str, optimizer: str
+) -> None:
     options = [
-        *TINY, f"scheduler={scheduler}", "callbacks=ema", "callbacks.ema.update_starting_at_step=1",
+        *TINY, f"scheduler={scheduler}", f"optimizer={optimizer}", "callbacks=ema", "callbacks.ema.update_starting_at_step=1",
         "augmentation=cutmix", "trainer.max_epochs=4", "model.dropout=0.5",
     ]  # fmt: skip
     if scheduler == "plateau":
