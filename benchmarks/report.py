@@ -47,7 +47,7 @@ def time_to_accuracy(result: Result) -> list[Row]:
     rows: list[Row] = [
         ("experiment", "seed", "seconds from process start", "PrivateTest", "PublicTest", "epochs", "parameters")
     ]
-    for run in result["runs"]:
+    for run in sorted(result["runs"], key=lambda run: run["seconds"]):
         accuracies = (f"{run[f'{part}_test_accuracy']:.2%}" for part in ("private", "public"))
         parameters = f"{run['parameters'] / 1e6:.2f} M"
         rows.append(

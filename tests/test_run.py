@@ -85,8 +85,8 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     composed, tmp_path: Path, scheduler: str, optimizer: str
 ) -> None:
     options = [
-        *TINY, f"scheduler={scheduler}", f"optimizer={optimizer}", "callbacks=ema", "callbacks.ema.update_starting_at_step=1",
-        "augmentation=cutmix", "trainer.max_epochs=4", "model.dropout=0.5",
+        *TINY, f"scheduler={scheduler}", f"optimizer={optimizer}", "augmentation=cutmix",
+        "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.max_epochs=4", "model.dropout=0.5",
     ]  # fmt: skip
     if scheduler == "plateau":
         options += ["scheduler.patience=0"]
