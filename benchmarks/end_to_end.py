@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from step import DEVICE, Step, batches, config_of, data_of, finished
+from step import DEVICE, Step, batches, config_of, data_of, finished, in_turns
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -94,16 +94,11 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
         persistent_workers=options.workers > 0,
     )
     step = Step(config, datamodule)
-    pairs = []
-    for round_ in range(options.rounds + 1):
-        if round_ % 2:  # the sides take turns at going first
-            ours = rate(batches(datamodule), options.steps, step)
-            theirs = rate(usual(loader), options.steps, step)
-        else:
-            theirs = rate(usual(loader), options.steps, step)
-            ours = rate(batches(datamodule), options.steps, step)
-        if round_:  # the first round warms up
-            pairs.append((theirs, ours))
+    pairs = in_turns(
+        lambda: rate(usual(loader), options.steps, step),
+        lambda: rate(batches(datamodule), options.steps, step),
+        options.rounds,
+    )
     return {
         "usual_pictures_per_second": round(statistics.median(theirs for theirs, _ in pairs), 1),
         "ours_pictures_per_second": round(statistics.median(ours for _, ours in pairs), 1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ class Step:
             loss = self.loss(self.network(image), batch.get("target", batch["label"]))
         loss.backward()
         self.optimizer.step()
+
+
+def in_turns(theirs: Callable[[], float], ours: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
+    """Both sides' figures round after round, the sides taking turns at going first; one more round warms up."""
+    pairs = []
+    for round_ in range(rounds + 1):
+        if round_ % 2:
+            second, first = ours(), theirs()
+        else:
+            first, second = theirs(), ours()
+        pairs.append((first, second))
+    return pairs[1:]
 
 
 def finished() -> None:

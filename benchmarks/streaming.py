@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from step import Step, batches, config_of, data_of, finished
+from step import Step, batches, config_of, data_of, finished, in_turns
 
 from fer_lightning.data.arrays import FaceArrays, release
 from fer_lightning.data.datamodule import Batch
@@ -86,14 +86,7 @@ def rate(source: Iterator[Batch], steps: int, step: Callable[[Batch], object]) -
 def compared(
     resident: Iterator[Batch], streamed: Iterator[Batch], steps: int, rounds: int, step: Callable[[Batch], object]
 ) -> dict[str, float]:
-    pairs = []
-    for round_ in range(rounds + 1):
-        if round_ % 2:  # the sides take turns at going first
-            ours, theirs = rate(streamed, steps, step), rate(resident, steps, step)
-        else:
-            theirs, ours = rate(resident, steps, step), rate(streamed, steps, step)
-        if round_:  # the first round warms up
-            pairs.append((theirs, ours))
+    pairs = in_turns(lambda: rate(resident, steps, step), lambda: rate(streamed, steps, step), rounds)
     return {
         "resident_pictures_per_second": round(statistics.median(theirs for theirs, _ in pairs), 1),
         "streamed_pictures_per_second": round(statistics.median(ours for _, ours in pairs), 1),

@@ -11,23 +11,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 
 import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
 import pytorch_lightning as pl
-import torch
-from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from step import Step, batches, config_of, data_of, in_turns
 
-from fer_lightning.config import plain, register_resolvers
-from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.reporting import records
 from fer_lightning.run import Job, build_module, build_trainer, prepare_data, quiet
 from fer_lightning.training.callbacks import TrainingProgress
-from fer_lightning.training.optim import build_optimizer
-
-ROOT = Path(__file__).parents[1]
 
 
 class Lap(pl.Callback):
@@ -45,32 +41,17 @@ class Lap(pl.Callback):
         self.seconds = time.perf_counter() - self.start if batch_idx >= self.skip else 0.0
 
 
-def config_for(model: str, steps: int) -> object:
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(
-            "config",
-            overrides=[
-                "data=synthetic",
-                f"model={model}",
-                "tracking=none",
-                "paths.output_dir=outputs/benchmark",
-                "trainer.max_epochs=1",
-                f"trainer.limit_train_batches={steps}",
-                "trainer.limit_val_batches=1",
-                "scheduler=constant",
-            ],
-        )
-
-
-def prepared(config) -> tuple[FERDataModule, object]:
-    pl.seed_everything(0, verbose=False)
-    faces, split, datamodule = prepare_data(config)
-    return datamodule, build_module(config, Job.current(), faces, split, datamodule)
+def config_for(model: str, steps: int) -> DictConfig:
+    return config_of(
+        *("data=synthetic", f"model={model}", "tracking=none", "trainer.max_epochs=1", "scheduler=constant"),
+        *(f"trainer.limit_train_batches={steps}", "trainer.limit_val_batches=1"),
+    )
 
 
 def lightning(config, skip: int) -> float:
-    datamodule, module = prepared(config)
+    pl.seed_everything(0, verbose=False)
+    faces, split, datamodule = prepare_data(config)
+    module = build_module(config, Job.current(), faces, split, datamodule)
     lap = Lap(skip)
     progress = TrainingProgress("val/accuracy", "max", Console(quiet=True))
     trainer = build_trainer(
@@ -85,29 +66,33 @@ def lightning(config, skip: int) -> float:
     return lap.seconds
 
 
-class _Training:
-    training = True
+def bare(config: DictConfig, skip: int) -> tuple[float, str]:
+    """Seconds, and the precision of the arithmetic."""
+    faces, split, _ = prepare_data(config)
+    datamodule = data_of(config, faces, split, resident=True)
+    step, source = Step(config, datamodule), batches(datamodule)
+    for batch in islice(source, skip):
+        step(batch)
+    start = time.perf_counter()
+    for batch in islice(source, config.trainer.limit_train_batches - skip):
+        step(batch)
+    return time.perf_counter() - start, step.precision
 
 
-def bare(config, skip: int, precision: str) -> float:
-    datamodule, module = prepared(config)
-    datamodule.trainer = _Training()
-    network, loss = module.network.train(), module.loss
-    optimizer = build_optimizer(plain(config.optimizer), network)
-    mixed = precision.startswith("bf16")
-    for step, raw in enumerate(datamodule.train_dataloader()):
-        if step == skip:
-            start = time.perf_counter()
-        if step == config.trainer.limit_train_batches:
-            break
-        batch = datamodule.on_after_batch_transfer(raw, 0)
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            value = loss(network(image), batch["label"])
-        value.backward()
-        optimizer.step()
-    return time.perf_counter() - start
+def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str]:
+    skip = 4  # the first steps warm caches up
+    config = config_for(model, steps)
+    _, precision = bare(config, skip)
+    pairs = in_turns(lambda: bare(config, skip)[0], lambda: lightning(config, skip), rounds)
+    per_step = 1000 / (steps - skip)
+    return {
+        "bare_ms": statistics.median(b for b, _ in pairs) * per_step,
+        "lightning_ms": statistics.median(f for _, f in pairs) * per_step,
+        "ratio": statistics.median(f / b for b, f in pairs),
+        "rounds": rounds,
+        "batch_size": config.trainer.batch_size,
+        "precision": precision,
+    }
 
 
 def main() -> None:
@@ -118,32 +103,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet()
-    skip = 4  # the first steps warm caches up
     result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
     table = Table("model", "bare, ms a step", "Lightning, ms a step", "ratio", title=result["question"])
     for model in options.models:
-        config = config_for(model, options.steps)
-        precision = str(
-            build_trainer(config, Path("outputs/benchmark"), prepared(config)[1].network, logger=False).precision
-        )
-        pairs = []
-        for round_ in range(options.rounds + 1):
-            if round_ % 2:  # the sides take turns at going first
-                ours, theirs = lightning(config, skip), bare(config, skip, precision)
-            else:
-                theirs, ours = bare(config, skip, precision), lightning(config, skip)
-            if round_:  # the first round warms up
-                pairs.append((theirs, ours))
-        per_step = 1000 / (options.steps - skip)
-        row = {
-            "bare_ms": statistics.median(b for b, _ in pairs) * per_step,
-            "lightning_ms": statistics.median(f for _, f in pairs) * per_step,
-            "ratio": statistics.median(f / b for b, f in pairs),
-            "rounds": options.rounds,
-            "batch_size": config.trainer.batch_size,
-            "precision": precision,
-        }
-        result[model] = row
+        row = result[model] = measured(model, options.rounds, options.steps)
         table.add_row(model, f"{row['bare_ms']:.1f}", f"{row['lightning_ms']:.1f}", f"{row['ratio']:.3f}")
     Console().print(table)
     if options.out:

@@ -180,7 +180,7 @@ def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: b
     whole = FERPredictor.load(folder, threads=1)
 
     runners: dict[str, tuple[Runner, Path | None]] = {
-        "PyTorch": (graphs.torch_runner(network), None),
+        "PyTorch": (run, None),
         "ONNX": (whole.logits, folder / "model.onnx"),
     }
     if int8:
