@@ -20,6 +20,7 @@ VERBS = {
     "export": ("fer_lightning.inference.export", "a checkpoint as ONNX, int8, ExecuTorch, with a model card"),
     "leaks": ("fer_lightning.studies.leaks", "what each shortcut of the literature adds to an accuracy"),
     "predict": ("fer_lightning.inference.predict_command", "expressions in pictures, folders and videos"),
+    "prune": ("fer_lightning.studies.prune", "a narrower net out of a trained one, to be trained on"),
 }
 """Each verb with its module, which is imported only when the verb is asked for, and what it does."""
 

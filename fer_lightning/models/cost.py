@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lightning.models.network import FERNetwork, count_parameters
 
@@ -39,6 +40,14 @@ def median_milliseconds(run: Callable[[], object], seconds: float = 0.5) -> floa
         run()
         times.append(time.perf_counter() - before)
     return 1000 * statistics.median(times[5:])
+
+
+def multiplications(network: FERNetwork) -> int:
+    """Multiplications with a weight that one face takes (MACs)."""
+    face = torch.zeros(1, network.channels, network.image_size, network.image_size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        copy.deepcopy(network).cpu().eval()(face)
+    return int(counter.get_total_flops()) // 2  # a multiplication and an addition count as two
 
 
 def cost(name: str, network: FERNetwork) -> float:

@@ -144,7 +144,7 @@ def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
 def results_head(rows: Sequence[Baseline]) -> str:
     """The measured rows, and how many wait."""
     measured = [row for row in rows if row.records]
-    waiting = f"{len(rows) - len(measured)} more of the published systems can be run: {NOT_RUN} yet.\n"
+    waiting = f"{len(rows) - len(measured)} more systems can be run: {NOT_RUN} yet.\n"
     return f"{markdown(measured, HEAD)}\n{waiting}"
 
 

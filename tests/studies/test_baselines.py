@@ -128,7 +128,7 @@ def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
     assert readme.startswith("head\n")
     assert readme.endswith("\ntail\n")
     assert "62.50%" in readme
-    assert "1 more of the published systems can be run: not run yet" in readme
+    assert "1 more systems can be run: not run yet" in readme
     assert "old" not in readme
 
 

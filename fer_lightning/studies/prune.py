@@ -1,0 +1,77 @@
+"""`python -m fer_lightning prune checkpoint=... model.widths=[...]`: a narrower net out of a trained one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_lightning.config import plain
+from fer_lightning.models.channel_pruning import prune_channels
+from fer_lightning.models.cost import latency, multiplications
+from fer_lightning.models.network import FERNetwork, build_network, count_parameters
+from fer_lightning.run import quiet
+from fer_lightning.studies.trained import Trained, checkpoint_verb
+from fer_lightning.training.metrics import Predictions
+
+HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER [key=value ...]
+
+Cuts the least important channels out of a trained net until it fits a narrower one of the same architecture, and shows
+what that costs on the val part. The weights go to RUN/pruned.safetensors; the command that trains them on is printed.
+
+  python -m fer_lightning prune checkpoint=RUN 'model.widths=[24,48,88,160]'
+"""
+
+
+def prune(path: Path, overrides: Sequence[str]) -> Path:
+    """Cuts a trained net to a narrower one, writes its weights and shows what became of it.
+
+    Args:
+        path: A checkpoint, or a run's folder.
+        overrides: Hydra overrides on top of those of the run; those of `model` name the narrower net.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        ValueError: The net cannot be cut to that one.
+    """
+    quiet()
+    net = Trained.load(path, overrides)
+    whole = net.module.network
+    narrower = build_network({**plain(net.config.model), "weights": None}, num_classes=len(net.module.classes))
+    rows = [_row("trained", whole, net.predictions("val"))]
+    prune_channels(whole, narrower)
+    net.module.network = narrower
+    rows.append(_row("pruned", narrower, net.ask("val")))
+    file = net.run / "pruned.safetensors"
+    safetensors.torch.save_file(narrower.state_dict(), file)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("", "parameters", "multiplications", "one face, one thread", "accuracy on the val part"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print("", table, "")
+    typed = [*(o for o in net.provenance["overrides"] if not o.startswith(("paths.", "resume"))), *overrides]
+    rate = net.config.optimizer.lr / 4
+    words = [*typed, f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
+    console.print(f"kept in {file}. To train it on, for as long as you like:", highlight=False, soft_wrap=True)
+    console.print(shlex.join(["python", "train.py", *words]), highlight=False, soft_wrap=True)
+    return file
+
+
+def _row(name: str, network: FERNetwork, said: Predictions) -> list[str]:
+    accuracy = (said.logits.argmax(dim=1) == said.labels).float().mean().item()
+    millions = f"{multiplications(network) / 1e6:.1f} M"
+    return [name, f"{count_parameters(network):,}", millions, f"{latency(network):.2f} ms", f"{accuracy:.2%}"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The verb; returns its exit status."""
+    return checkpoint_verb("prune", HELP, prune, arguments)

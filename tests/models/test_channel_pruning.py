@@ -1,0 +1,90 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fer_lightning.models.channel_pruning import prune_channels
+from fer_lightning.models.cost import multiplications
+from fer_lightning.models.network import FERNetwork, build_network
+
+MODELS = "fer_lightning.models"
+BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "small_resnet.SmallResNet": (
+        {"widths": [16, 32], "depths": [1, 1], "squeeze_excite": True},
+        {"widths": [8, 24], "depths": [1, 1], "squeeze_excite": True},
+    ),
+    "sequential_cnn.SequentialCNN": (
+        {"width": 12, "hidden": 20, "dropout": 0.0},
+        {"width": 9, "hidden": 10, "dropout": 0.0},
+    ),
+}
+"""Bodies with the options of a wide and of a narrower network."""
+
+
+def network(body: str, options: dict[str, Any]) -> FERNetwork:
+    given = {"_target_": f"{MODELS}.{body}", "image_size": 24, "channels": 1, "mean": 0.5, "std": 0.5, **options}
+    net = build_network(given, num_classes=7)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+            layer.running_mean.uniform_(-0.5, 0.5)
+            layer.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_channels_that_say_nothing_go_and_the_function_stays(body: str) -> None:
+    torch.manual_seed(0)
+    wide, slim = (network(body, options) for options in BODIES[body])
+    narrowed = {_width(a): _width(b) for a, b in zip(wide.modules(), slim.modules(), strict=True)}
+    with torch.no_grad():
+        for layer in wide.modules():
+            if (width := _width(layer)) > narrowed.get(width, width):
+                silent = torch.arange(width)[:: width // (width - narrowed[width])][: width - narrowed[width]]
+                layer.weight[silent] = 0.0
+                if layer.bias is not None:
+                    layer.bias[silent] = 0.0
+    faces = torch.rand(5, 1, 24, 24)
+    expected = wide(faces).detach()
+    prune_channels(wide, slim)
+    assert torch.allclose(slim(faces), expected, atol=1e-5)
+
+
+def _width(layer: nn.Module) -> int:
+    return len(layer.weight) if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear) else 0
+
+
+def test_the_channels_with_the_largest_weights_stay() -> None:
+    wide = network("small_resnet.SmallResNet", {"widths": [4], "depths": [0]})
+    slim = network("small_resnet.SmallResNet", {"widths": [2], "depths": [0]})
+    sizes = torch.tensor([1.0, 4.0, 2.0, 3.0])
+    with torch.no_grad():
+        for layer in (wide.body.stem[0], wide.body.head[1]):
+            layer.weight.fill_(1.0)
+        wide.body.stem[0].weight.mul_(sizes.view(4, 1, 1, 1))
+        for name in ("weight", "bias"):
+            getattr(wide.body.stem[1], name).fill_(1.0)
+    prune_channels(wide, slim)
+    assert slim.body.stem[0].weight[:, 0, 0, 0].tolist() == [4.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"widths": [16, 32], "depths": [1, 1]}, "as wide as the trained one"),
+        ({"widths": [16, 40], "depths": [1, 1]}, "cannot make it wider"),
+        ({"widths": [8, 16], "depths": [1, 2]}, "other layers"),
+    ],
+)
+def test_what_is_no_narrower_network_is_refused(options: dict[str, Any], said: str) -> None:
+    wide = network("small_resnet.SmallResNet", {"widths": [16, 32], "depths": [1, 1]})
+    with pytest.raises(ValueError, match=said):
+        prune_channels(wide, network("small_resnet.SmallResNet", options))
+
+
+def test_multiplications_by_hand() -> None:
+    # One 3x3 convolution to 4 channels over 24x24 places, then 4 features to 7 logits.
+    net = network("small_resnet.SmallResNet", {"widths": [4], "depths": [0]})
+    assert multiplications(net) == 24 * 24 * 4 * 9 + 4 * 7

@@ -1,0 +1,49 @@
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import draw_faces_once
+
+from fer_lightning import __main__ as entry
+from fer_lightning.data import synthetic
+from fer_lightning.reporting import figures
+from fer_lightning.run import train
+from fer_lightning.training.module import load_module
+
+
+@pytest.fixture
+def run(tiny_runs: list[Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_runs[0], tmp_path / "trained"))
+
+
+def test_a_net_is_cut_and_trained_on_by_the_command_that_is_printed(
+    run: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
+    shown = capsys.readouterr().out
+    whole = load_module(run / "checkpoints" / "best.ckpt").network
+    cut = safetensors.torch.load_file(run / "pruned.safetensors")
+    first = whole.state_dict()["body.layers.0.0.weight"]
+    assert len(cut["body.layers.0.0.weight"]) == 16 < len(first)
+    kept = [weight for weight in first if any(torch.equal(weight, of_cut) for of_cut in cut["body.layers.0.0.weight"])]
+    assert len(kept) == 16
+    command = next(line for line in shown.splitlines() if line.startswith("python train.py"))
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+    words = [w for w in shlex.split(command)[2:] if not w.startswith(("trainer.max_epochs", "optimizer.lr"))]
+    composed = request.getfixturevalue("composed")  # after the verb, which composes too
+    train(composed(*words, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
+    trained_on = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
+    assert torch.allclose(trained_on.state_dict()["body.layers.0.0.weight"], cut["body.layers.0.0.weight"], atol=1e-6)
+
+
+def test_what_cannot_be_cut_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["prune", f"checkpoint={run}"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "fer prune: the narrower model is as wide as the trained one: name fewer channels, as model.widths=[...]"
+    )
+    assert not (run / "pruned.safetensors").exists()
