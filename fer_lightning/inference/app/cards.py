@@ -34,7 +34,7 @@ STYLE = """<style>
 .fer-by {white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
 .fer-by:not(:empty) {margin-bottom: .35rem}
 .fer-answer {font-size: 1.15rem; font-weight: 600; line-height: 1.3; margin-bottom: .35rem}
-.fer-unsure {color: #B8420A; font-size: .85rem; font-weight: 600; margin-bottom: .35rem}
+.fer-unsure {color: light-dark(#B8420A, #F0884A); font-size: .85rem; font-weight: 600; margin-bottom: .35rem}
 .fer-bar {display: grid; grid-template-columns: 5.2rem 1fr 2.8rem; gap: .5rem; align-items: center;
   font-size: .9rem; line-height: 1.55}
 .fer-bar > span:last-child {text-align: right; font-variant-numeric: tabular-nums}

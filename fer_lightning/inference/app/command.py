@@ -89,7 +89,8 @@ def serve(address: str, port: int) -> int:
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
         "logger.hideWelcomeMessage": "true",
-        "theme.primaryColor": "#0072B2",
+        "theme.light.primaryColor": "#0072B2",  # light or dark as the browser asks for
+        "theme.dark.primaryColor": "#56B4E9",
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     cli.main(["run", str(Path(__file__).with_name("script.py")), *flags], standalone_mode=False)
