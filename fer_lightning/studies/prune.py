@@ -24,7 +24,7 @@ HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER
 Cuts the least important channels out of a trained net until it fits a narrower one of the same architecture, and shows
 what that costs on the val part. The weights go to RUN/pruned.safetensors; the command that trains them on is printed.
 
-  python -m fer_lightning prune checkpoint=RUN 'model.widths=[24,48,88,160]'
+  python -m fer_lightning prune checkpoint=RUN 'model.widths=[16,56,136]'
 """
 
 
