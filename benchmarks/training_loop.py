@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from step import Step, batches, config_of, data_of, in_turns
 
+from fer_lightning.job import Job
 from fer_lightning.reporting import records
-from fer_lightning.run import Job, build_module, build_trainer, prepare_data, quiet
+from fer_lightning.run import build_module, build_trainer, prepare_data, quiet
 from fer_lightning.training.callbacks import TrainingProgress
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -25,84 +22,23 @@ from fer_lightning.config import build, check, flatten, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
+from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters, is_dense
 from fer_lightning.rehearsal import check_logged, monitored, read_checkpoint, rehearse
-from fer_lightning.reporting import records, tables, tracking
+from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.report import write_report
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
-from fer_lightning.training.metrics import EPOCH_SCORES, Predictions, Scores, full_scores
+from fer_lightning.training.evaluation import evaluate_kaggle_test, evaluate_part, tracked
+from fer_lightning.training.metrics import EPOCH_SCORES, Scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.pruning import Pruning
 from fer_lightning.training.resume import RunState, go_on, settings
 from fer_lightning.training.trouble import calm_end, one_clear_sentence, trouble_in_words
-from hydra_plugins.fer_optuna_sweeper import current_trial
-
-if TYPE_CHECKING:
-    import optuna
 
 log = logging.getLogger(__name__)
-
-GROUPS = (
-    "data",
-    "protocol",
-    "augmentation",
-    "model",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "finetune",
-    "trainer",
-    "callbacks",
-    "eval",
-    "experiment",
-    "search",
-)
-"""The groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What Hydra knows of this run; empty where the config was composed without it.
-
-    Attributes:
-        choices: The option chosen of each group.
-        overrides: What was typed, for example `optimizer.lr=1e-4`; without `resume=auto`, which changes no result.
-        sweep_dir: The multirun's folder, or None.
-        trial: The trial that this run is, where Optuna sweeps.
-        run_dir: What was typed of `hydra.run.dir`.
-    """
-
-    choices: Mapping[str, str]
-    overrides: tuple[str, ...]
-    sweep_dir: Path | None
-    trial: optuna.Trial | None = None
-    run_dir: tuple[str, ...] = ()
-
-    @classmethod
-    def current(cls) -> Job:
-        """The job that runs now."""
-        if not HydraConfig.initialized():
-            return cls({}, (), None)
-        hydra = HydraConfig.get()
-        choices = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
-        sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
-        typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
-        run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
-        return cls(choices, typed, sweep, current_trial(), run_dir)
-
-    @property
-    def goes_on(self) -> str:
-        """The command that goes on with this run."""
-        typed = [word for word in self.overrides if not word.startswith("resume=")]
-        return tracking.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
-
-    @property
-    def label(self) -> str:
-        """Experiment or model: what a person calls this run first."""
-        return self.choices.get("experiment") or self.choices.get("model") or "run"
 
 
 def quiet() -> None:
@@ -179,89 +115,11 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
     return "bf16-mixed" if fast else "32-true"
 
 
-def run_name(job: Job, seed: int) -> str:
-    """A name that tells runs apart: what was trained, what was changed, which seed."""
-    told = (
-        "experiment=",
-        "search=",
-        "model=",
-        "seed=",
-        "paths.",
-        "tracking",
-        "hydra",
-        "resume=",
-        "data.path=",
-        "data.votes_path=",
-    )
-    changed = [o.lstrip("+") for o in job.overrides if not o.lstrip("+").startswith(told)]
-    number = [f"#{job.trial.number}"] if job.trial else []
-    return " ".join([job.label, *number, *changed, f"seed={seed}"])
-
-
-def evaluate_part(
-    trainer: pl.Trainer,
-    module: FERModule,
-    datamodule: FERDataModule,
-    evaluation: Mapping[str, Any],
-    seed: int,
-) -> dict[str, Scores]:
-    """Measures `eval.split` and those of its subsets that the protocol names (`test_deduplicated`).
-
-    The predictions stay in `module.test_predictions`.
-    """
-    part = evaluation["split"]
-    module.set_evaluation(evaluation)
-    datamodule.measured_part = part
-    trainer.test(module, datamodule=datamodule, verbose=False)
-    predictions = module.test_predictions
-    assert predictions is not None
-    return score_part(predictions, part, datamodule.split, module.classes, evaluation["bootstrap"], seed)
-
-
-def score_part(
-    predictions: Predictions, part: str, split: Split, classes: Sequence[str], resamples: int, seed: int
-) -> dict[str, Scores]:
-    """The scores of a part, whose predictions these are, and of its subsets that the split names."""
-    scores = {}
-    for name, index in split.indices.items():
-        if name == part or name.startswith(f"{part}_"):
-            chosen = predictions.part(torch.from_numpy(index))
-            if len(chosen.labels):
-                scores[name] = full_scores(chosen, classes, resamples, seed)
-    return scores
-
-
-def evaluate_kaggle_test(
-    trainer: pl.Trainer,
-    module: FERModule,
-    datamodule: FERDataModule,
-    evaluation: Mapping[str, Any],
-    seed: int,
-) -> Scores:
-    """Measures PublicTest and PrivateTest together, on which many sources report, given the predictions of the latter.
-
-    Half of these pictures chose the epoch: the figure serves to compare with such sources, for nothing else.
-    """
-    test = module.test_predictions
-    assert test is not None
-    evaluate_part(trainer, module, datamodule, {**evaluation, "split": "val"}, seed)
-    assert module.test_predictions is not None
-    both = Predictions.joined(test, module.test_predictions)
-    module.test_predictions = test
-    return full_scores(both, module.classes, evaluation["bootstrap"], seed)
-
-
 def warn_of_frozen_noise(config: DictConfig) -> None:
     """Says so when features are frozen that never learnt anything."""
     learnt = config.model.get("pretrained") or config.model.get("weights") or config.resume
     if config.finetune.callback and not learnt:
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
-
-
-def tracked(scores: Scores) -> dict[str, float]:
-    """The numbers of one part that a logger gets: all single scores, and F1 of each class as `f1_happy`."""
-    single = {k: v for k, v in scores.items() if isinstance(v, float)}
-    return single | {f"f1_{name}": f1 for name, f1 in scores["per_class_f1"].items()}
 
 
 def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
@@ -444,7 +302,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             **{part: records.recorded(row) for part, row in scores.items()},
         }
         if first:
-            (folder / "config.yaml").write_text(tracking.masked(OmegaConf.to_yaml(config, resolve=True)))
+            (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
             records.write_json(folder / "record.json", record)
         if config.paths.results_dir and scores:
             kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
@@ -509,7 +367,7 @@ def open_tracking(
         params=params | options,
         sweep_dir=job.sweep_dir,
         resumed=resumed,
-        parent_id=job.trial and job.trial.study.user_attrs.get(tracking.STUDY_PARENT),
+        parent_id=job.trial and job.trial.study.user_attrs.get(mlflow_parents.STUDY_PARENT),
     )
     return opened
 
@@ -527,7 +385,7 @@ def description(config: DictConfig, job: Job, faces: FaceArrays, split: Split) -
         "leaky": split.is_leaky,
         "pictures": {part: len(index) for part, index in split.indices.items()},
         "evaluation": plain(config.eval),
-        "command": tracking.masked(records.command(job.overrides)),
+        "command": records.masked(records.command(job.overrides)),
         "commit": records.commit(),
         "machine": records.machine(),
         "versions": records.versions(),

@@ -114,8 +114,9 @@ draw_faces_once = functools.cache(synthetic.draw_faces)
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three finished runs on the same synthetic faces, whose checkpoints remember how they were typed."""
+    from fer_lightning.job import Job
     from fer_lightning.reporting import figures
-    from fer_lightning.run import Job, train
+    from fer_lightning.run import train
 
     register_resolvers()
     folder = tmp_path_factory.mktemp("runs")

@@ -32,10 +32,11 @@ from fer_lightning.inference.model_card import model_card
 from fer_lightning.inference.predict import BATCH, FERPredictor
 from fer_lightning.models.cost import median_milliseconds
 from fer_lightning.models.network import FERNetwork, count_parameters
-from fer_lightning.reporting import records, tracking
-from fer_lightning.run import quiet, score_part
+from fer_lightning.reporting import records
+from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
+from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.trouble import one_clear_sentence
 
@@ -364,7 +365,7 @@ def description(net: Trained, network: FERNetwork, name: str, size: int, channel
             "data": net.provenance["data"],
             "data_fingerprint": net.provenance["data_fingerprint"],
             "protocol": net.provenance["protocol"],
-            "command": tracking.masked(records.command(net.provenance["overrides"])),
+            "command": records.masked(records.command(net.provenance["overrides"])),
             "model": {key: value for key, value in plain(net.module.hparams["model"]).items() if key != "weights"},
             "parameters": count_parameters(network),
             "epoch": epoch.get("epoch"),

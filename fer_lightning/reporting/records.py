@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,12 @@ def machine() -> dict[str, Any]:
 def command(overrides: Sequence[str]) -> str:
     """The command that repeats a run, ready to paste."""
     return shlex.join(["python", "train.py", *overrides])
+
+
+def masked(text: str) -> str:
+    """`text` with `***` for the password in every URI."""
+    text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def recorded(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,61 +6,40 @@ yields the loggers for the Trainer, and closes the run when it is left, whicheve
 
 from __future__ import annotations
 
-import atexit
 import logging
-import math
-import os
 import re
-import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-from hydra.experimental.callback import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only
-from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
+from fer_lightning.reporting.mlflow_store import (
+    first_store_that_works,
+    impatient,
+    open_experiment,
+    reason_of,
+    store_errors,
+)
+from fer_lightning.reporting.records import masked
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-PARENT, SWEEP = "mlflow.parentRunId", "sweep_dir"
-SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 RUN_ID = ".mlflow_run_id"
 """The file in a run's folder that says which MLflow run it is."""
 
 PATIENCE = 30
 """Seconds until a server that took no metrics is tried again."""
-
-STUDY_PARENT = "mlflow_parent"
-"""An Optuna study's user attribute: the id of the parent run that all its workers share."""
-
-# MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; otherwise 120, and with the retries many minutes
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is not installed
-}.items():
-    os.environ.setdefault(_name, _value)
-logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of the tables of a new store
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are told below, once
 
 
 @contextmanager
@@ -118,7 +97,7 @@ def mlflow(
         return
 
     def start(uri: str) -> RunLogger:
-        client, experiment_id = _experiment(uri, local_dir, experiment_name)
+        client, experiment_id = open_experiment(uri, local_dir, experiment_name)
         if resumed and (run := _tracked_before(client, folder)):
             return RunLogger(experiment_name=experiment_name, tracking_uri=uri, run_id=run.info.run_id, timeout=timeout)
         above = parent_id or (sweep_dir and parent_run(client, experiment_id, sweep_dir))
@@ -135,7 +114,7 @@ def mlflow(
         (folder / RUN_ID).write_text(str(logger.run_id))
         return logger
 
-    logger = _with_first_store_that_works(uri, local_dir, timeout, start)
+    logger = first_store_that_works(uri, local_dir, timeout, start)
     try:
         yield [logger]
     except BaseException as error:
@@ -197,20 +176,20 @@ class RunLogger(MLFlowLogger):
         if self._failed_at is None:
             try:
                 self._send()
-            except _errors() as error:
+            except store_errors() as error:
                 self._failed_at = time.monotonic()
                 log.warning(
                     "MLflow at %s takes no metrics any more (%s): training goes on, they are sent when it does",
                     self.uri,
-                    _reason(error),
+                    reason_of(error),
                 )
         elif time.monotonic() - self._failed_at > PATIENCE:
             try:
-                with _impatient(self._timeout):
+                with impatient(self._timeout):
                     self._send()
                 self._failed_at = None
                 log.warning("MLflow at %s takes metrics again, and has all of this run", self.uri)
-            except _errors():
+            except store_errors():
                 self._failed_at = time.monotonic()
 
     def _send(self) -> None:
@@ -232,12 +211,12 @@ class RunLogger(MLFlowLogger):
             self._send()
             if status != "KILLED":
                 self._log_artifacts(folder)
-        except _errors() as error:
-            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, _reason(error), folder)
+        except store_errors() as error:
+            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, reason_of(error), folder)
         try:
             self.experiment.set_terminated(self._run_id, status)
-        except _errors() as error:
-            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, _reason(error))
+        except store_errors() as error:
+            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, reason_of(error))
 
     def _log_artifacts(self, folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
@@ -249,167 +228,9 @@ class RunLogger(MLFlowLogger):
                 self.experiment.log_artifact(self._run_id, str(entry))
 
 
-class MultirunParent(Callback):
-    """Hydra callback: opens the parent run of a multirun before its jobs, closes it with the best result."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Opens the parent run; should this process die before the end, the run is KILLED."""
-        if OmegaConf.select(config, "hydra.sweeper.observers") is not None:
-            return  # an Optuna study outlives this process: its parent is a StudyRun
-        tracking, sweep_dir = config.tracking, Path(config.hydra.sweep.dir).absolute()
-
-        def open_parent(uri: str) -> tuple[MlflowClient, str, str]:
-            client, experiment_id = _experiment(uri, tracking.local_dir, tracking.experiment_name)
-            run_id = parent_run(client, experiment_id, sweep_dir)
-            client.update_run(run_id, status="RUNNING")  # again, where a multirun is resumed
-            return client, experiment_id, run_id
-
-        self._parent = _with_first_store_that_works(tracking.uri, tracking.local_dir, tracking.timeout, open_parent)
-        atexit.register(self._close, "KILLED")
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Closes the parent run with the best job's name, objective and the settings that jobs differ in."""
-        if not hasattr(self, "_parent"):
-            return
-        atexit.unregister(self._close)
-        self._close("FINISHED", config.objective, config.objective_mode)
-
-    def _close(self, status: str, objective: str | None = None, mode: str = "max") -> None:
-        client, experiment_id, run_id = self._parent
-        try:
-            if objective is not None:
-                summarise(client, experiment_id, run_id, objective, mode)
-            client.set_terminated(run_id, status)
-        except _errors() as error:
-            log.warning("MLflow could not be told that the multirun is %s (%s)", status, _reason(error))
-
-
-class StudyRun:
-    """The parent run of an Optuna study, whose trials are its children; shared by all workers and by a resume.
-
-    Args:
-        uri: As for `mlflow`.
-        local_dir: As for `mlflow`.
-        experiment_name: As for `mlflow`.
-        timeout: As for `mlflow`.
-    """
-
-    def __init__(self, uri: str | None, local_dir: str, experiment_name: str, timeout: int) -> None:
-        self._client, self._experiment_id = _with_first_store_that_works(
-            uri, local_dir, timeout, lambda uri: _experiment(uri, local_dir, experiment_name)
-        )
-        self.run_id = ""
-
-    def open(self, run_id: str | None, study: str, name: str) -> None:
-        """Opens the run of that id, or a new one where this store has none. To be called by one worker at a time."""
-        try:
-            known = run_id and self._client.get_run(run_id).info.lifecycle_stage == "active"
-        except _errors():
-            known = False
-        if not known:
-            run_id = self._client.create_run(self._experiment_id, tags={"study": study}, run_name=name).info.run_id
-        self.run_id = str(run_id)
-        self._client.update_run(self.run_id, status="RUNNING")
-
-    def mark(self, states: Mapping[int, str]) -> None:
-        """Tags the runs of trials, by their numbers, with their states: COMPLETE, PRUNED or FAIL."""
-        one = f' and tags.trial = "{next(iter(states))}"' if len(states) == 1 else ""
-        with self._lenient():
-            for run in self._children(one):
-                state = states.get(int(run.data.tags.get("trial", -1)))
-                if state and run.data.tags.get("trial_state") != state:
-                    self._client.set_tag(run.info.run_id, "trial_state", state)
-                    # a trial whose process died, or whose value was no number
-                    if state == "FAIL" and (ended := {"RUNNING": "KILLED", "FINISHED": "FAILED"}.get(run.info.status)):
-                        self._client.set_terminated(run.info.run_id, ended)
-
-    def close(
-        self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, files: Sequence[Path]
-    ) -> None:
-        """Ends the study's run.
-
-        Args:
-            metrics: The best values and the numbers of trials.
-            tags: What else there is to say; a resume may change it, as it may not change MLflow's params.
-            best: The best trial's number; its run is named.
-            files: What to keep with the run.
-        """
-        from mlflow.entities import Metric, RunTag
-
-        with self._lenient():
-            for run in self._children(f' and tags.trial = "{best}"')[:1]:
-                tags = {**tags, "best_run": run.info.run_name, "best_run_id": run.info.run_id}
-            now = int(1000 * time.time())
-            self._client.log_batch(
-                self.run_id,
-                [Metric(name, value, now, 0) for name, value in metrics.items()],
-                tags=[RunTag(name, value) for name, value in tags.items()][:100],
-            )
-            for file in files:
-                self._client.log_artifact(self.run_id, str(file))
-            self._client.set_terminated(self.run_id, "FINISHED")
-
-    def leave(self) -> None:
-        """Says that the study was left before its end, if it was."""
-        with self._lenient():
-            if self._client.get_run(self.run_id).info.status == "RUNNING":
-                self._client.set_terminated(self.run_id, "KILLED")
-
-    def _children(self, condition: str) -> list[Run]:
-        chosen = f'tags.`{PARENT}` = "{self.run_id}"{condition}'
-        return list(self._client.search_runs([self._experiment_id], chosen, max_results=10_000))
-
-    @contextmanager
-    def _lenient(self) -> Iterator[None]:
-        try:
-            yield
-        except _errors() as error:
-            log.warning("MLflow lacks a part of the study's run (%s); all is in the study", _reason(error))
-
-
-def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:
-    """The id of the parent run of a multirun's jobs: made by who asks first, found by all others."""
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep_dir / ".parent.lock"):
-        found = client.search_runs([experiment_id], f'tags.{SWEEP} = "{sweep_dir}"', max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        run = client.create_run(experiment_id, tags={SWEEP: str(sweep_dir)}, run_name=sweep_dir.name)
-        return str(run.info.run_id)
-
-
-def summarise(client: MlflowClient, experiment_id: str, parent_id: str, objective: str, mode: str) -> None:
-    """Writes on a parent run how many jobs there were and what the best one reached with which settings.
-
-    Args:
-        client: Of the store.
-        experiment_id: The experiment that the runs belong to.
-        parent_id: The parent run.
-        objective: A metric; the best epoch of each job counts.
-        mode: `max` or `min`.
-    """
-    from mlflow.entities import Metric, RunTag
-
-    jobs = client.search_runs([experiment_id], f'tags.`{PARENT}` = "{parent_id}"', max_results=10_000)
-    better = max if mode == "max" else min
-    scored = []
-    for job in jobs:
-        epochs = [metric.value for metric in client.get_metric_history(job.info.run_id, objective)]
-        if values := [value for value in epochs if not math.isnan(value)]:
-            scored.append((better(values), job))
-    failed = sum(job.info.status == "FAILED" for job in jobs)
-    tags, metrics = {"jobs": str(len(jobs)), "jobs_failed": str(failed)}, []
-    if scored:
-        score, best = better(scored, key=itemgetter(0))
-        metrics = [Metric(f"best/{objective}", score, int(1000 * time.time()), 0)]
-        tags |= {"best_run": best.info.run_name, "best_run_id": best.info.run_id}
-        # as tags, since a resumed multirun may change them and MLflow's params are written once
-        tags |= {
-            f"best.{name}": value
-            for name, value in best.data.params.items()
-            if any(job.data.params.get(name) != value for job in jobs)
-        }
-    client.log_batch(parent_id, metrics, tags=[RunTag(*tag) for tag in tags.items()][:100])
+def where(loggers: Sequence[Logger]) -> str | None:
+    """What opens the run in MLflow (`RunLogger.where`), or None where it is not tracked there."""
+    return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
 
 
 def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:
@@ -426,115 +247,6 @@ def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:
             raise
         return None
     return run if run.info.lifecycle_stage == "active" else None
-
-
-def where(loggers: Sequence[Logger]) -> str | None:
-    """What opens the run in MLflow (`RunLogger.where`), or None where it is not tracked there."""
-    return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
-
-
-def masked(text: str) -> str:
-    """`text` with `***` for the password in every URI."""
-    text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)
-    return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
-
-
-def _with_first_store_that_works(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
-    """`action(uri)`; if that fails, says so and does `action` with the local store instead."""
-    local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
-    if uri and uri != local:
-        if not uri.startswith(SCHEMES):
-            raise ValueError(f"tracking.uri is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}")
-        try:
-            with _impatient(timeout):
-                _knock(uri, timeout)
-                return action(uri)
-        except _errors() as error:
-            log.warning(
-                "NO TRACKING AT %s (%s): the local store %s is used instead",
-                masked(uri),
-                _reason(error),
-                local,
-            )
-    try:
-        return action(local)
-    except _errors() as error:
-        raise ValueError(
-            f"the MLflow store {local} cannot be used: {_reason(error)} Mend it, use another folder "
-            "(paths.mlruns_dir=...) or do without (tracking=csv)"
-        ) from error
-
-
-def _experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
-    """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
-    folder = Path(local_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".mlflow.lock"):
-        if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
-            _make_store(file, folder / "artifacts")
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
-            return client, str(client.create_experiment(name, artifacts))
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return client, str(experiment.experiment_id)
-
-
-def _make_store(file: Path, artifacts: Path) -> None:
-    """Makes a new SQLite store aside and renames it: one that is left half-made MLflow refuses ever after."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    aside = Path(mkdtemp(prefix=f".{file.name}.", dir=file.parent))  # a folder, since SQLite keeps a journal beside
-    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-        f"sqlite:///{(aside / file.name).as_posix()}", str(artifacts)
-    )
-    store.engine.dispose()
-    (aside / file.name).replace(file)
-    aside.rmdir()
-
-
-def _knock(uri: str, timeout: int) -> None:
-    """Raises OSError if a database server does not listen; SQLAlchemy under MLflow would try for minutes."""
-    from sqlalchemy import make_url
-
-    if not uri.startswith(("http", "sqlite")):
-        url = make_url(uri)
-        port = url.port or DATABASE_PORTS[url.get_backend_name()]
-        socket.create_connection((url.host or "localhost", port), timeout).close()
-
-
-@contextmanager
-def _impatient(timeout: int) -> Iterator[None]:
-    """MLflow asks a server only once and waits `timeout` seconds for the answer."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ[name] for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
-    from mlflow.exceptions import MlflowException
-
-    return MlflowException, OSError
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error at the root of a chain, without passwords."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return masked((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
 def _was_killed(error: BaseException | None) -> bool:

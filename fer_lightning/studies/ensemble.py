@@ -24,11 +24,12 @@ from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
 from fer_lightning.reporting.report import write_report
-from fer_lightning.run import quiet, score_part
+from fer_lightning.run import quiet
 from fer_lightning.studies.baselines import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.trained import CONF, Trained, checkpoint_of, sha256
+from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
 from fer_lightning.training.trouble import one_clear_sentence
 from fer_lightning.training.voting import vote_weights

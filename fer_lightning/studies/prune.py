@@ -22,7 +22,8 @@ from fer_lightning.training.metrics import Predictions
 HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER [key=value ...]
 
 Cuts the least important channels out of a trained net until it fits a narrower one of the same architecture, and shows
-what that costs on the val part. The weights go to RUN/pruned.safetensors; the command that trains them on is printed.
+what that costs on the val part and what it saves; latency is that of one face on one CPU thread. The weights go to
+RUN/pruned.safetensors, and the command that trains them on is printed.
 
   python -m fer_lightning prune checkpoint=RUN 'model.widths=[16,56,136]'
 """
@@ -52,7 +53,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     file = net.run / "pruned.safetensors"
     safetensors.torch.save_file(narrower.state_dict(), file)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("", "parameters", "multiplications", "one face, one thread", "accuracy on the val part"):
+    for column in ("", "parameters", "multiplications", "latency", "val accuracy"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)

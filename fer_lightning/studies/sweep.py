@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf, open_dict, read_write
 
-from fer_lightning.reporting import tracking
+from fer_lightning.reporting.mlflow_parents import STUDY_PARENT, StudyRun
 
 if TYPE_CHECKING:
     import optuna
@@ -66,14 +66,14 @@ class StudyReport:
         label: What a person calls the study first.
         folder: The sweep's folder; `study.html` is written there.
         objectives: Names of the study's values.
-        store: Arguments of `tracking.StudyRun`, None where MLflow is not used.
+        store: Arguments of `StudyRun`, None where MLflow is not used.
     """
 
     def __init__(self, label: str, folder: str, objectives: Sequence[str], store: Mapping[str, Any] | None) -> None:
         self.label = label
         self.folder = Path(folder)
         self.objectives = list(objectives)
-        self._run = tracking.StudyRun(**store) if store else None
+        self._run = StudyRun(**store) if store else None
         self._frozen = False
 
     def on_study_start(self, study: optuna.Study) -> None:
@@ -105,11 +105,11 @@ class StudyReport:
         self._run.mark({t.number: t.state.name for t in trials if t.state.is_finished()})
         self._run.close(*outcome(study, self.objectives), [file for file in files if file and file.exists()])
 
-    def _open(self, run: tracking.StudyRun, study: optuna.Study) -> None:
-        known = study.user_attrs.get(tracking.STUDY_PARENT)
+    def _open(self, run: StudyRun, study: optuna.Study) -> None:
+        known = study.user_attrs.get(STUDY_PARENT)
         run.open(known, study.study_name, f"{self.label} {study.study_name}")
         if run.run_id != known:
-            study.set_user_attr(tracking.STUDY_PARENT, run.run_id)
+            study.set_user_attr(STUDY_PARENT, run.run_id)
 
     def _leave(self, study: optuna.Study) -> None:
         """This process ends before the study; the last one to go says so."""

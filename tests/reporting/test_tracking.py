@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from fer_lightning.reporting import tracking
+from fer_lightning.reporting import mlflow_parents, records, tracking
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, swee
 
 
 def warnings_of(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == tracking.log.name]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("fer_lightning.reporting.")]
 
 
 def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
@@ -157,7 +157,7 @@ def test_jobs_of_a_multirun_are_children_of_one_run_that_names_the_best(store, t
             "objective_mode": "max",
         }
     )
-    callback = tracking.MultirunParent()
+    callback = mlflow_parents.MultirunParent()
     callback.on_multirun_start(config)
     jobs = []
     for lr, scores in ((1e-4, (0.5, 0.55)), (3e-4, (0.7, 0.6)), (1.0, (float("nan"),))):
@@ -196,7 +196,7 @@ def test_a_multirun_minimises_too(store, tmp_path):
         with mlflow(store, tmp_path / "job", run_name=f"loss {loss}", sweep_dir=sweep) as (logger,):
             logger.log_metrics({"val/loss": loss}, step=1)
     parent = client_of(store).get_run(logger.run_id).data.tags["mlflow.parentRunId"]
-    tracking.summarise(client_of(store), logger.experiment_id, parent, "val/loss", "min")
+    mlflow_parents.summarise(client_of(store), logger.experiment_id, parent, "val/loss", "min")
     run = client_of(store).get_run(parent)
     assert (run.data.metrics["best/val/loss"], run.data.tags["best_run"]) == (1.0, "loss 1.0")
 
@@ -205,10 +205,10 @@ def test_jobs_that_start_at_once_share_one_parent(store, tmp_path):
     client = client_of(store)
     experiment = client.create_experiment("at once")
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(tracking.parent_run, client, experiment, tmp_path / "sweep") for _ in range(8)]
+        asked = [pool.submit(mlflow_parents.parent_run, client, experiment, tmp_path / "sweep") for _ in range(8)]
         (parent,) = {answer.result() for answer in asked}
     assert [run.info.run_id for run in client.search_runs([experiment])] == [parent]
-    assert tracking.parent_run(client, experiment, tmp_path / "another") != parent
+    assert mlflow_parents.parent_run(client, experiment, tmp_path / "another") != parent
 
 
 def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
@@ -254,7 +254,7 @@ def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
     ],
 )
 def test_passwords_are_masked(text, hidden):
-    assert tracking.masked(text) == hidden
+    assert records.masked(text) == hidden
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

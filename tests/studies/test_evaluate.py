@@ -6,17 +6,16 @@ import torch
 from conftest import TINY
 
 from fer_lightning import __main__ as entry
+from fer_lightning.job import Job
 from fer_lightning.run import train
 
 
 @pytest.fixture
 def run(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished tiny run, whose checkpoint remembers how it was typed."""
-    from fer_lightning import run as run_module
-
     typed = tuple(o for o in TINY if not o.startswith("tracking"))
-    job = run_module.Job({"model": "custom_cnn"}, typed, None)
-    monkeypatch.setattr(run_module.Job, "current", classmethod(lambda cls: job))
+    job = Job({"model": "custom_cnn"}, typed, None)
+    monkeypatch.setattr(Job, "current", classmethod(lambda cls: job))
     train(composed(*TINY))
     return tmp_path / "run"
 

@@ -1,0 +1,95 @@
+"""What Hydra knows of the run that is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from fer_lightning.reporting import records
+from hydra_plugins.fer_optuna_sweeper import current_trial
+
+if TYPE_CHECKING:
+    import optuna
+
+GROUPS = (
+    "data",
+    "protocol",
+    "augmentation",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "finetune",
+    "trainer",
+    "callbacks",
+    "eval",
+    "experiment",
+    "search",
+)
+"""The groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra knows of this run; empty where the config was composed without it.
+
+    Attributes:
+        choices: The option chosen of each group.
+        overrides: What was typed, for example `optimizer.lr=1e-4`; without `resume=auto`, which changes no result.
+        sweep_dir: The multirun's folder, or None.
+        trial: The trial that this run is, where Optuna sweeps.
+        run_dir: What was typed of `hydra.run.dir`.
+    """
+
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...]
+    sweep_dir: Path | None
+    trial: optuna.Trial | None = None
+    run_dir: tuple[str, ...] = ()
+
+    @classmethod
+    def current(cls) -> Job:
+        """The job that runs now."""
+        if not HydraConfig.initialized():
+            return cls({}, (), None)
+        hydra = HydraConfig.get()
+        choices = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
+        sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
+        typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
+        run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
+        return cls(choices, typed, sweep, current_trial(), run_dir)
+
+    @property
+    def goes_on(self) -> str:
+        """The command that goes on with this run."""
+        typed = [word for word in self.overrides if not word.startswith("resume=")]
+        return records.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
+
+    @property
+    def label(self) -> str:
+        """Experiment or model: what a person calls this run first."""
+        return self.choices.get("experiment") or self.choices.get("model") or "run"
+
+
+def run_name(job: Job, seed: int) -> str:
+    """A name that tells runs apart: what was trained, what was changed, which seed."""
+    told = (
+        "experiment=",
+        "search=",
+        "model=",
+        "seed=",
+        "paths.",
+        "tracking",
+        "hydra",
+        "resume=",
+        "data.path=",
+        "data.votes_path=",
+    )
+    changed = [o.lstrip("+") for o in job.overrides if not o.lstrip("+").startswith(told)]
+    number = [f"#{job.trial.number}"] if job.trial else []
+    return " ".join([job.label, *number, *changed, f"seed={seed}"])

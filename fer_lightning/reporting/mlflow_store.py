@@ -1,0 +1,137 @@
+"""MLflow's stores: a server, a database or the local one, opened, asked and complained about."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock
+
+from fer_lightning.reporting.records import masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+# MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; otherwise 120, and with the retries many minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is not installed
+}.items():
+    os.environ.setdefault(_name, _value)
+logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of the tables of a new store
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are told below, once
+
+
+def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
+    """`action(uri)`; if that fails, says so and does `action` with the local store instead."""
+    local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
+    if uri and uri != local:
+        if not uri.startswith(SCHEMES):
+            raise ValueError(f"tracking.uri is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}")
+        try:
+            with impatient(timeout):
+                _knock(uri, timeout)
+                return action(uri)
+        except store_errors() as error:
+            log.warning(
+                "NO TRACKING AT %s (%s): the local store %s is used instead",
+                masked(uri),
+                reason_of(error),
+                local,
+            )
+    try:
+        return action(local)
+    except store_errors() as error:
+        raise ValueError(
+            f"the MLflow store {local} cannot be used: {reason_of(error)} Mend it, use another folder "
+            "(paths.mlruns_dir=...) or do without (tracking=csv)"
+        ) from error
+
+
+def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
+    """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
+    folder = Path(local_dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".mlflow.lock"):
+        if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+            _make_store(file, folder / "artifacts")
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
+            return client, str(client.create_experiment(name, artifacts))
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return client, str(experiment.experiment_id)
+
+
+def _make_store(file: Path, artifacts: Path) -> None:
+    """Makes a new SQLite store aside and renames it: one that is left half-made MLflow refuses ever after."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    aside = Path(mkdtemp(prefix=f".{file.name}.", dir=file.parent))  # a folder, since SQLite keeps a journal beside
+    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+        f"sqlite:///{(aside / file.name).as_posix()}", str(artifacts)
+    )
+    store.engine.dispose()
+    (aside / file.name).replace(file)
+    aside.rmdir()
+
+
+def _knock(uri: str, timeout: int) -> None:
+    """Raises OSError if a database server does not listen; SQLAlchemy under MLflow would try for minutes."""
+    from sqlalchemy import make_url
+
+    if not uri.startswith(("http", "sqlite")):
+        url = make_url(uri)
+        port = url.port or DATABASE_PORTS[url.get_backend_name()]
+        socket.create_connection((url.host or "localhost", port), timeout).close()
+
+
+@contextmanager
+def impatient(timeout: int) -> Iterator[None]:
+    """MLflow asks a server only once and waits `timeout` seconds for the answer."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ[name] for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, OSError
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of the error at the root of a chain, without passwords."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return masked((str(error).splitlines() or [type(error).__name__])[0])[:200]

@@ -1,0 +1,73 @@
+"""The part that is measured: predicted once, scored with its subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.data.protocols import Split
+from fer_lightning.training.metrics import Predictions, Scores, full_scores
+from fer_lightning.training.module import FERModule
+
+
+def evaluate_part(
+    trainer: pl.Trainer,
+    module: FERModule,
+    datamodule: FERDataModule,
+    evaluation: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Scores]:
+    """Measures `eval.split` and those of its subsets that the protocol names (`test_deduplicated`).
+
+    The predictions stay in `module.test_predictions`.
+    """
+    part = evaluation["split"]
+    module.set_evaluation(evaluation)
+    datamodule.measured_part = part
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    predictions = module.test_predictions
+    assert predictions is not None
+    return score_part(predictions, part, datamodule.split, module.classes, evaluation["bootstrap"], seed)
+
+
+def score_part(
+    predictions: Predictions, part: str, split: Split, classes: Sequence[str], resamples: int, seed: int
+) -> dict[str, Scores]:
+    """The scores of a part, whose predictions these are, and of its subsets that the split names."""
+    scores = {}
+    for name, index in split.indices.items():
+        if name == part or name.startswith(f"{part}_"):
+            chosen = predictions.part(torch.from_numpy(index))
+            if len(chosen.labels):
+                scores[name] = full_scores(chosen, classes, resamples, seed)
+    return scores
+
+
+def evaluate_kaggle_test(
+    trainer: pl.Trainer,
+    module: FERModule,
+    datamodule: FERDataModule,
+    evaluation: Mapping[str, Any],
+    seed: int,
+) -> Scores:
+    """Measures PublicTest and PrivateTest together, on which many sources report, given the predictions of the latter.
+
+    Half of these pictures chose the epoch: the figure serves to compare with such sources, for nothing else.
+    """
+    test = module.test_predictions
+    assert test is not None
+    evaluate_part(trainer, module, datamodule, {**evaluation, "split": "val"}, seed)
+    assert module.test_predictions is not None
+    both = Predictions.joined(test, module.test_predictions)
+    module.test_predictions = test
+    return full_scores(both, module.classes, evaluation["bootstrap"], seed)
+
+
+def tracked(scores: Scores) -> dict[str, float]:
+    """The numbers of one part that a logger gets: all single scores, and F1 of each class as `f1_happy`."""
+    single = {k: v for k, v in scores.items() if isinstance(v, float)}
+    return single | {f"f1_{name}": f1 for name, f1 in scores["per_class_f1"].items()}
