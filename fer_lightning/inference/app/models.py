@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
 from fer_lightning.inference.heatmaps import HeatMap, occlusion_map
 from fer_lightning.inference.predict import FERPredictor, Prediction
+from fer_lightning.reporting.records import read_record
 
 MODEL_VARIABLE = "FER_APP_MODEL"
 """The environment variable in which the command hands `--model` to the script."""
@@ -189,9 +189,9 @@ def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
 
 def _run(checkpoint: Path, name: str) -> Choice:
     try:
-        record = json.loads((checkpoint.parents[1] / "record.json").read_text())
+        record = read_record(checkpoint.parents[1] / "record.json", "name")
         return _from_record(record, "Run", "checkpoint", str(checkpoint))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from fer_lightning.inference.app.models import OUTPUTS
+from fer_lightning.reporting.records import read_record
 from fer_lightning.studies.baselines import HEAD, ROOT, baselines
 
 REPORT = {
@@ -60,11 +60,10 @@ def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
         try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError):  # being written, or not ours
+            record = read_record(path, "name")
+        except (OSError, ValueError):  # being written, or not ours
             continue
-        parts = [record.get(part, {}) for part in ("val", "test")] if isinstance(record, dict) else []
-        if parts and all(isinstance(part, dict) for part in parts) and "name" in record:
+        if all(isinstance(record.get(part, {}), dict) for part in ("val", "test")):
             found.append((path.parent, record))
     return found
 
