@@ -16,7 +16,7 @@ from filelock import FileLock
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from fer_lightning.reporting.mlflow_store import first_store_that_works, open_experiment, reason_of, store_errors
+from fer_lightning.reporting.mlflow_store import first_store_that_works, open_experiment, root_cause, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,7 @@ class MultirunParent(Callback):
                 summarise(client, experiment_id, run_id, objective, mode)
             client.set_terminated(run_id, status)
         except store_errors() as error:
-            log.warning("MLflow could not be told that the multirun is %s (%s)", status, reason_of(error))
+            log.warning("MLflow could not be told that the multirun is %s (%s)", status, root_cause(error))
 
 
 class StudyRun:
@@ -145,7 +145,7 @@ class StudyRun:
         try:
             yield
         except store_errors() as error:
-            log.warning("MLflow lacks a part of the study's run (%s); all is in the study", reason_of(error))
+            log.warning("MLflow lacks a part of the study's run (%s); all is in the study", root_cause(error))
 
 
 def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:

@@ -53,14 +53,14 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
             log.warning(
                 "NO TRACKING AT %s (%s): the local store %s is used instead",
                 masked(uri),
-                reason_of(error),
+                root_cause(error),
                 local,
             )
     try:
         return action(local)
     except store_errors() as error:
         raise ValueError(
-            f"the MLflow store {local} cannot be used: {reason_of(error)} Mend it, use another folder "
+            f"the MLflow store {local} cannot be used: {root_cause(error)} Mend it, use another folder "
             "(paths.mlruns_dir=...) or do without (tracking=csv)"
         ) from error
 
@@ -130,7 +130,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     return MlflowException, OSError
 
 
-def reason_of(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The first line of the error at the root of a chain, without passwords."""
     while cause := error.__cause__ or error.__context__:
         error = cause

@@ -24,7 +24,7 @@ from fer_lightning.reporting.mlflow_store import (
     first_store_that_works,
     impatient,
     open_experiment,
-    reason_of,
+    root_cause,
     store_errors,
 )
 from fer_lightning.reporting.records import masked
@@ -181,7 +181,7 @@ class RunLogger(MLFlowLogger):
                 log.warning(
                     "MLflow at %s takes no metrics any more (%s): training goes on, they are sent when it does",
                     self.uri,
-                    reason_of(error),
+                    root_cause(error),
                 )
         elif time.monotonic() - self._failed_at > PATIENCE:
             try:
@@ -212,11 +212,11 @@ class RunLogger(MLFlowLogger):
             if status != "KILLED":
                 self._log_artifacts(folder)
         except store_errors() as error:
-            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, reason_of(error), folder)
+            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, root_cause(error), folder)
         try:
             self.experiment.set_terminated(self._run_id, status)
         except store_errors() as error:
-            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, reason_of(error))
+            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, root_cause(error))
 
     def _log_artifacts(self, folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
