@@ -112,6 +112,9 @@ class Trained:
         if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:
             raise ValueError(f"{checkpoint} does not say how it was trained: its provenance lacks {', '.join(missing)}")
         config = compose_for(module, overrides)
+        for key, alone in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if it learnt under DDP
+            if key in config.trainer:
+                config.trainer[key] = alone
         check(config)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         faces, split, datamodule = prepare_data(config)

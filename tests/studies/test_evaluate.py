@@ -8,6 +8,7 @@ from conftest import TINY
 from fer_lightning import __main__ as entry
 from fer_lightning.job import Job
 from fer_lightning.run import train
+from fer_lightning.studies.trained import Trained
 
 
 @pytest.fixture
@@ -76,3 +77,13 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "evaluate" in capsys.readouterr().out
     assert entry.main(["evaluate", "--help"]) == 0
     assert "eval=tta" in capsys.readouterr().out
+
+
+def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer=ddp", "trainer.devices=2"]
+    torch.save(saved, checkpoint)
+    net = Trained.load(checkpoint)
+    assert (net.config.trainer.devices, net.config.trainer.strategy) == (1, "auto")
+    assert len(net.ask("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]
