@@ -40,7 +40,7 @@ def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
 
 
 def test_default_data_is_synthetic_without_and_fer2013_with_a_file(tmp_path: Path) -> None:
-    assert "draw_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+    assert "drawn_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")
     assert "read_fer2013" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout

@@ -32,7 +32,9 @@ _CHECKED: Final = 1 << 28  # bytes of pixels up to which a set is checked when i
 _log = logging.getLogger(__name__)
 
 
-def cached(source: Path, options: Mapping[str, object], read: Callable[[BinaryIO], FaceArrays]) -> FaceArrays:
+def cached(
+    source: Path, options: Mapping[str, object], read: Callable[[BinaryIO], FaceArrays], *, beside: bool = True
+) -> FaceArrays:
     """Opens the cache of a source or makes it.
 
     It lies in `.fer_lightning_cache/` beside the source or, where that cannot be written, in the user's cache
@@ -44,6 +46,7 @@ def cached(source: Path, options: Mapping[str, object], read: Callable[[BinaryIO
         source: File or folder. A change of it (path, size, time, first and last bytes) leads to a new cache.
         options: What else the result depends on.
         read: Reads the source, its pixels into the given empty file.
+        beside: Whether it may lie beside the source; otherwise in the user's cache folder alone.
 
     Returns:
         What `read` returned, with memory-mapped images.
@@ -54,7 +57,7 @@ def cached(source: Path, options: Mapping[str, object], read: Callable[[BinaryIO
     source = source.absolute()  # links are kept, so that the cache lies beside what the user named
     slot = _digest(str(source), json.dumps(options, sort_keys=True))
     entry = f"{slot}-{_digest(str(_VERSION), _identity(source))}"
-    roots = (source.parent / CACHE_FOLDER, _user_folder())
+    roots = [source.parent / CACHE_FOLDER, _user_folder()][0 if beside else 1 :]
     for root in roots:
         if (faces := load(root / entry)) is not None:
             return faces

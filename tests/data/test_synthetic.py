@@ -11,7 +11,7 @@ from torch import nn
 
 from fer_lightning.data import synthetic
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
-from fer_lightning.data.synthetic import FREQUENCIES, draw_faces
+from fer_lightning.data.synthetic import FREQUENCIES, draw_faces, drawn_faces
 from fer_lightning.labels import EMOTIONS, USAGES
 
 
@@ -55,6 +55,21 @@ def test_who_draws_makes_no_difference(monkeypatch, tmp_path):
     assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
+
+
+def test_a_set_that_was_drawn_before_is_opened_and_no_other(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(synthetic, "_WORTH_KEEPING", 140)
+    drawn = drawn_faces(140, image_size=24)
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "draw_faces", None)
+        again = drawn_faces(140, image_size=24)
+    for name in ("images", "labels", "usage", "names", "votes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(draw_faces(140, image_size=24), name))
+    assert again.fingerprint == drawn.fingerprint
+    assert drawn_faces(140, seed=1, image_size=24).fingerprint != drawn.fingerprint
+    assert drawn_faces(139, image_size=24).images.flags.owndata
+    assert len(list((tmp_path / "fer_lightning").glob("[!.]*"))) == 2
 
 
 def test_usage_is_split_80_10_10(faces):

@@ -137,7 +137,7 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
         return faces
 
     flipped_faces.__module__ = "fer_lightning.data.synthetic"  # only what is defined in the project may be built
-    monkeypatch.setattr("fer_lightning.data.synthetic.draw_faces", flipped_faces)
+    monkeypatch.setattr("fer_lightning.data.synthetic.drawn_faces", flipped_faces)
     for fold in (0, 1):
         train(
             composed(
