@@ -45,11 +45,16 @@ RANGES = {
 CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "data.sampler": ("shuffled", "balanced"),
     "data.targets": ("labels", "votes"),
+    "eval.average": ("probabilities", "logits"),
     "objective_mode": ("max", "min"),
     "second_objective": (None, "parameters", "latency"),
     "trainer.on_nan": ("stop", "skip"),
 }
 """Keys that are one of a few names."""
+
+
+LESS_IS_BETTER = ("val/loss", "val/ece")
+"""The metrics of an epoch of which a smaller value is the better one."""
 
 
 def register_resolvers() -> None:
@@ -261,6 +266,11 @@ def check(config: DictConfig) -> None:
         if value not in names:
             listed = " or ".join("null" if name is None else repr(name) for name in names)
             raise ValueError(f"{key} is {value!r}; it must be {listed}")
+    bootstrap = config.eval.bootstrap
+    if not isinstance(bootstrap, int) or bootstrap < 1:
+        raise ValueError(f"eval.bootstrap is {bootstrap!r}; it must be a whole number above 0")
+    if config.objective in LESS_IS_BETTER and config.objective_mode != "min":
+        raise ValueError(f"objective={config.objective} is better when it is smaller: add objective_mode=min")
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
     if config.resume and config.resume != "auto" and not Path(config.resume).is_file():

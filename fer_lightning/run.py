@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,10 +19,10 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from fer_lightning.config import build, check, flatten, plain
+from fer_lightning.config import build, check, flatten, nearest, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols import Split, is_leaky
 from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters, is_dense
@@ -31,7 +32,7 @@ from fer_lightning.reporting.report import write_report
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
-from fer_lightning.training.evaluation import evaluate_kaggle_test, evaluate_part, tracked
+from fer_lightning.training.evaluation import evaluate_kaggle_test, evaluate_part, is_kaggle_test, tracked
 from fer_lightning.training.metrics import EPOCH_SCORES, Scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.pruning import Pruning
@@ -132,6 +133,11 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
     split: Split = build(plain(config.protocol), faces)
     if split.faces is not None:
         faces = split.faces
+    if config.eval.split not in split.indices:
+        raise ValueError(
+            f"eval.split={config.eval.split}: protocol {split.name} has no such part"
+            f"{nearest(config.eval.split, split.indices)} There are {', '.join(split.indices)}"
+        )
     if split.is_leaky and config.paths.results_dir:
         raise ValueError(
             f"protocol {split.name} leaks, so its numbers are no results and do not go to "
@@ -151,13 +157,40 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
     return faces, split, datamodule
 
 
-def check_data(checkpoint: Path, faces: FaceArrays, console: Console, *, same: bool) -> None:
-    """Refuses to go on from a checkpoint of other classes, or of other data if they must be the `same`.
+def place_of_result(config: DictConfig, job: Job) -> Path | None:
+    """The file in `paths.results_dir` that the run's record goes to, None without such a folder.
 
     Raises:
-        ValueError: The class names or their order differ, or the data do.
+        ValueError: It measures another part than `test`, or the file holds what another command measured.
+    """
+    if not config.paths.results_dir:
+        return None
+    if config.eval.split != "test":
+        raise ValueError(f"paths.results_dir takes what was measured on test alone; eval.split is {config.eval.split}")
+    path = Path(config.paths.results_dir) / f"{job.label}_seed{config.seed}.json"
+    if path.is_file():
+        before = shlex.split(records.read_record(path, "command")["command"])[2:]
+        if records.settings_typed(before) != records.settings_typed(job.overrides):
+            raise ValueError(
+                f"{path} holds what `python train.py {shlex.join(before)}` measured: move it away, or give this run "
+                "another paths.results_dir"
+            )
+    return path
+
+
+def check_data(checkpoint: Path, faces: FaceArrays, protocol: str, console: Console, *, same: bool) -> None:
+    """Refuses to go on from a checkpoint of other classes or another protocol, or of other data than the `same`.
+
+    Raises:
+        ValueError: The class names or their order differ, or the protocol or the data do.
     """
     then = read_checkpoint(checkpoint)["hyper_parameters"]
+    learnt = then["provenance"]["protocol"]
+    if learnt != protocol and (then["provenance"]["data_fingerprint"] == faces.fingerprint or is_leaky(learnt)):
+        raise ValueError(
+            f"resume={checkpoint} was trained under protocol {learnt}; under {protocol} it would be measured on "
+            "pictures that it has learnt: start anew, or keep its protocol"
+        )
     if list(then["classes"]) != list(faces.classes):
         raise ValueError(
             f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
@@ -246,12 +279,13 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 )
                 return earlier.objective
             rehearse(config, checkpoint)
+            published = place_of_result(config, job)
             pl.seed_everything(config.seed, workers=True, verbose=False)
             faces, split, datamodule = prepare_data(config)
             for key, name in monitored(config).items():
                 check_logged(key, name, [*EPOCH_SCORES, *(f"f1_{c}" for c in faces.classes)])
             if checkpoint:
-                check_data(checkpoint, faces, console, same=config.resume == "auto")
+                check_data(checkpoint, faces, split.name, console, same=config.resume == "auto")
                 epoch = read_checkpoint(checkpoint)["history"][-1]["epoch"]
                 console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
             module = build_module(config, job, faces, split, datamodule)
@@ -304,12 +338,13 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         if first:
             (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
             records.write_json(folder / "record.json", record)
-        if config.paths.results_dir and scores:
-            kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
-            record |= {"kaggle_test": records.recorded(kaggle), "latency_ms": round(cost("latency", module.network), 2)}
+        if published and scores:
+            if is_kaggle_test(split, faces):
+                kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
+                record["kaggle_test"] = records.recorded(kaggle)
+            record["latency_ms"] = round(cost("latency", module.network), 2)
             if first:
-                published = f"{job.label}_seed{config.seed}.json"
-                records.write_json(Path(config.paths.results_dir) / published, record)
+                records.write_json(published, record)
         measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:

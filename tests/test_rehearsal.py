@@ -27,6 +27,10 @@ from fer_lightning.run import train
         ("optimizer.betas=[2,0.9]", "beta"),
         ("scheduler.warmup_fraction=much", "scheduler"),
         ("loss.label_smoothing=1", r"loss\.label_smoothing is 1"),
+        ("objective=val/loss", "objective=val/loss is better when it is smaller: add objective_mode=min"),
+        ("eval.average=probs", r"eval\.average is 'probs'; it must be 'probabilities' or 'logits'"),
+        ("eval.bootstrap=0", r"eval\.bootstrap is 0; it must be a whole number above 0"),
+        ("eval.split=val paths.results_dir=results", "takes what was measured on test alone"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
         ("trainer=ddp finetune=gradual", "finetune=gradual"),
     ],
@@ -50,6 +54,11 @@ def test_a_monitor_that_nobody_logs_is_named(composed, monkeypatch, where: str) 
 def test_a_class_that_the_data_lack_is_named_once_they_are_read(composed) -> None:
     with pytest.raises(CompactHydraException, match="objective is 'val/f1_hapy'; did you mean 'val/f1_happy'"):
         train(composed(*TINY, "objective=val/f1_hapy"))
+
+
+def test_a_part_that_the_protocol_lacks_is_named_once_they_are_read(composed) -> None:
+    with pytest.raises(CompactHydraException, match="protocol official has no such part; did you mean"):
+        train(composed(*TINY, "eval.split=tset"))
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))

@@ -159,6 +159,22 @@ def test_wrong_settings_end_with_one_sentence(composed, override: str, named: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    kept = results / "custom_cnn_seed0.json"
+    kept.write_text('{"command": "python train.py optimizer.lr=0.5"}')
+    with pytest.raises(CompactHydraException, match="holds what `python train"):
+        train(composed(*TINY, f"paths.results_dir={results}"))
+    kept.unlink()
+    for _ in range(2):
+        train(composed(*TINY, f"paths.results_dir={results}"))
+    record = json.loads(kept.read_text())
+    assert record["kaggle_test"]["n"] == 40
+    train(composed(*TINY, "protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}"))
+    assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
+
+
 def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -> None:
     value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
     history = checkpoint(tmp_path / "run", "last")["history"]

@@ -220,10 +220,10 @@ class FERDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Pictures of each class in the train part."""
+        """Pictures of each class in the train part, as they are drawn: under `balanced` all classes are as frequent."""
         labels = self.faces.labels[self.split.indices["train"]]
         counts: list[int] = np.bincount(labels, minlength=len(self.faces.classes)).tolist()
-        return counts
+        return [len(labels) // len(counts)] * len(counts) if self.sampler == "balanced" else counts
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled or balanced batches of the train part, a last smaller one left out."""

@@ -33,7 +33,12 @@ class Split:
     @property
     def is_leaky(self) -> bool:
         """Whether the test part leaks into training or choosing (`data/leaks.py`): no number of it is a result."""
-        return self.name.startswith("leaky_")
+        return is_leaky(self.name)
+
+
+def is_leaky(protocol: str) -> bool:
+    """Whether the protocol of that name is one of those that leak."""
+    return protocol.startswith("leaky_")
 
 
 def official(faces: FaceArrays) -> Split:

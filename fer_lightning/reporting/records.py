@@ -97,6 +97,12 @@ def command(overrides: Sequence[str]) -> str:
     return shlex.join(["python", "train.py", *overrides])
 
 
+def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
+    """What of a command line makes a training, sorted: all but where things lie, and words that begin as `besides`."""
+    elsewhere = ("paths.", "data.path=", "data.votes_path=", "tracking", "hydra", "resume=", *besides)
+    return sorted(word for word in overrides if not word.lstrip("+").startswith(elsewhere))
+
+
 def masked(text: str) -> str:
     """`text` with `***` for the password in every URI."""
     text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)

@@ -29,7 +29,7 @@ from fer_lightning.studies.baselines import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.trained import CONF, Trained, checkpoint_of, sha256
-from fer_lightning.training.evaluation import score_part
+from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
 from fer_lightning.training.trouble import one_clear_sentence
 from fer_lightning.training.voting import vote_weights
@@ -286,12 +286,14 @@ def ensemble(
         "params": sum(row["params"] for row in voting),
         "val": epoch_scores(voted["val"], classes),
         **{part: records.recorded(s) for part, s in scores.items()},
-        "kaggle_test": records.recorded(full_scores(Predictions.joined(*voted.values()), classes, resamples, seed)),
         "best_member": rows[best]["run"],
         "against_best_member": against,
         "calibration": calibration.record(),
         "members": rows,
     }
+    if is_kaggle_test(first.split, first.faces):
+        kaggle = full_scores(Predictions.joined(*voted.values()), classes, resamples, seed)
+        record["kaggle_test"] = records.recorded(kaggle)
     folder = Path("outputs") / "ensembles" / name
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
     console.print(tables.test_table(scores, classes))

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.records import read_record
+from fer_lightning.reporting.records import read_record, settings_typed
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
 
@@ -58,6 +58,9 @@ STUDIED = {
 }
 """The protocols that are compared (conf/protocol), the honest one first, and what each does."""
 
+UNGROWN = ("official", "leaky_selected", "leaky_pooled")
+"""Those that store no further pictures, so that their data are the same."""
+
 COLUMNS = (
     "protocol",
     "training pictures",
@@ -72,10 +75,9 @@ COLUMNS = (
 Records = dict[str, dict[str, Any]]
 
 
-def settings_of(overrides: Sequence[str]) -> list[str]:
-    """What of a command line makes a training: all but its protocol and where things lie, sorted."""
-    elsewhere = ("protocol=", "paths.", "data.path=", "data.votes_path=", "tracking", "hydra")
-    return sorted(o for o in overrides if not o.lstrip("+").startswith(elsewhere))
+def settings_of(command: str) -> list[str]:
+    """What of a recorded command makes a training: all but its protocol and where things lie, sorted."""
+    return settings_typed(shlex.split(command)[2:], "protocol=")
 
 
 def read_records(root: Path = ROOT) -> Records:
@@ -85,8 +87,10 @@ def read_records(root: Path = ROOT) -> Records:
         ValueError: Two records are of different settings, so that they do not compare.
     """
     paths = [root / "results" / "leaks" / f"{protocol}.json" for protocol in STUDIED]
-    found: Records = {path.stem: read_record(path, "command", "test") for path in paths if path.is_file()}
-    settings = {name: settings_of(shlex.split(record["command"])[2:]) for name, record in found.items()}
+    found: Records = {
+        path.stem: read_record(path, "command", "data_fingerprint", "test") for path in paths if path.is_file()
+    }
+    settings = {name: settings_of(record["command"]) for name, record in found.items()}
     for name in found:
         first = next(iter(found))
         if settings[name] != settings[first]:
@@ -94,6 +98,11 @@ def read_records(root: Path = ROOT) -> Records:
                 f"results/leaks/{name}.json was run with {' '.join(settings[name])}, {first}.json with "
                 f"{' '.join(settings[first])}; delete one of them and run again"
             )
+    alike = {name: found[name]["data_fingerprint"] for name in UNGROWN if name in found}
+    if len(set(alike.values())) > 1:
+        raise ValueError(
+            f"results/leaks: {', '.join(alike)} were run on different data; delete all but those of one set"
+        )
     return found
 
 
@@ -113,12 +122,12 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     typed = {o.lstrip("+~").split("=")[0] for o in overrides}
     words = [*(o for o in SETTINGS if o.split("=")[0] not in typed), *overrides]
     collect(words, root)
-    before = read_records(root)
+    before, now = read_records(root), settings_typed(words, "protocol=")
     for name, record in before.items():
-        earlier = settings_of(shlex.split(record["command"])[2:])
-        if earlier != settings_of(words):
+        earlier = settings_of(record["command"])
+        if earlier != now:
             raise ValueError(
-                f"results/leaks/{name}.json was run with {' '.join(earlier)}, not {' '.join(settings_of(words))}; "
+                f"results/leaks/{name}.json was run with {' '.join(earlier)}, not {' '.join(now)}; "
                 "type those settings, or delete results/leaks to start anew"
             )
     missing = [protocol for protocol in STUDIED if protocol not in before]
@@ -138,7 +147,7 @@ def collect(words: Sequence[str], root: Path = ROOT) -> None:
         path = RUNS / protocol / "record.json"
         if path.is_file():
             command = read_record(path, "command")["command"]
-            if settings_of(shlex.split(command)[2:]) == settings_of(words):
+            if settings_of(command) == settings_typed(words, "protocol="):
                 (root / "results" / "leaks").mkdir(parents=True, exist_ok=True)
                 shutil.move(path, root / "results" / "leaks" / f"{protocol}.json")
 
@@ -228,7 +237,7 @@ def page(records: Records, claim: float | None) -> str:
     """docs/LEAKS.md: plot, table, what each protocol does, and what follows from the numbers."""
     first = next(iter(records.values()))
     rows = [list(COLUMNS), ["---"] * len(COLUMNS), *(cells(protocol, records) for protocol in STUDIED)]
-    settings = " ".join(settings_of(shlex.split(first["command"])[2:]))
+    settings = " ".join(settings_of(first["command"]))
     said = [
         "# What each shortcut adds\n",
         "The same model, epochs and settings under the official protocol and under the shortcuts of the literature.\n"

@@ -20,10 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.config import check, plain, register_resolvers
+from fer_lightning.config import build, check, plain, register_resolvers
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols import Split, is_leaky
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import build_trainer, choose_precision, prepare_data
@@ -148,8 +148,36 @@ class Trained:
         path = self.run / "record.json"
         return read_record(path) if path.is_file() else {}
 
+    def refuse_what_it_learnt(self, part: str) -> None:
+        """Finds pictures of a part that the net was trained on, under another protocol than is measured by.
+
+        Raises:
+            ValueError: There are some, or the net comes from a protocol that leaks.
+        """
+        learnt = self.provenance["protocol"]
+        if self.split.name == learnt or self.faces.name != self.provenance["data"]:
+            return
+        if is_leaky(learnt):
+            raise ValueError(
+                f"{self.checkpoint} was trained under {learnt}, which leaks: under {self.split.name} "
+                "it would be measured on pictures that it has learnt"
+            )
+        if self.faces.fingerprint == self.provenance["data_fingerprint"]:
+            before: Split = build(plain(compose_for(self.module, []).protocol), self.faces)
+            known = np.intersect1d(before.indices["train"], self.split.indices[part]).size
+            if known:
+                raise ValueError(
+                    f"{self.checkpoint} has learnt {known:,} of the {len(self.split.indices[part]):,} pictures of "
+                    f"{part} under {self.split.name}, since it was trained under {learnt}: measure it under that"
+                )
+
     def ask(self, part: str) -> Predictions:
-        """What the net says of a part of the split, by the views of `eval`."""
+        """What the net says of a part of the split, by the views of `eval`.
+
+        Raises:
+            ValueError: It was trained on some of these pictures.
+        """
+        self.refuse_what_it_learnt(part)
         self.module.set_evaluation(self.evaluation)
         self.datamodule.measured_part = part
         trainer = build_trainer(self.config, self.run, self.module.network, logger=False)
@@ -163,6 +191,7 @@ class Trained:
         A file is found by all that its content follows from: the checkpoint's bytes, the views, the data, the
         positions of the part and the precision.
         """
+        self.refuse_what_it_learnt(part)
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():
             predictions = self.ask(part)

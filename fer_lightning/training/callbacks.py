@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,22 @@ def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoin
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    best = ModelCheckpoint(filename="best", monitor=objective, mode=mode, **common)
-    return best, ModelCheckpoint(filename="last", **common)
+    best = CheckpointThatMoves(filename="best", monitor=objective, mode=mode, **common)
+    return best, CheckpointThatMoves(filename="last", **common)
+
+
+class CheckpointThatMoves(ModelCheckpoint):
+    """Lightning's forgets the best score where a resumed run's folder has another path, as in a container; not this."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state over, with its files where the folder lies now."""
+
+        def here(path: str) -> str:
+            return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
+
+        moved = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": str(self.dirpath)})
 
 
 class TrainingProgress(Callback):

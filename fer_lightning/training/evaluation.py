@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
@@ -45,6 +47,14 @@ def score_part(
             if len(chosen.labels):
                 scores[name] = full_scores(chosen, classes, resamples, seed)
     return scores
+
+
+def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
+    """Whether val and test are FER2013's PublicTest and PrivateTest, together Kaggle's test pictures."""
+    return all(
+        np.array_equal(np.sort(split.indices[part]), np.flatnonzero(faces.usage == usage))
+        for part, usage in (("val", "PublicTest"), ("test", "PrivateTest"))
+    )
 
 
 def evaluate_kaggle_test(

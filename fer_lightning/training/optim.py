@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from fer_lightning.config import build
 
@@ -79,18 +79,19 @@ def onecycle(
     initial_divisor: float,
     final_divisor: float,
 ) -> LRSchedulerConfigType:
-    """One rise from lr / `initial_divisor` to `optimizer.lr` and one fall (Smith & Topin 2018), per step."""
-    total = max(2, epochs * steps_per_epoch)
-    scheduler = OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total,
-        pct_start=max(warmup_fraction, 1.5 / total),  # torch divides by the steps of the rise less one
-        div_factor=initial_divisor,
-        final_div_factor=final_divisor,
-        cycle_momentum=False,  # Adam's beta1 and SGD's momentum stay what the optimizer's options say
-    )
-    return {"scheduler": scheduler, "interval": "step"}
+    """One rise from lr / `initial_divisor` to `optimizer.lr` and one fall (Smith & Topin 2018), per step.
+
+    The values are those of torch's OneCycleLR, whose state holds its length, so that no run could go on for longer.
+    """
+    last = max(1, epochs * steps_per_epoch - 1)
+    top = max(0.5, warmup_fraction * (last + 1) - 1)  # the step at the peak
+    first, final = 1 / initial_divisor, 1 / (initial_divisor * final_divisor)
+
+    def factor(step: int) -> float:
+        start, end, done = (first, 1.0, step / top) if step <= top else (1.0, final, (step - top) / (last - top))
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
 
 def step(

@@ -195,7 +195,7 @@ class Sweep:
         return address, study
 
     def _derived_name(self) -> str:
-        """The job's name and a hash of what makes two sweeps one study: not their length or sampler."""
+        """The job's name and a hash of what makes two sweeps one study: not their length or sampler, unless a grid."""
         space = [
             [p.key, repr(p.distribution), sorted((k, list(v)) for k, v in p.when.items())]
             for p in self.space.parameters
@@ -206,6 +206,8 @@ class Sweep:
             [direction.name for direction in self.directions],
             self.config.hydra.job.config_name,
             self.options["custom_search_space"],
+            self.grid is not None,
+            OmegaConf.to_container(OmegaConf.masked_copy(self.config, [k for k in self.config if k != "hydra"])),
         ]
         digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         return f"{self.config.hydra.job.name}-{digest[:8]}"

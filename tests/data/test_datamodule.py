@@ -146,6 +146,10 @@ def test_class_counts_are_those_of_the_train_part() -> None:
     assert module(NONE).class_counts == [0, 3, 0, 27, 0, 0, 0]
 
 
+def test_class_counts_are_even_where_classes_are_drawn_evenly() -> None:
+    assert len(set(module(NONE, sampler="balanced").class_counts)) == 1
+
+
 def test_colour_pictures_go_channels_first() -> None:
     pictures = torch.zeros(2, 4, 5, 3, dtype=torch.uint8)
     pictures[0, 1, 2] = torch.tensor([255, 51, 0], dtype=torch.uint8)

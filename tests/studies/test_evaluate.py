@@ -79,6 +79,18 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "eval=tta" in capsys.readouterr().out
 
 
+def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle", "eval.split=val"]) == 2
+    assert "best.ckpt has learnt 13 of the 13 pictures of val under kaggle" in capsys.readouterr().err
+    assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kfold"]) == 0  # the same PrivateTest
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["protocol"] = "leaky_pooled"
+    torch.save(saved, checkpoint)
+    assert entry.main(["evaluate", f"checkpoint={run}", "protocol=official"]) == 2
+    assert "leaks" in capsys.readouterr().err
+
+
 def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

@@ -9,10 +9,15 @@ from conftest import ROOT, TINY
 from hydra.errors import CompactHydraException
 
 from fer_lightning import __main__ as entry
+from fer_lightning.data.synthetic import draw_faces
 from fer_lightning.run import train
 from fer_lightning.studies import leaks
 
 TYPED = [option for option in TINY if option != "tracking=none"]
+
+
+FINGERPRINT = draw_faces(200, image_size=24).fingerprint
+"""Of the faces that TYPED draws."""
 
 
 def record(protocol: str, accuracy: float, *overrides: str) -> dict:
@@ -22,7 +27,7 @@ def record(protocol: str, accuracy: float, *overrides: str) -> dict:
         "experiment": "sequential_cnn", "protocol": protocol, "leaky": protocol.startswith("leaky_"),
         "command": shlex.join(["python", "train.py", *words]), "pictures": {"train": 3000}, "train_accuracy": 0.99,
         "test": part, "test_deduplicated": part, "best_epoch": 3, "epochs": 4, "minutes": 5.0, "data": "fer2013",
-        "data_fingerprint": "f" * 64, "commit": "c" * 40, "synthetic": False, "versions": {"torch": "2"},
+        "data_fingerprint": FINGERPRINT, "commit": "c" * 40, "synthetic": False, "versions": {"torch": "2"},
         "machine": {"gpu": None, "cpu": "a CPU"},
     }  # fmt: skip
 
@@ -77,6 +82,14 @@ def test_the_page_says_what_the_records_say_and_what_is_not_run(folder: Path) ->
     put(folder, leaky_selected=0.58, leaky_pooled=0.57, leaky_oversampled=0.85, leaky_all=0.88)
     leaks.write(folder)
     assert "claims 86%. Here leaky_all came as high." in (folder / "docs" / "LEAKS.md").read_text()
+
+
+def test_records_of_different_data_do_not_compare(folder: Path) -> None:
+    put(folder, official=0.57, leaky_pooled=0.58)
+    other = {**record("leaky_selected", 0.6), "data_fingerprint": "0" * 64}
+    (folder / "results" / "leaks" / "leaky_selected.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="were run on different data"):
+        leaks.read_records(folder)
 
 
 def test_gain_by_hand() -> None:

@@ -303,3 +303,18 @@ def test_two_workers_on_postgresql_with_an_mlflow_server_on_it_too(postgresql: s
         assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
         assert parent.data.tags["best_trial"] == str(study.best_trial.number)
     assert not (tmp_path / "local" / "mlflow.db").exists()
+
+
+def test_the_median_pruner_lets_every_trial_live_for_10_epochs() -> None:
+    options = yaml.safe_load((ROOT / "conf" / "hydra" / "sweeper" / "pruner" / "median_from_epoch_10.yaml").read_text())
+    pruner = getattr(optuna.pruners, options.pop("_target_").rpartition(".")[2])(**options)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    pruned = []
+    for value in [1.0] * 6 + [0.0]:
+        trial = study.ask()
+        for epoch in range(1, 13):  # as training/pruning.py counts
+            trial.report(value, epoch)
+            if trial.should_prune():
+                pruned.append(epoch)
+        study.tell(trial, value)
+    assert pruned == [10, 11, 12]

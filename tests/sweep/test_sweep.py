@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,27 @@ def test_submitit(sweep: Sweep, study: Open):
     done = sweep("x=0,1", "hydra/sweeper/sampler=grid", "hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2")
     assert done.returncode == 0, done.stdout
     assert sorted(t.value for t in study().trials) == [0.0, 1.0]
+
+
+def test_a_study_without_a_name_is_of_one_configuration(app: Sweep, tmp_path: Path) -> None:
+    toy = Path(__file__).parent / "toy_app" / "conf"
+    conf = Path(shutil.copytree(toy, tmp_path / "conf"))
+    command = [
+        "--config-path",
+        str(conf),
+        "-m",
+        "hydra/sweeper=fer_optuna",
+        "x=choice(0,1)",
+        "hydra.sweeper.n_trials=1",
+    ]
+    for label, extra, studies in (
+        ("plain", "hydra.sweeper.sampler.seed=0", 1),
+        ("plain", "hydra.sweeper.sampler.seed=1", 1),
+        ("other", "hydra.sweeper.sampler.seed=0", 2),
+        ("other", "hydra/sweeper/sampler=grid", 3),
+    ):
+        written = (toy / "config.yaml").read_text().replace("label: plain", f"label: {label}")
+        (conf / "config.yaml").write_text(written)
+        done = app(*command, "hydra.sweeper.n_trials=1", extra)
+        assert done.returncode == 0, done.stdout
+        assert len(list((tmp_path / "outputs" / "sweeps").glob("*.db"))) == studies

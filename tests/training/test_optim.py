@@ -59,6 +59,17 @@ def test_onecycle_rises_to_lr_and_falls() -> None:
     assert found[-1] == pytest.approx(0.001)
 
 
+def test_onecycle_is_that_of_torch_and_can_go_on_for_longer() -> None:
+    options = {"warmup_fraction": 0.3, "initial_divisor": 25.0, "final_divisor": 1e4}
+    short, long = (optim.onecycle(sgd(), epochs=n, steps_per_epoch=10, **options)["scheduler"] for n in (3, 6))
+    theirs, longer = (
+        torch.optim.lr_scheduler.OneCycleLR(sgd(), max_lr=1.0, total_steps=n, cycle_momentum=False) for n in (30, 60)
+    )
+    assert rates(short, 29) == pytest.approx(rates(theirs, 29))
+    long.load_state_dict(short.state_dict())
+    assert rates(long, 30)[1:] == pytest.approx(rates(longer, 59)[30:])
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 def test_onecycle_of_a_handful_of_steps(steps: int) -> None:
     made = optim.onecycle(

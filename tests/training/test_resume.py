@@ -188,6 +188,13 @@ def test_a_checkpoint_of_another_class_order_is_refused(composed, tmp_path: Path
         train(composed(*TINY, f"resume={path}"))
 
 
+def test_a_checkpoint_of_another_protocol_is_refused(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match="trained under protocol official; under kfold"):
+        train(composed(*TINY, f"resume={path}", "protocol=kfold"))
+
+
 def test_the_folder_of_the_newest_run_of_these_settings_is_found(composed, tmp_path: Path) -> None:
     register_resolvers()
     config = composed(*TINY)
