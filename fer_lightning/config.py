@@ -53,6 +53,9 @@ CHOICES: Mapping[str, tuple[str | None, ...]] = {
 """Keys that are one of a few names."""
 
 
+NOT_CHOSEN = ("ensemble", "hydra", "local")
+"""Folders of conf/ that are no groups of a run."""
+
 LESS_IS_BETTER = ("val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
 
@@ -95,11 +98,7 @@ def help_text(conf: Path) -> str:
     Args:
         conf: The folder of the configuration.
     """
-    groups = {
-        folder.name: [option.stem for option in sorted(folder.glob("*.yaml"))]
-        for folder in sorted(conf.iterdir())
-        if folder.name != "hydra"
-    }
+    groups = {group: [option.stem for option in sorted((conf / group).glob("*.yaml"))] for group in _groups(conf)}
     listed = "".join(f"{group}: {', '.join(options)}\n" for group, options in groups.items() if options)
     said = OmegaConf.load(conf / "config.yaml")
     return Template(said.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed)
@@ -128,10 +127,8 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 compose("config", overrides)
-        except OverrideParseException as error:
-            raise ValueError(f"{error.override} is not key=value: {error.message.splitlines()[0]}") from None
-        except ConfigCompositionException as error:
-            raise ValueError(_explained(str(error), typed, conf)) from None
+        except (ConfigCompositionException, OverrideParseException) as error:
+            raise ValueError(explained(error, typed, conf)) from None
 
 
 def _check_options(overrides: Sequence[Override], conf: Path) -> None:
@@ -163,27 +160,50 @@ def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
     return [fixed + chosen for chosen in [first, *others]]
 
 
-def _explained(message: str, typed: Sequence[str], conf: Path) -> str:
-    """Hydra's message why something cannot be composed, as one sentence that names the nearest that can."""
-    from hydra import compose
-    from hydra.errors import HydraException
+def explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
+    """Hydra's message why words cannot be composed, as one sentence that names the nearest that can.
 
+    To be called where Hydra is set up to compose.
+    """
+    from hydra import compose
+    from hydra.errors import HydraException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not key=value: {error.message.splitlines()[0]}"
+    message = str(error)
     if found := re.search(r"Could not find '(.+)/([^/']+)'", message):
         group, option = found.groups()
         options = re.findall(r"^\t(?!provider=)(\S+)$", message, flags=re.MULTILINE)
         return f"{group}={option}: there is no such option{nearest(option, options)} There are {', '.join(options)}"
     if found := re.match(r"Could not override '(.+)'", message):
         key = found[1]
+        if key == "ensemble":
+            return "ensemble is no group of a run: `python -m fer_lightning baselines run NAME` trains its members"
         try:
             composed = compose("config", [word for word in typed if not word.lstrip("+~").startswith(key)])
         except HydraException:  # more than one word is wrong
             composed = compose("config")
         keys: Any = OmegaConf.to_container(composed)
-        known = [*flatten(keys), *(folder.name for folder in conf.iterdir())]
+        known = [*flatten(keys), *_groups(conf)]
+        if options := _options_with(key, conf):
+            return f"{key} belongs to {' or '.join(options)}: add that"
         alike = [name for name in known if name.rsplit(".")[-1] == key.rsplit(".")[-1]]
         near = nearest(key, alike, cutoff=0) if alike else nearest(key, known)
         return f"there is no key {key!r}{near} (+{key}=... adds one that conf/ does not list)"
     return " ".join(message.split())
+
+
+def _groups(conf: Path) -> list[str]:
+    """The groups that a run chooses from."""
+    return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in NOT_CHOSEN)
+
+
+def _options_with(key: str, conf: Path) -> list[str]:
+    """The options, as `group=option`, of the key's own group that have this key."""
+    group, _, rest = key.partition(".")
+    files = sorted((conf / group).glob("*.yaml")) if rest and group in _groups(conf) else []
+    held: dict[str, Any] = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
+    return [f"{group}={option}" for option, content in held.items() if rest in flatten(content or {})]
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str:

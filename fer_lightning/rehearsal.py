@@ -12,6 +12,7 @@ from torch import nn
 
 from fer_lightning.config import build, nearest, plain
 from fer_lightning.training import checkpoint_io
+from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.metrics import EPOCH_SCORES
 from fer_lightning.training.optim import build_optimizer
 from fer_lightning.training.resume import differences
@@ -39,7 +40,9 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     body = body_without_memory(plain(config.model), classes)
     if checkpoint:
         check_same(checkpoint, saved, config, body)
-    build(plain(config.loss), class_counts=[1] * classes)
+    loss = build(plain(config.loss), class_counts=[1] * classes)
+    if isinstance(loss, DistillationLoss) and "distiller" not in config.callbacks:
+        raise ValueError("loss=distillation learns from a teacher: add callbacks=distillation and its teachers")
     try:
         optimizer = build_optimizer(plain(config.optimizer), body)
         build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
@@ -100,7 +103,7 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
             body.eval()(torch.zeros(1, model["channels"], size, size))
     except NotImplementedError:  # an operator that torch cannot do without memory
         pass
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"model.image_size={size} or another option does not suit {model['_target_']}: {reason}"

@@ -68,13 +68,17 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def check_processes(config: DictConfig, job: Job) -> None:
-    """Finds what several processes (DDP) cannot do.
+def check_devices(config: DictConfig, job: Job) -> None:
+    """Finds devices that are not there, and what several processes (DDP) cannot do.
 
     Raises:
         ValueError: One sentence that names the setting and the way out.
     """
     trainer, devices = config.trainer, config.trainer.devices
+    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU here; auto takes the best device there is"
+        )
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
     if not several and devices in (1, "1", "auto", -1, "-1"):
         return
@@ -269,7 +273,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     with ending, trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():
             check(config)
-            check_processes(config, job)
+            check_devices(config, job)
             if first:
                 stack.enter_context(alone_in(folder))
             checkpoint, earlier = place_to_go_on(config, folder, console)

@@ -31,6 +31,8 @@ from fer_lightning.run import train
         ("eval.average=probs", r"eval\.average is 'probs'; it must be 'probabilities' or 'logits'"),
         ("eval.bootstrap=0", r"eval\.bootstrap is 0; it must be a whole number above 0"),
         ("eval.split=val paths.results_dir=results", "takes what was measured on test alone"),
+        ("loss=distillation", "loss=distillation learns from a teacher: add callbacks=distillation"),
+        ("model.width=0", r"does not suit fer_lightning\.models\.custom_cnn"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
         ("trainer=ddp finetune=gradual", "finetune=gradual"),
     ],
@@ -78,6 +80,9 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("-m model=vgg,custom_cnm optimizer.lr=interval(1,2)", "model=custom_cnm: there is no such option"),
         ("hydra/sweeper=fer_optima", "hydra/sweeper=fer_optima: there is no such option; did you mean 'fer_optuna'?"),
         ("model", "model is not key=value"),
+        ("loss.gamma=2", "loss.gamma belongs to loss=focal: add that"),
+        ("data.path=fer2013.csv", "data.path belongs to data=fer2013 or data=folder: add that"),
+        ("ensemble=ours_ensemble", "ensemble is no group of a run"),
     ],
 )  # fmt: skip
 def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str) -> None:

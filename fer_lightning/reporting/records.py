@@ -103,6 +103,12 @@ def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
     return sorted(word for word in overrides if not word.lstrip("+").startswith(elsewhere))
 
 
+def without_folders(word: str) -> str:
+    """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: where files lie is nobody else's business."""
+    key, equals, value = word.partition("=")
+    return f"{key}{equals}{Path(value).name}" if equals else word
+
+
 def masked(text: str) -> str:
     """`text` with `***` for the password in every URI."""
     text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)

@@ -32,12 +32,14 @@ Looks for exact and near copies, flat pictures, pictures that are no faces, and 
 
   data=fer2013 data.path=fer2013.csv       the data set (conf/data); alone: what data=auto finds
   data.votes_path=fer2013new.csv           FER+ votes: pictures that taggers call no face or another emotion
-  predictions=outputs/DATE/TIME_multirun   runs whose nets did not train on what they measured: probable label errors
+  predictions=FOLDER                       runs whose nets did not train on what they measured: probable label errors
 
 Such runs of all of Training and PublicTest, and the same nets on PrivateTest, come from
 
   python train.py -m experiment=ours_mobile protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val
-  python -m fer_lightning evaluate checkpoint=outputs/DATE/TIME_multirun/0/checkpoints/best.ckpt eval.split=test
+  python -m fer_lightning evaluate checkpoint=FOLDER/0 eval.split=test
+
+FOLDER is what the first of them says: outputs/DATE/TIME_multirun_ours_mobile.
 
 Writes outputs/audit_NAME/: report.md with pictures, lists as csv, audit.json. `write` also writes docs/AUDIT.md.
 """
@@ -138,7 +140,9 @@ class Audit:
             "test_without_exact_or_near_copies": int((test & ~seen).sum()),
         }
         if self.predicted is not None:
-            counts["pictures_with_predictions"] = int((~np.isnan(self.predicted[:, 0])).sum())
+            known = ~np.isnan(self.predicted[:, 0])
+            right = self.predicted[known].argmax(axis=1) == self.faces.labels[known]
+            counts |= {"pictures_with_predictions": int(known.sum()), "predicted_as_labelled": float(right.mean())}
         for name, mask in self.findings().items():
             if mask is not None:
                 parts = {part: int(mask[self.faces.usage == part].sum()) for part in self.parts}
@@ -210,7 +214,7 @@ def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
-        raise ValueError("probable label errors need cleanlab: pip install 'fer_lightning[audit]'") from None
+        raise ValueError("probable label errors need cleanlab: pip install '.[audit]'") from None
     known = np.flatnonzero(~np.isnan(predicted).any(axis=1))
     missing = sorted(set(range(predicted.shape[1])) - set(labels[known].tolist()))
     if missing:
@@ -309,7 +313,7 @@ def main(arguments: Sequence[str]) -> int:
     from fer_lightning.studies.audit_report import table, write_report  # it imports this file
 
     record = {
-        "command": " ".join(["python -m fer_lightning audit", *(_without_folders(a) for a in arguments)]),
+        "command": " ".join(["python -m fer_lightning audit", *(records.without_folders(a) for a in arguments)]),
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
         "commit": records.commit(),
@@ -323,9 +327,3 @@ def main(arguments: Sequence[str]) -> int:
     console.print(table(found))
     console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
     return 0
-
-
-def _without_folders(word: str) -> str:
-    """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: where files lie is nobody else's business."""
-    key, equals, value = word.partition("=")
-    return f"{key}{equals}{Path(value).name}" if equals else word

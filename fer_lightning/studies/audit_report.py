@@ -198,8 +198,9 @@ def page(found: Audit, record: Mapping[str, Any], pictures: Mapping[str, str]) -
     )
     errors = (
         "By confident learning (Northcutt et al. 2021) from out-of-fold predictions of "
-        f"{counts.get('pictures_with_predictions', 0):,} pictures. The better the nets, the truer the list; its order "
-        "matters more than its length. List: `label_errors.csv`."
+        f"{counts.get('pictures_with_predictions', 0):,} pictures, {counts.get('predicted_as_labelled', 0):.1%} of "
+        "them as labelled. The better the nets, the truer the list; its order matters more than its length. List: "
+        "`label_errors.csv`."
     )
     largest = f", the largest of {counts['largest_exact_group']}" if counts["exact_groups"] else ""
     sections = [

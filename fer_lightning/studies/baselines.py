@@ -213,7 +213,7 @@ def show(rows: Sequence[Baseline], console: Console) -> None:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for position, column in enumerate(columns):
-        table.add_column(column, no_wrap=position == 0)
+        table.add_column(column, no_wrap=position == 0, overflow="fold")
     return table
 
 
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str]) -> int:
         known = [row.name for row in baselines()]
         for name in chosen.names:
             if name not in known:
-                print(f"fer baselines: there is no experiment {name!r}; there are {', '.join(known)}", file=sys.stderr)
+                print(f"fer baselines: {name} is no row of the table; there are {', '.join(known)}", file=sys.stderr)
                 return 2
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds):
             print(f"fer baselines: --seeds is {chosen.seeds!r}; give numbers such as 0,1,2", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.records import read_record, settings_typed
+from fer_lightning.reporting.records import read_record, settings_typed, without_folders, write_json
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
 
@@ -146,10 +145,16 @@ def collect(words: Sequence[str], root: Path = ROOT) -> None:
     for protocol in STUDIED:
         path = RUNS / protocol / "record.json"
         if path.is_file():
-            command = read_record(path, "command")["command"]
-            if settings_of(command) == settings_typed(words, "protocol="):
-                (root / "results" / "leaks").mkdir(parents=True, exist_ok=True)
-                shutil.move(path, root / "results" / "leaks" / f"{protocol}.json")
+            record = read_record(path, "command")
+            if settings_of(record["command"]) == settings_typed(words, "protocol="):
+                publish(record, root / "results" / "leaks" / f"{protocol}.json")
+                path.unlink()
+
+
+def publish(record: Mapping[str, Any], path: Path) -> None:
+    """Writes a record for everybody's eyes: without the folder that the data lie in."""
+    words = [without_folders(w) if w.startswith("data.") else w for w in shlex.split(record["command"])]
+    write_json(path, {**record, "command": shlex.join(words)})
 
 
 def gain(reported: Mapping[str, Any], honest: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -16,11 +16,11 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.config import build, check, plain, register_resolvers
+from fer_lightning.config import build, check, explained, plain, register_resolvers
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky
@@ -44,6 +44,9 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     Args:
         module: The trained module; its provenance holds what was typed when it was trained.
         overrides: What is typed now; it wins.
+
+    Raises:
+        ValueError: A key, group or option does not exist.
     """
     typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
     before = module.hparams["provenance"]["overrides"]
@@ -51,12 +54,17 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     kept = [
         o
         for o in before
-        if (key := o.lstrip("+~").split("=")[0]) not in typed_now | {"resume"} and not key.startswith(elsewhere)
+        if (key := o.lstrip("+~").split("=")[0]) not in typed_now | {"resume"}
+        and key.split(".")[0] not in typed_now  # a group that is chosen anew takes none of the old one's keys
+        and not key.startswith(elsewhere)
     ]
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[*kept, "paths.output_dir=null", *overrides])
+        try:
+            return compose("config", overrides=[*kept, "paths.output_dir=null", *overrides])
+        except (ConfigCompositionException, OverrideParseException) as error:
+            raise ValueError(explained(error, overrides, CONF)) from None
 
 
 def checkpoint_of(path: Path) -> Path:

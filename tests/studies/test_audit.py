@@ -10,6 +10,7 @@ from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.sources import read_faces, read_fer2013
 from fer_lightning.data.synthetic import draw_faces
 from fer_lightning.labels import EMOTIONS
+from fer_lightning.reporting import records
 from fer_lightning.run import train
 from fer_lightning.studies import audit as study
 from fer_lightning.studies.audit_report import lists, write_report
@@ -241,8 +242,8 @@ def test_wrong_use_ends_with_one_sentence(
 
 
 def test_where_files_lie_is_not_told() -> None:
-    assert study._without_folders("data.path=/home/me/fer2013.csv") == "data.path=fer2013.csv"
-    assert study._without_folders("write") == "write"
+    assert records.without_folders("data.path=/home/me/fer2013.csv") == "data.path=fer2013.csv"
+    assert records.without_folders("write") == "write"
 
 
 @pytest.mark.parametrize("rows_changed", [0, 2])

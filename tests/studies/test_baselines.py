@@ -144,6 +144,6 @@ def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["baselines", "erase"]) == 2
     assert "erase" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnets"]) == 2
-    assert "there is no experiment 'vggnets'" in capsys.readouterr().err
+    assert "vggnets is no row of the table" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--seeds", "a"]) == 2
     assert "give numbers" in capsys.readouterr().err

@@ -91,6 +91,22 @@ def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.Cap
     assert "leaks" in capsys.readouterr().err
 
 
+def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, sentence in (("eval=ttta", "did you mean 'tta'"), ("evl.split=val", "did you mean 'eval.split'")):
+        assert entry.main(["evaluate", f"checkpoint={run}", word]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") == 1
+
+
+def test_a_group_that_is_chosen_anew_takes_none_of_the_old_keys(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["overrides"] += ["protocol=kfold", "protocol.fold=1"]
+    torch.save(saved, checkpoint)
+    assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
+
+
 def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
