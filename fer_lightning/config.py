@@ -126,7 +126,8 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             parsed = OverridesParser.create().parse_overrides(typed)
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
-                compose("config", overrides)
+                composed = compose("config", overrides, return_hydra_config=True)
+            _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(explained(error, typed, conf)) from None
 
@@ -139,6 +140,15 @@ def _check_options(overrides: Sequence[Override], conf: Path) -> None:
         if (conf / group).is_dir() and any(isinstance(name, (int, float, dict, list)) for name in names):
             known = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
             raise ValueError(f"{group}={value}: there is no such option. There are {known}")
+
+
+def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
+    """Refuses a range to search in where nothing searches; Hydra's own multirun takes lists alone."""
+    from hydra.core.override_parser.types import ValueType
+
+    for override in overrides:
+        if override.value_type is ValueType.INTERVAL_SWEEP and sweeper._target_.endswith("BasicSweeper"):
+            raise ValueError(f"{override.input_line} is a range to search in: add hydra/sweeper=fer_optuna")
 
 
 def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:

@@ -77,9 +77,10 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("modle=vgg", "there is no key 'modle'; did you mean 'model'?"),
         ("optimzer.lr=1 modle=vgg", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
         ("model=custom_cnm", "model=custom_cnm: there is no such option; did you mean 'custom_cnn'? There are compact"),
-        ("-m model=vgg,custom_cnm optimizer.lr=interval(1,2)", "model=custom_cnm: there is no such option"),
+        ("-m model=vgg,custom_cnm optimizer.lr=1,2", "model=custom_cnm: there is no such option"),
         ("hydra/sweeper=fer_optima", "hydra/sweeper=fer_optima: there is no such option; did you mean 'fer_optuna'?"),
         ("model", "model is not key=value"),
+        ("-m optimizer.lr=tag(log,interval(1,2))", "optimizer.lr=tag(log,interval(1,2)) is a range to search"),
         ("loss.gamma=2", "loss.gamma belongs to loss=focal: add that"),
         ("data.path=fer2013.csv", "data.path belongs to data=fer2013 or data=folder: add that"),
         ("ensemble=ours_ensemble", "ensemble is no group of a run"),
@@ -95,7 +96,8 @@ def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str)
 
 @pytest.mark.parametrize(
     "words",
-    ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)", "-m search=custom_cnn",
+    ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)",
+     "-m search=custom_cnn optimizer.lr=interval(1,2)",
      "-m experiment=glob(*)", "--cfg job optimzer.lr=1", "~tracking", "resume=auto"],
 )  # fmt: skip
 def test_right_words_pass(words: str) -> None:
