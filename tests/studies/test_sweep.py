@@ -67,7 +67,9 @@ def study(tmp_path: Path) -> Callable[[], optuna.Study]:
 
     def load() -> optuna.Study:
         [database] = (tmp_path / "outputs" / "sweeps").glob("*.db")
-        return optuna.load_study(study_name=None, storage=f"sqlite:///{database}")
+        options = {"connect_args": {"timeout": 60}}  # a worker may be writing
+        storage = optuna.storages.RDBStorage(f"sqlite:///{database}", engine_kwargs=options)
+        return optuna.load_study(study_name=None, storage=storage)
 
     return load
 

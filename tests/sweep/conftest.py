@@ -66,7 +66,11 @@ def sweep(start_sweep: Start) -> Sweep:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Callable[[], optuna.Study]:
-    """Opens the study `toy` as it stands now."""
-    return lambda: optuna.load_study(
-        study_name="toy", storage=f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}"
-    )
+    """Opens the study `toy` as it stands now, and waits while workers write."""
+    url = f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}"
+
+    def opened() -> optuna.Study:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        return optuna.load_study(study_name="toy", storage=storage)
+
+    return opened
