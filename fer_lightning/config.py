@@ -129,7 +129,31 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
                 composed = compose("config", overrides, return_hydra_config=True)
             _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:
-            raise ValueError(explained(error, typed, conf)) from None
+            raise ValueError(_explained(error, typed, conf)) from None
+
+
+def composed(conf: Path, typed: Sequence[str], kept: Sequence[str] = ()) -> DictConfig:
+    """The configuration that a verb works with; it has no folder of a run.
+
+    Args:
+        conf: The absolute folder of the configuration.
+        typed: The verb's overrides.
+        kept: Those of an earlier run, on top of which they come.
+
+    Raises:
+        ValueError: A key, group or option does not exist; the message names the nearest that does.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import ConfigCompositionException, OverrideParseException
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            return compose("config", [*kept, "paths.output_dir=null", *typed])
+        except (ConfigCompositionException, OverrideParseException) as error:
+            raise ValueError(_explained(error, typed, conf)) from None
 
 
 def _check_options(overrides: Sequence[Override], conf: Path) -> None:
@@ -170,11 +194,8 @@ def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
     return [fixed + chosen for chosen in [first, *others]]
 
 
-def explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
-    """Hydra's message why words cannot be composed, as one sentence that names the nearest that can.
-
-    To be called where Hydra is set up to compose.
-    """
+def _explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
+    """Hydra's message why words cannot be composed, as one sentence that names the nearest that can."""
     from hydra import compose
     from hydra.errors import HydraException, OverrideParseException
 

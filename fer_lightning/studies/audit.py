@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fer_lightning.config import build, plain, register_resolvers
+from fer_lightning.config import build, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
 from fer_lightning.data.protocols import Indices, first_copies
@@ -287,11 +285,7 @@ def _linked(pairs: Indices, inside: Mask) -> Mask:
 
 def _read(overrides: Sequence[str]) -> FaceArrays:
     """The data set that conf/data and the overrides choose."""
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", overrides=["paths.output_dir=null", *overrides])
-    faces: FaceArrays = build(plain(config.data.source))
+    faces: FaceArrays = build(plain(composed(ROOT / "conf", overrides).data.source))
     return faces
 
 

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.config import build, check, explained, plain, register_resolvers
+from fer_lightning.config import build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky
@@ -58,13 +56,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
         and key.split(".")[0] not in typed_now  # a group that is chosen anew takes none of the old one's keys
         and not key.startswith(elsewhere)
     ]
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return compose("config", overrides=[*kept, "paths.output_dir=null", *overrides])
-        except (ConfigCompositionException, OverrideParseException) as error:
-            raise ValueError(explained(error, overrides, CONF)) from None
+    return composed(CONF, overrides, kept)
 
 
 def checkpoint_of(path: Path) -> Path:

@@ -238,6 +238,7 @@ def test_wrong_use_ends_with_one_sentence(
     shown = capsys.readouterr().err
     assert shown.startswith("fer audit: ")
     assert said in shown
+    assert shown.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
 
 
