@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,7 @@ class Job:
         sweep_dir: The multirun's folder, or None.
         trial: The trial that this run is, where Optuna sweeps.
         run_dir: What was typed of `hydra.run.dir`.
+        in_turn: Whether it is a job of a plain multirun, which takes its jobs one after another in this process.
     """
 
     choices: Mapping[str, str]
@@ -51,6 +54,7 @@ class Job:
     sweep_dir: Path | None
     trial: optuna.Trial | None = None
     run_dir: tuple[str, ...] = ()
+    in_turn: bool = False
 
     @classmethod
     def current(cls) -> Job:
@@ -62,11 +66,18 @@ class Job:
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
         typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
         run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
-        return cls(choices, typed, sweep, current_trial(), run_dir)
+        basic = hydra.sweeper._target_.endswith("BasicSweeper") and hydra.launcher._target_.endswith("BasicLauncher")
+        return cls(choices, typed, sweep, current_trial(), run_dir, in_turn=bool(sweep) and basic)
 
     @property
-    def goes_on(self) -> str:
-        """The command that goes on with this run."""
+    def goes_on(self) -> str | None:
+        """The command that goes on with this run or its multirun; None where Optuna or another launcher says it."""
+        if self.in_turn and self.sweep_dir:
+            typed = [word for word in sys.argv[1:] if not word.startswith(("resume=", "hydra.sweep.dir="))]
+            place = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
+            return records.masked(records.command([*typed, place, "resume=auto"]))
+        if self.sweep_dir:
+            return None
         typed = [word for word in self.overrides if not word.startswith("resume=")]
         return records.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
 

@@ -269,7 +269,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     job, first = Job.current(), is_first_process()
     console = Console(quiet=not first)
     folder = Path(os.path.relpath(config.paths.output_dir))
-    ending = calm_end(folder, job.goes_on, alone=job.sweep_dir is None)
+    ending = calm_end(folder, job.goes_on)
     with ending, trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():
             check(config)

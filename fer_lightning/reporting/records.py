@@ -106,7 +106,7 @@ def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
 def without_folders(word: str) -> str:
     """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: where files lie is nobody else's business."""
     key, equals, value = word.partition("=")
-    return f"{key}{equals}{Path(value).name}" if equals else word
+    return key + equals + ",".join(Path(path).name for path in value.split(","))
 
 
 def masked(text: str) -> str:

@@ -22,17 +22,19 @@ from fer_lightning.data.protocols import Indices, first_copies
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_NAMES, USAGES
 from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions
+from fer_lightning.studies.compare import Measured
 from fer_lightning.training.trouble import one_clear_sentence
 
-HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [key=value ...]
+HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [measured=RUN,RUN] [key=value ...]
 
 Looks for exact and near copies, flat pictures, pictures that are no faces, and probable label errors.
 
   data=fer2013 data.path=fer2013.csv       the data set (conf/data); alone: what data=auto finds
   data.votes_path=fer2013new.csv           FER+ votes: pictures that taggers call no face or another emotion
   predictions=FOLDER                       runs whose nets did not train on what they measured: probable label errors
+  measured=RUN,RUN                         runs that measured PrivateTest: what copies add to their accuracy
 
-Such runs of all of Training and PublicTest, and the same nets on PrivateTest, come from
+Runs for predictions= of all of Training and PublicTest, and of the same nets on PrivateTest, come from
 
   python train.py -m experiment=ours_mobile protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val
   python -m fer_lightning evaluate checkpoint=FOLDER/0 eval.split=test
@@ -294,17 +296,21 @@ def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
         return 0
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("predictions=")]
-    overrides = [a for a in arguments if a != "write" and not a.startswith("predictions=")]
+    from fer_lightning.studies.audit_report import table, worth_table, write_report  # they import this file
+    from fer_lightning.studies.copies_worth import copies_worth
+
+    own = dict(word.split("=", 1) for word in arguments if word.startswith(("predictions=", "measured=")))
+    overrides = [a for a in arguments if a != "write" and not a.startswith(("predictions=", "measured="))]
     try:
         with one_clear_sentence():
+            runs = [Measured.read(Path(folder)) for folder in own.get("measured", "").split(",") if folder]
             faces = _read(overrides)
-            predicted = out_of_fold(Path(named[-1]), faces) if named else None
+            predicted = out_of_fold(Path(own["predictions"]), faces) if "predictions" in own else None
             found = audit(faces, predicted)
+            worth = copies_worth(found, runs)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"fer audit: {error}", file=sys.stderr)
         return 2
-    from fer_lightning.studies.audit_report import table, write_report  # it imports this file
 
     record = {
         "command": " ".join(["python -m fer_lightning audit", *(records.without_folders(a) for a in arguments)]),
@@ -314,10 +320,13 @@ def main(arguments: Sequence[str]) -> int:
         "versions": records.versions(),
         "near_copy_correlation": THRESHOLD,
         "counts": found.counts(),
+        "copies_worth": worth,
     }
     folder = Path("outputs") / f"audit_{faces.name}"
     write_report(folder, found, record, ROOT / "docs" if "write" in arguments else None)
     console = Console()
     console.print(table(found))
+    if worth:
+        console.print(worth_table(worth))
     console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
     return 0

@@ -21,6 +21,7 @@ from fer_lightning.data.protocols import Indices
 from fer_lightning.labels import FERPLUS_COLUMNS
 from fer_lightning.reporting import figures, records
 from fer_lightning.studies.audit import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
+from fer_lightning.studies.copies_worth import rows_of
 
 SHOWN: Final = 16
 """Pictures or pairs on a sheet."""
@@ -155,6 +156,17 @@ def table(found: Audit) -> Table:
     return shown
 
 
+def worth_table(worth: Mapping[str, Any]) -> Table:
+    """What copies are worth (`copies_worth`), for the terminal."""
+    shown = Table(title="What copies are worth: accuracy", title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("pictures of PrivateTest", overflow="fold")
+    for column in ("number", *worth):
+        shown.add_column(escape(column), justify="right", overflow="fold")
+    for name, cells in rows_of(worth).items():
+        shown.add_row(name, *cells)
+    return shown
+
+
 def _by(found: Audit, values: Any, columns: Sequence[Any]) -> dict[str, list[str]]:
     """One row a finding, and all pictures first: how many in all, and of each value."""
     every: dict[str, Any] = {"in the data set": np.ones(len(found.faces), bool), **found.findings()}
@@ -167,7 +179,7 @@ def _by(found: Audit, values: Any, columns: Sequence[Any]) -> dict[str, list[str
 
 
 def _markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    lines = [["pictures", "all", *columns], ["---", *["---:"] * (len(columns) + 1)]]
+    lines = [["pictures", *columns], ["---", *["---:"] * len(columns)]]
     lines += [[name, *cells] for name, cells in rows.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -207,7 +219,7 @@ def page(found: Audit, record: Mapping[str, Any], pictures: Mapping[str, str]) -
         f"# Audit of {faces.name}",
         f"{len(faces):,} pictures; content {faces.fingerprint[:12]}, code {record['commit'][:12]}. "
         f"Written by `{record['command']}`.",
-        _markdown(found.parts, _by(found, faces.usage, found.parts)),
+        _markdown(["all", *found.parts], _by(found, faces.usage, found.parts)),
         "## Exact copies",
         f"{counts['exact_groups']:,} groups of byte-identical pictures"
         f"{largest}. {counts['conflicting_groups']:,} groups carry more than one label. "
@@ -224,6 +236,7 @@ def page(found: Audit, record: Mapping[str, Any], pictures: Mapping[str, str]) -
         shown.get("near_copies"),
         shown.get("mirrored"),
         shown.get("threshold"),
+        *_worth(record["copies_worth"]),
         "## Flat pictures",
         f"Their gray levels have a standard deviation under {FLAT_CONTRAST:g} of 255, or one single gray level fills "
         f"more than {FLAT_SHARE:.0%} of them. List: `flat.csv`.",
@@ -238,9 +251,24 @@ def page(found: Audit, record: Mapping[str, Any], pictures: Mapping[str, str]) -
         "\n".join(how) if found.errors is None else errors,
         shown.get("label_errors"),
         "## By class",
-        _markdown(faces.classes, _by(found, faces.labels, range(len(faces.classes)))),
+        _markdown(["all", *faces.classes], _by(found, faces.labels, range(len(faces.classes)))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _worth(worth: Mapping[str, Any]) -> list[str]:
+    """The section on what copies are worth; none without measured runs."""
+    if not worth:
+        return []
+    copied = {name: rows["with copies of other labels alone"]["copied"] for name, rows in worth.items()}
+    shares = ", ".join(f"{share:.0%} of the time by {name}" for name, share in copied.items() if share is not None)
+    sentence = (
+        "Trained on Training and chosen on PublicTest, with 95% intervals (Wilson 1927). Elsewhere means in one of "
+        "those two parts. Part of the gap is not memory: what has copies may also be easier."
+    )
+    if shares:
+        sentence += f" Where all copies carry other labels than the picture, one of those is the answer {shares}."
+    return ["## What copies are worth", sentence, _markdown(["number", *worth], rows_of(worth))]
 
 
 def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Path | None = None) -> None:

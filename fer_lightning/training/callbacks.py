@@ -43,7 +43,7 @@ class TrainingProgress(Callback):
     """One bar over the whole training with its end in sight, and one line an epoch.
 
     Args:
-        objective: Metric whose running value and best stand beside the bar, for example `val/accuracy`.
+        objective: Metric whose best value so far stands beside the bar, for example `val/accuracy`.
         mode: `max` or `min`.
         console: Where to print.
     """
@@ -94,7 +94,7 @@ class TrainingProgress(Callback):
             self._progress.update(self._task, completed=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the epoch's line and shows the objective beside the bar."""
+        """Prints the epoch's line and shows the best objective beside the bar."""
         if self._progress is None or trainer.sanity_checking:
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -103,10 +103,8 @@ class TrainingProgress(Callback):
         if value is not None:
             if self.best is None or self._better(value, self.best[0]) == value != self.best[0]:
                 self.best = (value, epoch)
-            self._progress.update(
-                self._task,
-                score=f"{self.objective} {value:.4f} (best {self.best[0]:.4f}, epoch {self.best[1]})",
-            )
+            # short enough for 80 columns; the epoch's own value stands in its line
+            self._progress.update(self._task, score=f"best {self.objective} {self.best[0]:.4f}, epoch {self.best[1]}")
         mark = "  [green]best so far[/green]" if self.best and self.best[1] == epoch else ""
         self._console.print(
             f"epoch {epoch:>3}/{trainer.max_epochs}  val: loss {scores['val/loss']:.4f}, "

@@ -87,19 +87,18 @@ def explained(error: BaseException, config: DictConfig) -> str | None:
 
 
 @contextmanager
-def calm_end(folder: Path, command: str, *, alone: bool) -> Iterator[None]:
+def calm_end(folder: Path, command: str | None) -> Iterator[None]:
     """Ends a run that Ctrl-C or SIGTERM stops with two lines: how far it came, and the command that goes on.
 
     The state of the last whole epoch lies in `last.ckpt` already, so that nothing has to be saved in a hurry.
 
     Args:
         folder: The run's folder.
-        command: What goes on.
-        alone: Whether the run is no job of a multirun, which has its own way to stop.
+        command: What goes on; None where the multirun that the run belongs to has its own way to stop.
 
     Raises:
         SystemExit: With status `INTERRUPTED` or `REQUEUE`.
-        KeyboardInterrupt: After Ctrl-C, where the run is not alone.
+        KeyboardInterrupt: After Ctrl-C, where there is no command.
     """
     if threading.current_thread() is not threading.main_thread():  # only it may handle signals
         yield
@@ -112,12 +111,12 @@ def calm_end(folder: Path, command: str, *, alone: bool) -> Iterator[None]:
         terminated = _lies_behind(stop, SIGTERMException)
         if not terminated and not _lies_behind(stop, KeyboardInterrupt):
             raise
-        if alone and getattr(rank_zero_only, "rank", 0) == 0:
+        if command and getattr(rank_zero_only, "rank", 0) == 0:
             saved = folder / "checkpoints" / "last.ckpt"
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
             print(f"{'To go on' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)
-        if not alone and not terminated:
+        if not command and not terminated:
             raise KeyboardInterrupt from None
         raise SystemExit(REQUEUE if terminated else INTERRUPTED) from None
     finally:

@@ -153,7 +153,8 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
     found = study.audit(faces, predicted)
     assert found.errors is not None
     assert np.isin(found.errors[:100], flipped).sum() >= 35
-    write_report(tmp_path / "report", found, {"command": "c", "commit": "c", "counts": found.counts()})
+    record = {"command": "c", "commit": "c", "counts": found.counts(), "copies_worth": {}}
+    write_report(tmp_path / "report", found, record)
     listed = pd.read_csv(tmp_path / "report" / "label_errors.csv")
     assert listed["picture"].tolist() == [f"row {i + 1}" for i in found.errors]
     assert (listed["p_predicted"] >= listed["p_label"]).all()
@@ -245,6 +246,7 @@ def test_wrong_use_ends_with_one_sentence(
 def test_where_files_lie_is_not_told() -> None:
     assert records.without_folders("data.path=/home/me/fer2013.csv") == "data.path=fer2013.csv"
     assert records.without_folders("write") == "write"
+    assert records.without_folders("measured=outputs/a,/tmp/b") == "measured=a,b"
 
 
 @pytest.mark.parametrize("rows_changed", [0, 2])

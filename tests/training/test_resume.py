@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -277,12 +278,19 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(composed
         subprocess.run(["umount", str(disk)], check=True)
 
 
+ALONE = ["hydra.run.dir=run"]
+IN_TURN = ["-m", "optimizer.lr=1e-3,1e-4", "hydra.sweep.dir=run"]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_run_stopped_by_a_signal_says_how_to_go_on(tmp_path: Path, number: int, status: int) -> None:
-    words = [*TRACKED, "trainer.max_epochs=500", "resume=auto", "hydra.run.dir=run"]
+@pytest.mark.parametrize(("kind", "folder"), [(ALONE, "run"), (IN_TURN, "run/0")])
+def test_a_run_stopped_by_a_signal_says_how_to_go_on(
+    tmp_path: Path, kind: list[str], folder: str, number: int, status: int
+) -> None:
+    words = [*TRACKED, "trainer.max_epochs=500", "resume=auto", *kind]
     command = [sys.executable, str(ROOT / "train.py"), *words, f"paths.mlruns_dir={tmp_path}/mlruns"]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+    while not (tmp_path / folder / "checkpoints" / "last.ckpt").exists():
         assert child.poll() is None, child.communicate()[1]
         time.sleep(0.02)
     child.send_signal(number)
@@ -292,10 +300,10 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on(tmp_path: Path, number: int
     assert told[0].startswith("Stopped by")
     assert "last.ckpt" in told[0]
     assert told[1].startswith("To go on: python train.py")
-    assert "resume=auto" in told[1]
+    assert set(shlex.split(told[1])) >= {"resume=auto", *kind}
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    [run] = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
-    assert run.info.status == "KILLED"
+    runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    assert {run.info.status for run in runs} == {"KILLED"}  # in a multirun the parent too
 
 
 def test_sigterm_while_data_are_read_requeues_too(composed, tmp_path: Path, monkeypatch, capfd) -> None:

@@ -1,0 +1,121 @@
+"""What copies are worth: a measured net's accuracy on test pictures with and without a copy in another part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_lightning.labels import USAGES
+from fer_lightning.studies.audit import Audit, Mask
+from fer_lightning.studies.compare import Measured
+
+Z = 1.959964  # of the two-sided 95% of a normal distribution
+
+
+@dataclass(frozen=True)
+class CopiesElsewhere:
+    """What links each picture to copies in the parts that trained or chose, Training and PublicTest.
+
+    Attributes:
+        exact: (N,) has an exact copy there.
+        near: (N,) has near copies there, and no exact one.
+        labels: (N, C) classes that its copies there carry.
+    """
+
+    exact: Mask
+    near: Mask
+    labels: Mask
+
+    @classmethod
+    def of(cls, found: Audit) -> CopiesElsewhere:
+        """From the pairs of an audit."""
+        faces = found.faces
+        elsewhere = faces.usage != USAGES[2]
+        labels = np.zeros((len(faces), len(faces.classes)), bool)
+        linked = []
+        for pairs in found.links:
+            has = np.zeros(len(faces), bool)
+            for here, there in (pairs.T, pairs.T[::-1]):
+                inside = elsewhere[there]
+                has[here[inside]] = True
+                labels[here[inside], faces.labels[there[inside]]] = True
+            linked.append(has)
+        return cls(linked[0], linked[1] & ~linked[0], labels)
+
+
+def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
+    """The accuracy of runs on PrivateTest, by what copies of its pictures lie in Training and PublicTest.
+
+    Args:
+        found: The audit of the data set.
+        runs: Measured on PrivateTest, trained and chosen on the official parts.
+
+    Returns:
+        By run folder's name, by kind of picture: `n`, `accuracy` and its 95% `interval` (Wilson 1927), both None where
+        there is no picture. For pictures whose copies all carry other labels also `copied`: the share of them that
+        was answered with a label of a copy.
+
+    Raises:
+        ValueError: A run measured other data, another protocol or other pictures.
+    """
+    faces, elsewhere = found.faces, CopiesElsewhere.of(found)
+    copied = elsewhere.exact | elsewhere.near
+    alike = elsewhere.labels[np.arange(len(faces)), faces.labels]
+    groups = {
+        "all of PrivateTest": np.ones(len(faces), bool),
+        "without exact copies elsewhere": ~elsewhere.exact,
+        "without exact or near copies elsewhere": ~copied,
+        "with an exact copy": elsewhere.exact,
+        "with near copies only": elsewhere.near,
+        "with a copy of the same label": copied & alike,
+        "with copies of other labels alone": copied & ~alike,
+    }
+    worth: dict[str, Any] = {}
+    for run in runs:
+        record, index = run.record, run.table["index"].to_numpy()
+        if record["data_fingerprint"] != faces.fingerprint:
+            raise ValueError(f"measured={run.folder}: it measured {record['data']}, other data than {faces.name} here")
+        of_the_test = index.max(initial=0) < len(faces) and (faces.usage[index] == USAGES[2]).all()
+        if record["protocol"] != "official" or not of_the_test:
+            raise ValueError(
+                f"measured={run.folder}: a net of protocol {record['protocol']} on other pictures; "
+                "give runs of protocol=official that measured PrivateTest (eval.split=test)"
+            )
+        said = run.positions("predicted")
+        right = said == faces.labels[index]
+        rows = {name: _share(right[mask[index]]) for name, mask in groups.items()}
+        others = groups["with copies of other labels alone"][index]
+        rows["with copies of other labels alone"]["copied"] = _share(elsewhere.labels[index, said][others])["accuracy"]
+        worth[run.folder.resolve().name] = rows
+    return worth
+
+
+def rows_of(worth: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The cells of a table by kind of picture: how many, then the accuracy and interval of each run."""
+    runs = list(worth.values())
+    return {
+        name: [f"{runs[0][name]['n']:,}", *(_percent(run[name]) for run in runs)] for name in (runs[0] if runs else ())
+    }
+
+
+def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
+    """The share of what is right and its Wilson score interval (1927)."""
+    n = len(right)
+    if not n:
+        return {"n": 0, "accuracy": None, "interval": None}
+    p = float(right.mean())
+    centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    scale = 1 + Z**2 / n
+    return {"n": n, "accuracy": p, "interval": [(centre - half) / scale, (centre + half) / scale]}
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return "no picture"
+    low, high = row["interval"]
+    return f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})"
