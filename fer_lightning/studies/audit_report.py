@@ -260,14 +260,15 @@ def _worth(worth: Mapping[str, Any]) -> list[str]:
     """The section on what copies are worth; none without measured runs."""
     if not worth:
         return []
-    copied = {name: rows["with copies of other labels alone"]["copied"] for name, rows in worth.items()}
+    copied = {name: rows["copies of other labels only"]["copied"] for name, rows in worth.items()}
     shares = ", ".join(f"{share:.0%} of the time by {name}" for name, share in copied.items() if share is not None)
     sentence = (
-        "Trained on Training and chosen on PublicTest, with 95% intervals (Wilson 1927). Elsewhere means in one of "
-        "those two parts. Part of the gap is not memory: what has copies may also be easier."
+        "Accuracy on pictures of PrivateTest by the copies that they have in Training and PublicTest, on which these "
+        "nets were trained and chosen, with 95% intervals (Wilson 1927). Part of the gap is not memory: pictures that "
+        "have copies may also be easier."
     )
     if shares:
-        sentence += f" Where all copies carry other labels than the picture, one of those is the answer {shares}."
+        sentence += f" Where the copies carry other labels only, one of those is the answer {shares}."
     return ["## What copies are worth", sentence, _markdown(["number", *worth], rows_of(worth))]
 
 

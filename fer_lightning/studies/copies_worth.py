@@ -67,13 +67,13 @@ def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
     copied = elsewhere.exact | elsewhere.near
     alike = elsewhere.labels[np.arange(len(faces)), faces.labels]
     groups = {
-        "all of PrivateTest": np.ones(len(faces), bool),
-        "without exact copies elsewhere": ~elsewhere.exact,
-        "without exact or near copies elsewhere": ~copied,
-        "with an exact copy": elsewhere.exact,
-        "with near copies only": elsewhere.near,
-        "with a copy of the same label": copied & alike,
-        "with copies of other labels alone": copied & ~alike,
+        "all": np.ones(len(faces), bool),
+        "no exact copy": ~elsewhere.exact,
+        "no exact or near copy": ~copied,
+        "an exact copy": elsewhere.exact,
+        "near copies only": elsewhere.near,
+        "a copy of the same label": copied & alike,
+        "copies of other labels only": copied & ~alike,
     }
     worth: dict[str, Any] = {}
     for run in runs:
@@ -89,8 +89,8 @@ def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
         said = run.positions("predicted")
         right = said == faces.labels[index]
         rows = {name: _share(right[mask[index]]) for name, mask in groups.items()}
-        others = groups["with copies of other labels alone"][index]
-        rows["with copies of other labels alone"]["copied"] = _share(elsewhere.labels[index, said][others])["accuracy"]
+        others = groups["copies of other labels only"][index]
+        rows["copies of other labels only"]["copied"] = _share(elsewhere.labels[index, said][others])["accuracy"]
         worth[run.folder.resolve().name] = rows
     return worth
 
