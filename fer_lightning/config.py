@@ -127,7 +127,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
-            _check_search(parsed, composed.hydra.sweeper, multirun=len(typed) < len(words))
+            _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
 
@@ -166,13 +166,11 @@ def _check_options(overrides: Sequence[Override], conf: Path) -> None:
             raise ValueError(f"{group}={value}: there is no such option. There are {known}")
 
 
-def _check_search(overrides: Sequence[Override], sweeper: DictConfig, *, multirun: bool) -> None:
-    """Refuses a search without a multirun, and a range where nothing searches: Hydra's own multirun takes lists."""
+def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
+    """Refuses a range to search in where nothing searches; Hydra's own multirun takes lists alone."""
     from hydra.core.override_parser.types import ValueType
 
     for override in overrides:
-        if override.key_or_group in ("search", "hydra/sweeper") and not multirun:
-            raise ValueError(f"{override.input_line} needs a multirun: add -m")
         if override.value_type is ValueType.INTERVAL_SWEEP and sweeper._target_.endswith("BasicSweeper"):
             raise ValueError(f"{override.input_line} is a range to search in: add hydra/sweeper=fer_optuna")
 
