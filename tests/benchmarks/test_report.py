@@ -47,11 +47,11 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
                 "runs": [
                     {
                         **{"experiment": "quick", "seed": 0, "seconds": 88.4, "epochs": 9, "parameters": 490_000},
-                        **{"private_test_accuracy": 0.6123, "public_test_accuracy": 0.6},
+                        **{"private_test_accuracy": 0.6123, "public_test_accuracy": 0.6, "commit": "0123456789abcdef"},
                     }
                 ]
             },
-            ["| quick | 0 | 88 | 61.23% | 60.00% | 9 | 0.49 M |"],
+            ["| quick | 0 | 88 | 61.23% | 60.00% | 9 | 0.49 M | 0123456789ab |"],
         ),
         (
             "augmentation",
