@@ -106,12 +106,12 @@ class Audit:
         found: dict[str, Mask | None] = {
             "exact copy of an earlier picture": self.copies != np.arange(count),
             "exact copies carry other labels": self.conflicting,
-            "near copy of another picture": _linked(near, np.ones(count, bool)),
+            "near copy of another picture": linked(near, np.ones(count, bool)),
         }
         for part in self.parts:
             inside = usage == part
-            found[f"exact copy in {part}"] = _linked(exact, inside) & ~inside
-            found[f"exact or near copy in {part}"] = _linked(both, inside) & ~inside
+            found[f"exact copy in {part}"] = linked(exact, inside) & ~inside
+            found[f"exact or near copy in {part}"] = linked(both, inside) & ~inside
         found["flat"] = self.flat
         found[f"not a face ({NO_FACE_VOTES} or more of 10 votes)"] = self.not_a_face
         found["FER+ votes clearly for another class"] = None if self.voted_other is None else self.voted_other >= 0
@@ -129,7 +129,7 @@ class Audit:
         sizes = np.bincount(self.copies)
         near = self.near.above(THRESHOLD)
         test, other = self.faces.usage == USAGES[2], self.faces.usage != USAGES[2]
-        seen = _linked(np.concatenate(self.links), other)
+        seen = linked(np.concatenate(self.links), other)
         counts: dict[str, Any] = {
             "pictures": len(self.faces),
             "exact_groups": int((sizes > 1).sum()),
@@ -277,12 +277,17 @@ def _pairs(first: Indices, second: Indices) -> Indices:
     return np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def _linked(pairs: Indices, inside: Mask) -> Mask:
-    """(N,): pictures that some pair links to one inside."""
-    linked = np.zeros(len(inside), bool)
+def linked(pairs: Indices, inside: Mask) -> Mask:
+    """(N,): pictures that some pair links to one inside.
+
+    Args:
+        pairs: (P, 2) positions.
+        inside: (N,).
+    """
+    found = np.zeros(len(inside), bool)
     for here, there in ((0, 1), (1, 0)):
-        linked[pairs[inside[pairs[:, there]], here]] = True
-    return linked
+        found[pairs[inside[pairs[:, there]], here]] = True
+    return found
 
 
 def _read(overrides: Sequence[str]) -> FaceArrays:

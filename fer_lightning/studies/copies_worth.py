@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.labels import USAGES
-from fer_lightning.studies.audit import Audit, Mask
+from fer_lightning.studies.audit import Audit, Mask, linked
 from fer_lightning.studies.compare import Measured
 
 Z = 1.959964  # of the two-sided 95% of a normal distribution
@@ -34,18 +34,12 @@ class CopiesElsewhere:
     @classmethod
     def of(cls, found: Audit) -> CopiesElsewhere:
         """From the pairs of an audit."""
-        faces = found.faces
-        elsewhere = faces.usage != USAGES[2]
+        faces, elsewhere = found.faces, found.faces.usage != USAGES[2]
+        exact, near = (linked(pairs, elsewhere) for pairs in found.links)
+        here, there = np.concatenate([pairs[:, order] for pairs in found.links for order in ([0, 1], [1, 0])]).T
         labels = np.zeros((len(faces), len(faces.classes)), bool)
-        linked = []
-        for pairs in found.links:
-            has = np.zeros(len(faces), bool)
-            for here, there in (pairs.T, pairs.T[::-1]):
-                inside = elsewhere[there]
-                has[here[inside]] = True
-                labels[here[inside], faces.labels[there[inside]]] = True
-            linked.append(has)
-        return cls(linked[0], linked[1] & ~linked[0], labels)
+        labels[here[elsewhere[there]], faces.labels[there[elsewhere[there]]]] = True
+        return cls(exact, near & ~exact, labels)
 
 
 def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
@@ -56,9 +50,9 @@ def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
         runs: Measured on PrivateTest, trained and chosen on the official parts.
 
     Returns:
-        By run folder's name, by kind of picture: `n`, `accuracy` and its 95% `interval` (Wilson 1927), both None where
-        there is no picture. For pictures whose copies all carry other labels also `copied`: the share of them that
-        was answered with a label of a copy.
+        By the name of the run's folder, or its path where that name is taken, by kind of picture: `n`, `accuracy` and
+        its 95% `interval` (Wilson 1927), both None where there is no picture. For pictures whose copies all carry other
+        labels also `copied`: the share of them that was answered with a label of a copy.
 
     Raises:
         ValueError: A run measured other data, another protocol or other pictures.
@@ -91,7 +85,8 @@ def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
         rows = {name: _share(right[mask[index]]) for name, mask in groups.items()}
         others = groups["copies of other labels only"][index]
         rows["copies of other labels only"]["copied"] = _share(elsewhere.labels[index, said][others])["accuracy"]
-        worth[run.folder.resolve().name] = rows
+        name = run.folder.resolve().name
+        worth[str(run.folder) if name in worth else name] = rows
     return worth
 
 

@@ -76,6 +76,12 @@ def test_kinds_without_a_picture_say_so(found: Audit, tmp_path: Path) -> None:
     assert cells["all"] == ["1", "100.0% (20.7% to 100.0%)"]
 
 
+def test_runs_whose_folders_have_one_name_are_both_there(found: Audit, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    runs = [measured(tmp_path / folder, found.faces, [SAD], [8]) for folder in ("run", "other/run")]
+    assert list(copies_worth(found, runs)) == ["run", str(tmp_path / "other" / "run")]
+
+
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (7, 10), (10, 10), (2530, 3589)])
 def test_intervals_are_wilsons(right: int, n: int) -> None:
     expected = binomtest(right, n).proportion_ci(method="wilson")
