@@ -65,12 +65,12 @@ def sweep(start_sweep: Start) -> Sweep:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Callable[[], optuna.Study]:
-    """Opens the study `toy` as it stands now, and waits while workers write."""
+def study(tmp_path: Path) -> Callable[..., optuna.Study]:
+    """Opens the study `toy` as it stands now, and waits `patience` seconds at most while a worker writes."""
     url = f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}"
 
-    def opened() -> optuna.Study:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    def opened(patience: float = 60) -> optuna.Study:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": patience}})
         return optuna.load_study(study_name="toy", storage=storage)
 
     return opened

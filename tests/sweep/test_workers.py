@@ -5,10 +5,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -27,7 +29,20 @@ def check(study: optuna.Study, log: Path, total: int) -> None:
     assert len({t.params["x"] for t in complete}) == total, "every worker draws with a seed of its own"
 
 
-def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callable[[], optuna.Study], tmp_path: Path):
+def running(study: optuna.Study, log: Path, process: int) -> list[int]:
+    """The trial that this process is in the middle of, a value reported and its end not yet logged."""
+    ended = log.read_text().split()
+    return [
+        t.number
+        for t in study.trials
+        if t.state == TrialState.RUNNING
+        and t.intermediate_values
+        and str(t.number) not in ended
+        and t.user_attrs.get("worker", "").endswith(f":{process}")
+    ]
+
+
+def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callable[..., optuna.Study], tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=4", "sleep=0.1", f"log={tmp_path / 'log'}"]
     command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.grace_period=10"]
     workers = [start_sweep(*command) for _ in range(3)]
@@ -40,15 +55,8 @@ def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callabl
         if not (tmp_path / "log").exists():
             continue
         victim.send_signal(signal.SIGSTOP)  # so that the trial cannot end between the look and the kill
-        ended = (tmp_path / "log").read_text().split()
-        mine = [
-            t.number
-            for t in study().trials
-            if t.state == TrialState.RUNNING
-            and t.intermediate_values
-            and str(t.number) not in ended
-            and t.user_attrs.get("worker", "").endswith(f":{victim.pid}")
-        ]
+        with suppress(optuna.exceptions.StorageInternalError, SQLAlchemyError):  # stopped while it held the file's lock
+            mine = running(study(patience=1), tmp_path / "log", victim.pid)
         if not mine:
             victim.send_signal(signal.SIGCONT)
     victim.send_signal(signal.SIGKILL)
