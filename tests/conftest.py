@@ -152,7 +152,7 @@ def tracking_server(folder: Path, backend: str, port: int | None = None) -> Iter
             process.wait()
 
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     try:
         while True:
             try:

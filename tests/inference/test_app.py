@@ -426,7 +426,7 @@ class Chromium:
 
 
 def wait_for(found: Callable[[], Any], told: Callable[[], object] = lambda: "") -> Any:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while True:
         try:
             if value := found():

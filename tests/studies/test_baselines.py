@@ -95,7 +95,7 @@ pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 
 def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert baselines.Runner(time.monotonic() + 3, root).row("waiting", 1) == baselines.OUT_OF_TIME
+    assert baselines.Runner(time.monotonic() + 8, root).row("waiting", 1) == baselines.OUT_OF_TIME
     assert "the time is up" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
     runner = baselines.Runner(root=root)

@@ -40,7 +40,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def finished(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 

@@ -131,7 +131,7 @@ def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sw
     assert "stopped by SystemExit 75" in next(iter(study().trials)).user_attrs["failure"]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -17,7 +17,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 def finish(*workers: subprocess.Popen[str]) -> None:
     for worker in workers:
-        output, _ = worker.communicate(timeout=120)
+        output, _ = worker.communicate(timeout=600)
         assert worker.returncode == 0, output
 
 
