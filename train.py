@@ -1,14 +1,11 @@
 """Trains one net as `conf/` and the command line say; `python train.py --help` lists the choices."""
 
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from fer_lightning.config import check_words, help_text, overrides_last, register_resolvers
-
-CONF = Path(__file__).parent.absolute() / "conf"
+from fer_lightning.config import CONF, check_words, help_text, overrides_last, register_resolvers
 
 register_resolvers()
 

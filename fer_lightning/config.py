@@ -20,6 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+"""The folder of the configuration."""
+
 TARGET_PREFIXES = (
     *("fer_lightning.data.", "fer_lightning.models.", "fer_lightning.training.", "fer_lightning.reporting.tracking."),
     *("torch.optim.", "timm.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.trainer.trainer."),
@@ -222,6 +226,12 @@ def _explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
         near = nearest(key, alike, cutoff=0) if alike else nearest(key, known)
         return f"there is no key {key!r}{near} (+{key}=... adds one that conf/ does not list)"
     return " ".join(message.split())
+
+
+def top_level(conf: Path) -> list[str]:
+    """The keys and groups that stand before the first dot."""
+    keys: Any = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
+    return sorted({*keys, *_groups(conf)} - {"defaults"})
 
 
 def _groups(conf: Path) -> list[str]:

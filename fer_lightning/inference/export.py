@@ -8,20 +8,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from hydra.errors import HydraException
 from numpy.typing import NDArray
-from omegaconf.errors import OmegaConfBaseException
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fer_lightning.config import plain
 from fer_lightning.inference import graphs
@@ -29,16 +24,25 @@ from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.graphs import Faces
 from fer_lightning.inference.images import read_picture, to_input
 from fer_lightning.inference.model_card import model_card
-from fer_lightning.inference.predict import BATCH, FERPredictor
-from fer_lightning.models.cost import median_milliseconds
+from fer_lightning.inference.parity import (
+    MAX_INT8_LOSS,
+    ExportError,
+    Runner,
+    accuracy,
+    check,
+    compare,
+    in_batches,
+    parity_table,
+)
+from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.network import FERNetwork, count_parameters
 from fer_lightning.reporting import records
 from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.studies.verb import run_verb
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
-from fer_lightning.training.trouble import one_clear_sentence
 
 HELP = """usage: python -m fer_lightning export checkpoint=RUN/checkpoints/best.ckpt [key=value ...]
 
@@ -60,44 +64,8 @@ Exit status: 0 done, 1 the export answers otherwise than PyTorch and was not kep
 """
 
 FORMATS: Final = ("onnx", "executorch", "torch_export")
-MAX_DIFFERENCE: Final = 1e-4
-"""Between PyTorch's probabilities and those of a float export."""
-
-MAX_INT8_LOSS: Final = 0.01
-"""Of accuracy on the test part."""
-
 CALIBRATION_FACES: Final = 512
 COMPARED_FACES: Final = 1000
-
-Runner = Callable[[Faces], Faces]
-"""From faces (N, channels, size, size) to logits (N, classes)."""
-
-
-class ExportError(Exception):
-    """An export answers otherwise than the network it was made from."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How an export answers beside PyTorch.
-
-    Attributes:
-        max_probability_difference: The largest over faces of the val and test parts and all classes.
-        max_logit_difference: Likewise.
-        agreement: Share of these faces that get the same label.
-        faces: Their number.
-        test_accuracy: On the whole test part, one look at each picture.
-        bytes: Size of the file.
-        milliseconds: Median for one face on one thread.
-    """
-
-    max_probability_difference: float
-    max_logit_difference: float
-    agreement: float
-    faces: int
-    test_accuracy: float
-    bytes: int
-    milliseconds: float
 
 
 def export(
@@ -168,8 +136,8 @@ def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: b
     val_faces, test_faces, test_labels = faces_of(val), faces_of(test), net.faces.labels[test]
 
     run = graphs.torch_runner(network)
-    without = _predictions(test, _in_batches(run, test_faces), net)
-    network.temperature = fit_temperature(_predictions(val, _in_batches(run, val_faces), net))
+    without = _predictions(test, in_batches(run, test_faces), net)
+    network.temperature = fit_temperature(_predictions(val, in_batches(run, val_faces), net))
     describe["temperature"] = {
         "value": network.temperature,
         "fitted_on": "val",
@@ -201,7 +169,7 @@ def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: b
             graphs.write_executorch(network, path, channels, size, calibration)
             runners["ExecuTorch int8"] = (graphs.executorch_runner(path), path)
     parity = compare(runners, compared, test_faces, test_labels)
-    console.print(parity_table(parity, net))
+    console.print(parity_table(parity, f"{net.faces.name}, {net.split.name}"))
     check(parity)
 
     predictions = _predictions(test, whole.logits(test_faces), net)
@@ -272,70 +240,6 @@ def _best_int8(
     return best
 
 
-def compare(
-    runners: Mapping[str, tuple[Runner, Path | None]], faces: Faces, test_faces: Faces, test_labels: NDArray[np.int64]
-) -> dict[str, Parity]:
-    """Measures exports against the first of them, which is PyTorch.
-
-    Args:
-        runners: What answers, and its file.
-        faces: Compared one by one.
-        test_faces: Scored.
-        test_labels: Their labels.
-    """
-    rows = {}
-    reference: Faces | None = None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name, (run, path) in runners.items():
-            logits = _in_batches(run, faces)
-            reference = logits if reference is None else reference
-            rows[name] = Parity(
-                max_probability_difference=float(np.abs(_softmax(logits) - _softmax(reference)).max()),
-                max_logit_difference=float(np.abs(logits - reference).max()),
-                agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-                faces=len(faces),
-                test_accuracy=accuracy(_in_batches(run, test_faces), test_labels),
-                bytes=path.stat().st_size if path else 0,
-                milliseconds=median_milliseconds(partial(run, faces[:1])),
-            )
-    finally:
-        torch.set_num_threads(threads)
-    return rows
-
-
-def check(parity: Mapping[str, Parity]) -> None:
-    """Lets exports pass that answer as PyTorch does.
-
-    Raises:
-        ExportError: One does not; the message names it.
-    """
-    goal = parity["PyTorch"].test_accuracy - MAX_INT8_LOSS
-    for name, row in parity.items():
-        if name.endswith("int8"):
-            if row.test_accuracy < goal:
-                lost = 100 * (parity["PyTorch"].test_accuracy - row.test_accuracy)
-                raise ExportError(f"{name} loses {lost:.1f} points of accuracy, more than {100 * MAX_INT8_LOSS:g}")
-        elif not row.max_probability_difference <= MAX_DIFFERENCE:
-            raise ExportError(
-                f"{name} differs from PyTorch by {row.max_probability_difference:.1e}, more than {MAX_DIFFERENCE:g}"
-            )
-
-
-def accuracy(logits: Faces, labels: NDArray[np.int64]) -> float:
-    """The share of right answers."""
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
-def _in_batches(run: Runner, faces: Faces) -> Faces:
-    return np.concatenate([run(faces[start : start + BATCH]) for start in range(0, len(faces), BATCH)])
-
-
-def _softmax(logits: Faces) -> NDArray[np.float64]:
-    return torch.from_numpy(logits).double().softmax(dim=1).numpy()
-
-
 def description(net: Trained, network: FERNetwork, name: str, size: int, channels: int) -> dict[str, Any]:
     """What a bundle says of its network, before anything is measured."""
     epoch = net.module.history[-1] if net.module.history else {}
@@ -384,65 +288,31 @@ def _write_description(folder: Path, content: Mapping[str, Any], card: str) -> N
     (folder / CARD).write_text(card)
 
 
-def parity_table(parity: Mapping[str, Parity], net: Trained) -> Table:
-    """The parity report."""
-    faces = next(iter(parity.values())).faces
-    table = Table(
-        title=f"Against PyTorch on {faces:,} faces of {net.faces.name}, {net.split.name}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for column in ("probability\noff by", "logit\noff by", "same\nlabel", "test\naccuracy", "\nMB", "ms a\nface"):
-        table.add_column(column, justify="right")
-    for name, row in parity.items():
-        table.add_row(
-            name,
-            f"{row.max_probability_difference:.1e}",
-            f"{row.max_logit_difference:.1e}",
-            f"{row.agreement:.1%}",
-            f"{row.test_accuracy:.2%}",
-            f"{row.bytes / 1e6:.2f}" if row.bytes else "",
-            f"{row.milliseconds:.2f}",
-        )
-    return table
-
-
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP)
-        return 0 if arguments else 2
-    own = ("checkpoint", "out", "name", "format", "int8", "mlflow")
-    words = [word.partition("=") for word in arguments]
-    given = {key: value for key, _, value in words if key in own}
-    overrides = [word for word, (key, _, _) in zip(arguments, words, strict=True) if key not in own]
-    console = Console()
-    try:
-        with one_clear_sentence():
-            int8, to_mlflow = (_switch(key, given.get(key, "false")) for key in ("int8", "mlflow"))
-            if not given.get("checkpoint"):
-                raise ValueError("give one checkpoint=RUN/checkpoints/best.ckpt")
-            quiet()
-            net = Trained.load(Path(given["checkpoint"]), overrides)
-            out = Path(given["out"]) if given.get("out") else None
-            formats = given.get("format", "onnx").split(",")
-            bundle = export(net, out, given.get("name"), formats=formats, int8=int8, console=console)
-            console.print(f"bundle: {os.path.relpath(bundle.place)}", soft_wrap=True, highlight=False)
-            if to_mlflow:
-                from fer_lightning.inference.mlflow_model import log_model
 
-                uri = log_model(bundle, plain(net.config.tracking))
-                console.print(f"MLflow model: {uri}", soft_wrap=True, highlight=False)
-    except ExportError as error:
-        print(f"fer export: {error}; nothing was kept", file=sys.stderr)
-        return 1
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        print(f"fer export: {error}", file=sys.stderr)
-        return 2
-    return 0
+    def act(given: Mapping[str, str], overrides: Sequence[str]) -> int:
+        int8, to_mlflow = (_switch(key, given.get(key, "false")) for key in ("int8", "mlflow"))
+        quiet()
+        console = Console()
+        net = Trained.load(Path(given["checkpoint"]), overrides)
+        out = Path(given["out"]) if "out" in given else None
+        formats = given.get("format", "onnx").split(",")
+        try:
+            bundle = export(net, out, given.get("name"), formats=formats, int8=int8, console=console)
+        except ExportError as error:
+            print(f"fer export: {error}; nothing was kept", file=sys.stderr)
+            return 1
+        console.print(f"bundle: {os.path.relpath(bundle.place)}", soft_wrap=True, highlight=False)
+        if to_mlflow:
+            from fer_lightning.inference.mlflow_model import log_model
+
+            uri = log_model(bundle, plain(net.config.tracking))
+            console.print(f"MLflow model: {uri}", soft_wrap=True, highlight=False)
+        return 0
+
+    own = ("checkpoint", "out", "name", "format", "int8", "mlflow")
+    return run_verb("export", HELP, act, arguments, own)
 
 
 def _switch(key: str, value: str) -> bool:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from hydra.errors import HydraException
 from numpy.typing import NDArray
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fer_lightning.config import build, composed, plain
+from fer_lightning.config import CONF, ROOT, build, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
 from fer_lightning.data.protocols import Indices, first_copies
@@ -23,7 +20,7 @@ from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_NAMES, USAGE
 from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions
 from fer_lightning.studies.compare import Measured
-from fer_lightning.training.trouble import one_clear_sentence
+from fer_lightning.studies.verb import run_verb
 
 HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [measured=RUN,RUN] [key=value ...]
 
@@ -44,7 +41,6 @@ FOLDER is what the first of them says: outputs/DATE/TIME_multirun_ours_mobile.
 Writes outputs/audit_NAME/: report.md with pictures, lists as csv, audit.json. `write` also writes docs/AUDIT.md.
 """
 
-ROOT = Path(__file__).parents[2]
 
 FLAT_CONTRAST: Final = 8.0
 """Gray levels of standard deviation below which a picture is flat."""
@@ -292,46 +288,38 @@ def linked(pairs: Indices, inside: Mask) -> Mask:
 
 def _read(overrides: Sequence[str]) -> FaceArrays:
     """The data set that conf/data and the overrides choose."""
-    faces: FaceArrays = build(plain(composed(ROOT / "conf", overrides).data.source))
+    faces: FaceArrays = build(plain(composed(CONF, overrides).data.source))
     return faces
 
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        print(HELP)
-        return 0
     from fer_lightning.studies.audit_report import table, worth_table, write_report  # they import this file
     from fer_lightning.studies.copies_worth import copies_worth
 
-    own = dict(word.split("=", 1) for word in arguments if word.startswith(("predictions=", "measured=")))
-    overrides = [a for a in arguments if a != "write" and not a.startswith(("predictions=", "measured="))]
-    try:
-        with one_clear_sentence():
-            runs = [Measured.read(Path(folder)) for folder in own.get("measured", "").split(",") if folder]
-            faces = _read(overrides)
-            predicted = out_of_fold(Path(own["predictions"]), faces) if "predictions" in own else None
-            found = audit(faces, predicted)
-            worth = copies_worth(found, runs)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer audit: {error}", file=sys.stderr)
-        return 2
+    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
+        runs = [Measured.read(Path(folder)) for folder in given.get("measured", "").split(",") if folder]
+        faces = _read(overrides)
+        predicted = out_of_fold(Path(given["predictions"]), faces) if "predictions" in given else None
+        found = audit(faces, predicted)
+        worth = copies_worth(found, runs)
+        record = {
+            "command": " ".join(["python -m fer_lightning audit", *(records.without_folders(a) for a in arguments)]),
+            "data": faces.name,
+            "data_fingerprint": faces.fingerprint,
+            "commit": records.commit(),
+            "versions": records.versions(),
+            "near_copy_correlation": THRESHOLD,
+            "counts": found.counts(),
+            "copies_worth": worth,
+        }
+        folder = Path("outputs") / f"audit_{faces.name}"
+        write_report(folder, found, record, ROOT / "docs" if "write" in arguments else None)
+        console = Console()
+        console.print(table(found))
+        if worth:
+            console.print(worth_table(worth))
+        console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
 
-    record = {
-        "command": " ".join(["python -m fer_lightning audit", *(records.without_folders(a) for a in arguments)]),
-        "data": faces.name,
-        "data_fingerprint": faces.fingerprint,
-        "commit": records.commit(),
-        "versions": records.versions(),
-        "near_copy_correlation": THRESHOLD,
-        "counts": found.counts(),
-        "copies_worth": worth,
-    }
-    folder = Path("outputs") / f"audit_{faces.name}"
-    write_report(folder, found, record, ROOT / "docs" if "write" in arguments else None)
-    console = Console()
-    console.print(table(found))
-    if worth:
-        console.print(worth_table(worth))
-    console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
-    return 0
+    words = [word for word in arguments if word != "write"]
+    return run_verb("audit", HELP, act, words, own=("predictions", "measured"))

@@ -19,9 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import read_record
 
-ROOT = Path(__file__).parents[2]
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
 NOT_RUN = "not run"
 NEEDED = ("seed", "command", "machine", "protocol", "test", "val", "params", "minutes")

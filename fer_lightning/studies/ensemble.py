@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch import Tensor
 
-from fer_lightning.config import plain
+from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
@@ -28,10 +25,10 @@ from fer_lightning.run import quiet
 from fer_lightning.studies.baselines import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
-from fer_lightning.studies.trained import CONF, Trained, checkpoint_of, sha256
+from fer_lightning.studies.trained import Trained, checkpoint_of, sha256
+from fer_lightning.studies.verb import run_verb
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
-from fer_lightning.training.trouble import one_clear_sentence
 from fer_lightning.training.voting import vote_weights
 
 HELP = """usage: python -m fer_lightning ensemble members=[RUN,RUN,...] [weights=fitted] [choose=greedy] [key=value ...]
@@ -390,32 +387,24 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP)
-        return 0 if arguments else 2
-    own = ("members", "recipe", "weights", "choose", "publish")
-    options = {k: v for k, _, v in (a.partition("=") for a in arguments) if k in own}
-    overrides = [a for a in arguments if a.partition("=")[0] not in own]
-    if ("members" in options) == ("recipe" in options):
-        print("fer ensemble: give members=[RUN,RUN,...] or recipe=NAME", file=sys.stderr)
-        return 2
-    try:
-        with one_clear_sentence():
-            weights, choose = "equal", "all"
-            if "recipe" in options:
-                recipe = Recipe.read(options["recipe"])
-                paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose
-            else:
-                paths = members_of(options["members"])
-            name = options.get("publish") or options.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
-            command = shlex.join(["python", "-m", "fer_lightning", "ensemble", *arguments])
-            weights, choose = options.get("weights", weights), options.get("choose", choose)
-            record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
-            if record["leaky"] and "publish" in options:
+    command = shlex.join(["python", "-m", "fer_lightning", "ensemble", *arguments])
+
+    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
+        if ("members" in given) == ("recipe" in given):
+            raise ValueError("give members=[RUN,RUN,...] or recipe=NAME")
+        weights, choose = "equal", "all"
+        if "recipe" in given:
+            recipe = Recipe.read(given["recipe"])
+            paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose
+        else:
+            paths = members_of(given["members"])
+        name = given.get("publish") or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
+        weights, choose = given.get("weights", weights), given.get("choose", choose)
+        record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
+        if "publish" in given:
+            if record["leaky"]:
                 raise ValueError(f"protocol {record['protocol']} leaks, so its numbers are no results to publish")
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer ensemble: {error}", file=sys.stderr)
-        return 2
-    if publish := options.get("publish"):
-        records.write_json(Path("results") / f"{publish}_seed0.json", record)
-    return 0
+            records.write_json(Path("results") / f"{given['publish']}_seed0.json", record)
+
+    own = ("members", "recipe", "weights", "choose", "publish")
+    return run_verb("ensemble", HELP, act, arguments, own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +10,8 @@ from rich.console import Console
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run import quiet
-from fer_lightning.studies.trained import Trained, checkpoint_verb
+from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.verb import run_verb
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Scores
 
@@ -72,4 +73,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    return checkpoint_verb("evaluate", HELP, evaluate, arguments)
+
+    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
+        evaluate(Path(given["checkpoint"]), overrides)
+
+    return run_verb("evaluate", HELP, act, arguments)

@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.config import CONF, ROOT
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.records import read_record, settings_typed, without_folders, write_json
 
@@ -36,7 +37,6 @@ The settings are experiment=sequential_cnn augmentation=none tracking=none; what
   python -m fer_lightning leaks run data.path=fer2013.csv trainer.max_epochs=40
 """
 
-ROOT = Path(__file__).parents[2]
 RUNS = Path("outputs") / "leaks"
 SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "tracking=none")
 NOT_RUN = "not run"
@@ -199,7 +199,7 @@ def cells(protocol: str, records: Records) -> list[str]:
 
 def claim_of(record: Mapping[str, Any]) -> float | None:
     """The accuracy that the source of the record's experiment claims, as a fraction, or None."""
-    path = ROOT / "conf" / "experiment" / f"{record['experiment']}.yaml"
+    path = CONF / "experiment" / f"{record['experiment']}.yaml"
     found = re.search(r"^# Claim +([\d.]+)%", path.read_text(), flags=re.MULTILINE) if path.is_file() else None
     return float(found[1]) / 100 if found else None
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.config import build, check, composed, plain
+from fer_lightning.config import CONF, build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky
@@ -27,9 +24,7 @@ from fer_lightning.reporting.records import read_record
 from fer_lightning.run import build_trainer, choose_precision, prepare_data
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
-from fer_lightning.training.trouble import one_clear_sentence
 
-CONF = Path(__file__).parents[2] / "conf"
 PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
 """What a checkpoint must say of its training, for work over it."""
 
@@ -219,33 +214,3 @@ class Trained:
             "batches": trainer.limit_test_batches,
         }
         return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
-
-
-def checkpoint_verb(
-    verb: str, about: str, act: Callable[[Path, Sequence[str]], object], arguments: Sequence[str]
-) -> int:
-    """The command line of a verb that takes one `checkpoint=` and overrides.
-
-    Args:
-        verb: Its name.
-        about: What `--help` prints.
-        act: What it does with the checkpoint and the overrides.
-        arguments: The command line behind the verb.
-
-    Returns:
-        The exit status: 0 done, 2 wrong use.
-    """
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(about)
-        return 0 if arguments else 2
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("checkpoint=")]
-    if len(named) != 1:
-        print(f"fer {verb}: give one checkpoint=RUN/checkpoints/best.ckpt", file=sys.stderr)
-        return 2
-    try:
-        with one_clear_sentence():
-            act(Path(named[0]), [a for a in arguments if not a.startswith("checkpoint=")])
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer {verb}: {error}", file=sys.stderr)
-        return 2
-    return 0

@@ -17,7 +17,8 @@ from fer_lightning import __main__ as entry
 from fer_lightning.inference import export as exporting
 from fer_lightning.inference import graphs, mlflow_model
 from fer_lightning.inference.bundle import Bundle
-from fer_lightning.inference.export import ExportError, Parity, check, evenly, graph_input
+from fer_lightning.inference.export import evenly, graph_input
+from fer_lightning.inference.parity import ExportError, Parity, check
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.models.network import FERNetwork, build_network

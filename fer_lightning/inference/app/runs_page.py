@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from fer_lightning.config import ROOT
 from fer_lightning.inference.app.models import OUTPUTS
 from fer_lightning.reporting.records import read_record
-from fer_lightning.studies.baselines import HEAD, ROOT, baselines
+from fer_lightning.studies.baselines import HEAD, baselines
 
 REPORT = {
     "confusion_matrix.png": "Confusion matrix",

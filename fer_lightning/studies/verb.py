@@ -1,0 +1,65 @@
+"""The command line of a verb: its own words, changes to the configuration, and mistakes as one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fer_lightning.config import CONF, nearest, top_level
+from fer_lightning.training.trouble import one_clear_sentence
+
+Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
+"""What a verb does with the values of its own words and with the overrides; None or its exit status."""
+
+
+def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Sequence[str] = ("checkpoint",)) -> int:
+    """Runs a verb.
+
+    Args:
+        name: The verb.
+        about: What `--help` prints.
+        act: Does it.
+        arguments: The command line behind the verb.
+        own: The keys that are the verb's; every other word is an override of the configuration. Where `checkpoint`
+            is one of them it must be given.
+
+    Returns:
+        The exit status: that of `act`, 0 done, 2 wrong use.
+    """
+    if {"--help", "-h"} & set(arguments) or ("checkpoint" in own and not arguments):
+        print(about)
+        return 0 if arguments else 2
+    try:
+        with one_clear_sentence():
+            given, overrides = split_words(arguments, own)
+            return act(given, overrides) or 0
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        print(f"fer {name}: {error}", file=sys.stderr)
+        return 2
+
+
+def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A verb's own words by key, and the overrides in their order.
+
+    Raises:
+        ValueError: A key is neither the verb's nor one of the configuration, or one of the verb's is given twice or
+            without a value, or `checkpoint` is missing.
+    """
+    given: dict[str, str] = {}
+    overrides = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if key in own:
+            if key in given or not value:
+                raise ValueError(f"give {key}=... once, and with a value")
+            given[key] = value
+            continue
+        if equals and key.isidentifier() and key not in (known := top_level(CONF)):
+            raise ValueError(f"there is no key {key!r}{nearest(key, [*own, *known])}")
+        overrides.append(word)
+    if "checkpoint" in own and "checkpoint" not in given:
+        raise ValueError("give one checkpoint=RUN/checkpoints/best.ckpt")
+    return given, overrides
