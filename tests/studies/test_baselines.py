@@ -50,6 +50,16 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
 
 
+def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> None:
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    other = record | {"test": part(0.85), "protocol": "fer_plus(soft)"}
+    (root / "conf" / "experiment" / "easier.yaml").write_text("# Source    a paper\n# Claim     85%\n")
+    (root / "results" / "easier_seed0.json").write_text(json.dumps(other))
+    rows = baselines.baselines(root)
+    assert [row.name for row in rows] == ["measured", "easier", "waiting"]
+    assert "85.00% (80.0% to 90.0%, fer_plus(soft))" in baselines.results_head(rows)
+
+
 def test_several_seeds_give_their_mean_and_range(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     again = record | {"seed": 1, "test": part(0.645)}
