@@ -196,6 +196,14 @@ def kills(result: Result) -> list[Row]:
     return rows + [(name.split(",")[0], f"{n}") for name, n in result.items() if name.endswith(", identical")]
 
 
+def network_cost(result: Result) -> list[Row]:
+    rows: list[Row] = [("experiment", "parameters", "million multiplications", "ms a face, one thread")]
+    for name, row in sorted(result["networks"].items(), key=lambda item: item[1]["milliseconds"]):
+        millions = f"{row['multiplications'] / 1e6:,.1f}"
+        rows.append((name, f"{row['parameters'] / 1e6:.2f} M", millions, f"{row['milliseconds']:.2f}"))
+    return rows
+
+
 def malformed(result: Result) -> list[Row]:
     rows: list[Row] = [("target", "inputs", "refused", "accepted", "failures", "MiB")]
     for row in result["targets"]:
@@ -231,6 +239,7 @@ SECTIONS = (
     Section("peak_memory", "Memory of a training", peak_memory),
     Section("first_read", "Reading FER2013", first_read),
     Section("malformed", "Malformed input", malformed),
+    Section("network_cost", "Networks", network_cost, "In PyTorch."),
     Section("inference", "Inference", inference),
     Section("detection", "Video", detection),
     Section("sweep", "Sweeps", sweep),

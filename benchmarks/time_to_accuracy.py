@@ -44,6 +44,7 @@ def run(experiment: str, seed: int, data_path: str | None) -> dict[str, Any]:
         "public_test_accuracy": record["val"]["accuracy"],
         "epochs": record["epochs"],
         "parameters": record["params"],
+        "commit": record["commit"],
     }
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
     for experiment in options.experiments:
         for seed in options.seeds:
-            done = {**run(experiment, seed, options.data_path), "commit": records.commit()}
+            done = run(experiment, seed, options.data_path)
             kept = [r for r in kept if (r["experiment"], r["seed"]) != (experiment, seed)] + [done]
             if options.out:
                 records.write_json(options.out, {**result, "runs": kept, "commit": records.commit()})

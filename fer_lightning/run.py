@@ -346,7 +346,6 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if is_kaggle_test(split, faces):
                 kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
                 record["kaggle_test"] = records.recorded(kaggle)
-            record["latency_ms"] = round(cost("latency", module.network), 2)
             if first:
                 records.write_json(published, record)
         measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}

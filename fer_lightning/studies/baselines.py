@@ -38,11 +38,13 @@ class Baseline:
             `Verdict` what that is worth, `Ours` where this project's recipe differs, `Needs` what a run cannot do
             without, `Queue` its place among the rows that wait, `Cost` what a run is estimated to take.
         records: The measured runs, by seed.
+        cost: What the network costs, `parameters` and `milliseconds` a face; empty where it was not measured.
     """
 
     name: str
     header: dict[str, str]
     records: list[dict[str, Any]] = field(default_factory=list)
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gpu_minutes(self) -> int | None:
@@ -69,18 +71,18 @@ class Baseline:
         cells |= {"experiment": self.name, "source's claim": self.header.get("Claim", "")}
         cells["claim's protocol"] = "; ".join(self.header[k] for k in ("Protocol", "Verdict") if k in self.header)
         cells |= {column: self.accuracy(part) for column, part in ACCURACIES.items()}
+        parameters = self.records[0]["params"] if self.records else self.cost.get("parameters")
+        if parameters:
+            cells |= {"parameters": f"{parameters / 1e6:.2f} M", "size": f"{4 * parameters / 1e6:.1f} MB"}
+        cells["latency"] = f"{self.cost['milliseconds']:.1f} ms" if self.cost else NOT_RUN
         if not self.records:
             why = f": needs {self.header['Needs']}" if "Needs" in self.header else ""
             command = f"`python -m fer_lightning baselines run {self.name}`"
             return cells | {TEST: NOT_RUN + why, "minutes": self.header.get("Cost", ""), "command": command}
         record = self.records[0]
         machine = record["machine"]["gpu"] or f"{record['machine']['cores']} CPU cores"
-        latency = record.get("latency_ms")
         return cells | {
             "macro F1": f"{mean(r['test']['macro_f1'] for r in self.records):.2%}",
-            "parameters": f"{record['params'] / 1e6:.2f} M",
-            "size": f"{4 * record['params'] / 1e6:.1f} MB",
-            "latency": f"{latency:.1f} ms" if latency else NOT_RUN,
             "minutes": f"{record['minutes']:.0f} on {machine}",
             "command": f"`{record['command']}`",
         }
@@ -88,6 +90,12 @@ class Baseline:
 
 GROUPS = ("experiment", "ensemble")
 """The folders of conf/ whose options are rows."""
+
+NETWORK_COST = Path("benchmarks") / "results" / "network_cost.json"
+"""Where `benchmarks/network_cost.py` writes what the networks cost, all measured in one run."""
+
+Costs = Mapping[str, Mapping[str, float]]
+"""By experiment: `parameters`, `milliseconds`."""
 
 TEST = "PrivateTest accuracy (95%)"
 ACCURACIES = {TEST: "test", "without copies (95%)": "test_deduplicated", "kaggle_test (95%)": "kaggle_test"}
@@ -121,14 +129,17 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def baselines(root: Path = ROOT) -> list[Baseline]:
-    """All experiments and ensembles: measured ones first, best first, those on other labels behind the rest; then the
-    others, most valuable first."""
+    """All experiments and ensembles: measured ones, best first; those measured on other labels; then the queue."""
     rows = []
+    measured = root / NETWORK_COST
+    costs: Costs = read_record(measured, "networks")["networks"] if measured.exists() else {}
     for path in sorted(file for group in GROUPS for file in (root / "conf" / group).glob("*.yaml")):
         header = header_of(path)
         if "Claim" in header:  # a member of an ensemble makes no claim and has no row
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
-            rows.append(Baseline(path.stem, header, [read_record(file, *NEEDED) for file in found]))
+            records = [read_record(file, *NEEDED) for file in found]
+            cost = costs.get(path.stem, {}) if path.parent.name == "experiment" else _together(path, records, costs)
+            rows.append(Baseline(path.stem, header, records, cost))
 
     def place(row: Baseline) -> tuple[int, float]:
         if not row.records:
@@ -136,6 +147,15 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         return int(row.records[0]["protocol"] != "official"), -row.records[0]["test"]["accuracy"]
 
     return sorted(rows, key=place)
+
+
+def _together(recipe: Path, records: Sequence[Mapping[str, Any]], costs: Costs) -> Mapping[str, float]:
+    """What the nets of an ensemble cost together: those that vote, where that was chosen already."""
+    members: Mapping[str, Sequence[str]] = yaml.safe_load(recipe.read_text())["members"]
+    silent = {Path(m["run"]).name for record in records[:1] for m in record["members"] if not m["weight"]}
+    words = [word for member in members.keys() - silent for word in members[member]]
+    rows = [costs.get(word.partition("=")[2], {}) for word in words if word.startswith("experiment=")]
+    return {key: sum(row[key] for row in rows) for key in ("parameters", "milliseconds")} if all(rows) else {}
 
 
 def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
@@ -159,8 +179,9 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "pictures of PrivateTest whose exact pixels are also in Training or PublicTest. *kaggle_test* is PublicTest\n"
         "and PrivateTest together, the 7,178 pictures that many sources report on; half of it chose the epoch, so it\n"
         "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
-        "float32 weights, latency one face on one CPU thread in PyTorch. A row that names a protocol beside its interval\n"
-        "is measured on other labels, FER+'s: it compares with FER+ alone, so it stands behind the rest.\n"
+        "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
+        "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together. A row that names a protocol\n"
+        "beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )
     page.append(markdown(rows))

@@ -100,6 +100,11 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
             ["| 2,000 | 2 | 1 | 1.23 | 9.00 | 6.50 | 0.75 |"],
         ),
         (
+            "network_cost",
+            {"networks": {"net": {"parameters": 1_370_000, "multiplications": 23_456_789, "milliseconds": 1.234}}},
+            ["| net | 1.37 M | 23.5 | 1.23 |"],
+        ),
+        (
             "start_up",
             {"commands": {"python train.py --help": {"seconds": 0.3, "largest_seconds": 0.4, "peak_mib": 31}}},
             ["| python train.py --help | 0.30 | 0.40 | 31 |"],

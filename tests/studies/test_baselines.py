@@ -47,7 +47,35 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
         "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run", "50.00%", "0.30 M",
         "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1`",
     ]  # fmt: skip
+    assert {waiting.cells()[column] for column in ("parameters", "size")} == {""}
     assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
+
+
+def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(root: Path) -> None:
+    costs = {"measured": {"parameters": 1e6, "milliseconds": 2.0}, "waiting": {"parameters": 5e6, "milliseconds": 0.54}}
+    file = root / baselines.NETWORK_COST
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"networks": costs}))
+    recipe = (
+        "# Source    ours\n# Claim     none\nmembers:\n  a: [experiment=measured, seed=0]\n  b: [experiment=waiting]\n"
+    )
+    (root / "conf" / "ensemble").mkdir()
+    (root / "conf" / "ensemble" / "both.yaml").write_text(recipe)
+
+    def shown() -> dict[str, list[str]]:
+        rows = {row.name: row.cells() for row in baselines.baselines(root)}
+        return {name: [cells[c] for c in ("parameters", "size", "latency")] for name, cells in rows.items()}
+
+    assert shown() == {
+        "measured": ["0.30 M", "1.2 MB", "2.0 ms"],  # as many parameters as the run had
+        "waiting": ["5.00 M", "20.0 MB", "0.5 ms"],
+        "both": ["6.00 M", "24.0 MB", "2.5 ms"],
+    }
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    votes = [{"run": "outputs/baselines/a", "weight": 1.0}, {"run": "outputs/baselines/b", "weight": 0.0}]
+    chosen = record | {"members": votes, "params": 1_000_000, "choose": "greedy", "weights": "equal"}
+    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen))
+    assert shown()["both"] == ["1.00 M", "4.0 MB", "2.0 ms"]
 
 
 def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> None:
