@@ -1,7 +1,7 @@
 """What does the network of each experiment cost? Parameters, multiplications, and one face on one CPU thread.
 
 Untrained networks, in float32, without any compilation; the milliseconds are the median over rounds in which all
-networks took turns.
+networks took turns. Experiments that differ in their training alone share a network.
 
     python benchmarks/network_cost.py --out benchmarks/results/network_cost.json
 """
@@ -9,9 +9,11 @@ networks took turns.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import warnings
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,11 +24,20 @@ from fer_lightning.models.network import FERNetwork, build_network, count_parame
 from fer_lightning.reporting import records
 
 
-def network(experiment: str) -> FERNetwork:
-    """The network of an experiment as its training begins, with random weights."""
-    model = plain(composed(CONF, [f"experiment={experiment}"]).model)
-    fresh = {**model, "weights": None} | ({"pretrained": False} if "pretrained" in model else {})
-    return build_network(fresh, num_classes=7)
+def model(experiment: str) -> dict[str, Any]:
+    """conf/model of an experiment without what does not change its cost."""
+    chosen = plain(composed(CONF, [f"experiment={experiment}"]).model)
+    never = {"weights": None, "pretrained": False, "dropout": 0.0}
+    return {key: never.get(key, value) for key, value in chosen.items()}
+
+
+def measure(network: FERNetwork, milliseconds: list[float]) -> dict[str, float]:
+    """A network's row."""
+    return {
+        "parameters": count_parameters(network),
+        "multiplications": multiplications(network),
+        "milliseconds": round(statistics.median(milliseconds), 2),
+    }
 
 
 def main() -> None:
@@ -36,22 +47,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    networks = {path.stem: network(path.stem) for path in sorted((CONF / "experiment").glob("*.yaml"))}
-    seen: dict[str, list[float]] = {name: [] for name in networks}
+    models = {path.stem: model(path.stem) for path in sorted((CONF / "experiment").glob("*.yaml"))}
+    keys = {name: json.dumps(chosen, sort_keys=True) for name, chosen in models.items()}
+    networks = {keys[name]: build_network(chosen, num_classes=7) for name, chosen in models.items()}
+    seen: dict[str, list[float]] = {key: [] for key in networks}
     for _ in range(options.rounds):
-        for name, net in networks.items():
-            seen[name].append(latency(net, options.seconds))
+        for key, network in networks.items():
+            seen[key].append(latency(network, options.seconds))
+    rows = {key: measure(network, seen[key]) for key, network in networks.items()}
     result = {
         "question": __doc__.splitlines()[0],
         "rounds": options.rounds,
-        "networks": {
-            name: {
-                "parameters": count_parameters(net),
-                "multiplications": multiplications(net),
-                "milliseconds": round(statistics.median(seen[name]), 2),
-            }
-            for name, net in networks.items()
-        },
+        "networks": {name: rows[key] for name, key in keys.items()},
         "machine": records.machine(),
         "versions": records.versions(),
         "commit": records.commit(),
