@@ -130,12 +130,12 @@ def inference(result: Result) -> list[Row]:
 
 
 def detection(result: Result) -> list[Row]:
-    rows: list[Row] = [
-        ("longest side, px", "faces found", "false boxes a frame", "detection, ms", "frames/s with classifying")
-    ]
+    shares = ("faces found", "false boxes a frame", "of them right", "right as FER2013 crops them")
+    rows: list[Row] = [("detector", *shares, "detection, ms", "frames/s with classifying")]
     for row in result["figures"]:
-        shares = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}")
-        rows.append((f"{row['longest_side']}", *shares, f"{row['detection_ms']:.1f}", f"{row['frames_a_second']:.1f}"))
+        seen = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}", f"{row['right']:.1%}")
+        times = (f"{row['detection_ms']:.1f}", f"{row['frames_a_second']:.1f}")
+        rows.append((row["detector"], *seen, f"{row['right_as_cropped']:.1%}", *times))
     return rows
 
 
@@ -241,7 +241,12 @@ SECTIONS = (
     Section("malformed", "Malformed input", malformed),
     Section("network_cost", "Networks", network_cost, "In PyTorch."),
     Section("inference", "Inference", inference),
-    Section("detection", "Video", detection),
+    Section(
+        "detection",
+        "Video",
+        detection,
+        "Faces of PublicTest pasted into photographs, classified with the model in the box.",
+    ),
     Section("sweep", "Sweeps", sweep),
     Section("kills", "Killed and resumed", kills),
 )

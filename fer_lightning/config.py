@@ -53,6 +53,7 @@ CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "objective_mode": ("max", "min"),
     "second_objective": (None, "parameters", "latency"),
     "trainer.on_nan": ("stop", "skip"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
 }
 """Keys that are one of a few names."""
 

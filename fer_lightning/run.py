@@ -25,7 +25,7 @@ from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky
 from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
-from fer_lightning.models.network import count_parameters, is_dense
+from fer_lightning.models.network import count_parameters, is_dense, weights_origin
 from fer_lightning.rehearsal import check_logged, monitored, read_checkpoint, rehearse
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.report import write_report
@@ -75,12 +75,17 @@ def check_devices(config: DictConfig, job: Job) -> None:
         ValueError: One sentence that names the setting and the way out.
     """
     trainer, devices = config.trainer, config.trainer.devices
-    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    found = torch.cuda.is_available() or (trainer.accelerator == "gpu" and torch.backends.mps.is_available())
+    if trainer.accelerator in ("gpu", "cuda") and not found:
         raise ValueError(
             f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU here; auto takes the best device there is"
         )
+    if devices in ("auto", -1, "-1"):
+        count = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    else:
+        count = len(plain(devices)) if OmegaConf.is_list(devices) else devices
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
-    if not several and devices in (1, "1", "auto", -1, "-1"):
+    if not several and count in (0, 1, "0", "1"):
         return
     if job.sweep_dir:
         raise ValueError("trainer=ddp does not work in a multirun: leave -m out, or give each job one device")
@@ -114,9 +119,10 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
     if requested != "auto":
         return requested
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.cpu.get_capabilities().get("avx512_bf16", False) and is_dense(network)
+        capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
+        fast = capabilities.get("avx512_bf16", False) and is_dense(network)
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -209,6 +215,21 @@ def check_data(checkpoint: Path, faces: FaceArrays, protocol: str, console: Cons
         console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
 
 
+def check_weights(path: str | None, faces: FaceArrays, protocol: str) -> None:
+    """Refuses weights that have learnt what the run is measured on, where they say where they come from.
+
+    Raises:
+        ValueError: They were trained on these pictures under another protocol, or under one that leaks.
+    """
+    origin = weights_origin(Path(path)) if path else {}
+    learnt = origin.get("protocol", protocol)
+    if learnt != protocol and (origin.get("data_fingerprint") == faces.fingerprint or is_leaky(learnt)):
+        raise ValueError(
+            f"model.weights={path} was trained under protocol {learnt}; under {protocol} it would be measured on "
+            "pictures that it has learnt: keep its protocol"
+        )
+
+
 def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **kwargs: Any) -> pl.Trainer:
     """conf/trainer as a Lightning Trainer that writes nothing of its own to the terminal."""
     options = {k: v for k, v in plain(config.trainer).items() if k not in ("batch_size", "on_nan")}
@@ -277,20 +298,22 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if first:
                 stack.enter_context(alone_in(folder))
             checkpoint, earlier = place_to_go_on(config, folder, console)
-            if config.resume == "auto" and earlier and earlier.objective is not None:
-                console.print(
-                    f"{folder}: this run has ended, {config.objective} {earlier.objective}; nothing is left to do"
-                )
-                return earlier.objective
             rehearse(config, checkpoint)
             published = place_of_result(config, job)
             pl.seed_everything(config.seed, workers=True, verbose=False)
             faces, split, datamodule = prepare_data(config)
             for key, name in monitored(config).items():
                 check_logged(key, name, [*EPOCH_SCORES, *(f"f1_{c}" for c in faces.classes)])
+            check_weights(config.model.get("weights"), faces, split.name)
             if checkpoint:
                 check_data(checkpoint, faces, split.name, console, same=config.resume == "auto")
+            if config.resume == "auto" and earlier and earlier.objective is not None:
+                ended = f"{folder}: this run has ended, {config.objective} {earlier.objective}"
+                console.print(f"{ended}; nothing is left to do", soft_wrap=True)
+                return earlier.objective
+            if checkpoint:
                 epoch = read_checkpoint(checkpoint)["history"][-1]["epoch"]
+                datamodule.first_epoch = epoch
                 console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
             module = build_module(config, job, faces, split, datamodule)
             warn_of_frozen_noise(config)

@@ -2,16 +2,19 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from conftest import TINY
 from hydra.errors import CompactHydraException
 from mlflow.tracking import MlflowClient
 
-from fer_lightning.run import train
+from fer_lightning.job import Job
+from fer_lightning.run import check_devices, choose_precision, train
 from fer_lightning.training.module import FERModule, load_module
 
 
@@ -149,6 +152,9 @@ def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path)
         ("loss.label_smoothing=2", "loss.label_smoothing"),
         ("data.targets=ballots", "data.targets"),
         ("resume=nowhere.ckpt", "nowhere.ckpt"),
+        ("trainer.precision=bf16-true", "trainer.precision"),
+        ("trainer.gradient_clip_algorithm=foo", "gradient_clip_algorithm"),
+        ("trainer.limit_val_batches=2.5", "limit_val_batches"),
         ("data.sampler=sorted", "data.sampler"),
         ("objective=val/beauty", "val/beauty"),
     ],
@@ -180,3 +186,38 @@ def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -
     history = checkpoint(tmp_path / "run", "last")["history"]
     assert value == pytest.approx(min(row["val/loss"] for row in history))
     assert math.isfinite(value)
+
+
+def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_runs, tmp_path: Path) -> None:
+    checkpoint = tiny_runs[0] / "checkpoints" / "best.ckpt"
+    start = [*TINY, "model=sequential_cnn", f"model.weights={checkpoint}"]
+    with pytest.raises(CompactHydraException, match=r"was trained under protocol official; under kfold"):
+        train(composed(*start, "protocol=kfold"))
+    assert train(composed(*start)) >= 0  # the same pictures in the same parts
+    origin = {"protocol": "leaky_pooled", "data": "elsewhere", "data_fingerprint": "f"}
+    weights = {
+        key: value.contiguous() for key, value in load_module(checkpoint).network.state_dict().items() if key != "luma"
+    }
+    safetensors.torch.save_file(weights, tmp_path / "leaky.safetensors", metadata=origin)
+    with pytest.raises(CompactHydraException, match=r"leaky\.safetensors was trained under protocol leaky_pooled"):
+        train(composed(*TINY, "model=sequential_cnn", f"model.weights={tmp_path}/leaky.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "one"), [([1], 4, True), ("auto", 1, True), ("auto", 2, False), (2, 2, False)]
+)
+def test_one_device_is_told_from_several(composed, monkeypatch, devices: object, gpus: int, one: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    config = composed(*TINY, f"trainer.devices={devices}", "trainer.on_nan=skip")
+    with nullcontext() if one else pytest.raises(ValueError, match="needs one process"):
+        check_devices(config, Job.current())
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for own, chosen in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, own=own: including_emulation or own
+        )
+        assert choose_precision("auto", torch.nn.Linear(1, 1), "auto") == chosen

@@ -133,7 +133,7 @@ class BatchedAugmentation:
         if self.brightness or self.contrast:
             mean = out.mean(dim=(2, 3), keepdim=True)
             if channels == 3:
-                mean = (mean * mean.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+                mean = (mean * _luma(mean.device)).sum(dim=1, keepdim=True)
             contrast, brightness = per_picture["contrast"], per_picture["brightness"]
             out.mul_(contrast * brightness).add_((1 - contrast) * brightness * mean).clamp_(0, 1)
         if self.gamma:
@@ -179,6 +179,12 @@ def _windows(grid: Tensor, draws: dict[str, Tensor], rows: int, columns: int) ->
     x = left[:, None] + torch.arange(columns, device=grid.device)
     picture = torch.arange(len(grid), device=grid.device)
     return grid[picture[:, None, None], y[:, :, None], x[:, None, :]]
+
+
+@cache
+def _luma(device: torch.device) -> Tensor:
+    """The weights of red, green and blue: float32 (1, 3, 1, 1)."""
+    return torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
 
 
 @cache

@@ -191,6 +191,7 @@ class FERDataModule(pl.LightningDataModule):
         self.split = split
         self.batch_size = batch_size
         self.measured_part = "test"
+        self.first_epoch = 0  # counted from 0; that of a resumed run is later
         self.sampler = sampler
         self.workers = workers
         self.seed = seed
@@ -233,6 +234,7 @@ class FERDataModule(pl.LightningDataModule):
             labels = self.faces.labels[index]
             weights = 1.0 / np.bincount(labels, minlength=len(self.faces.classes))[labels]
         sampler = EpochSampler(index, self.batch_size, seed=self.seed, shuffle=True, weights=weights, **self._share())
+        sampler.set_epoch(self.first_epoch)  # workers begin to draw before Lightning names a resumed run's epoch
         return self._loader(sampler, self.picture_policy)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -95,7 +95,9 @@ def _share(alpha: float, generator: torch.Generator) -> float:
 
 
 def _shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    return torch.randperm(len(images), generator=generator, device=generator.device).to(
+        images.device, non_blocking=True
+    )
 
 
 def _span(size: int, side: float, generator: torch.Generator) -> slice:

@@ -7,7 +7,9 @@ import math
 import os
 import threading
 import urllib.request
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -146,14 +148,17 @@ class MediaPipeDetector:
         except ImportError as error:
             raise ValueError(f"detector mediapipe needs a package ({error}): pip install mediapipe") from None
         content = mediapipe_model() if model is None else _bytes_of(Path(model))
+        self._mediapipe: Any = mediapipe
+        self._lock = threading.Lock()
         try:
-            options = vision.FaceDetectorOptions(BaseOptions(model_asset_buffer=content))
-            self._detector = vision.FaceDetector.create_from_options(options)
+            with _silence():
+                options = vision.FaceDetectorOptions(BaseOptions(model_asset_buffer=content))
+                self._detector = vision.FaceDetector.create_from_options(options)
+                weakref.finalize(self, _close, self._detector)
+                self(np.zeros((128, 128), np.uint8))  # the first picture has it say more
         except (RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise ValueError(f"MediaPipe cannot use {model or MEDIAPIPE_URL} as a face detector: {reason}") from None
-        self._mediapipe: Any = mediapipe
-        self._lock = threading.Lock()
 
     def __call__(self, image: Image) -> list[DetectedFace]:
         """As `FaceDetector`."""
@@ -169,6 +174,27 @@ class MediaPipeDetector:
             first, second = sorted((point.x * width, point.y * height) for point in detection.keypoints[:2])
             eyes[frame.origin_x, frame.origin_y, frame.width, frame.height] = first, second
         return [DetectedFace(box, eyes[box]) for box in _merged(list(eyes))]
+
+
+def _close(task: Any) -> None:
+    """Closes a task of MediaPipe; at exit its threads are gone already, and left alone it would print a traceback."""
+    try:
+        task.close()
+    except RuntimeError:
+        task._handle = None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what native libraries write of their own to the terminal away from it."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def crop(image: Image, face: DetectedFace) -> Image:

@@ -207,6 +207,23 @@ def load_weights(network: FERNetwork, path: Path) -> None:
         raise ValueError(f"model.weights={path} does not fit this model: {' '.join(reasons)}") from error
 
 
+def weights_origin(path: Path) -> dict[str, Any]:
+    """What a weights file says of the data and protocol that it comes from; empty where it says nothing.
+
+    Args:
+        path: A checkpoint of this project, or `.safetensors` with metadata, for `load_weights`.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                return dict(file.metadata() or {})
+        return dict(read_torch_file(path)["hyper_parameters"]["provenance"] or {})
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):  # no file of this project
+        return {}
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"model.weights={path}: there is no such file")

@@ -52,7 +52,8 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     net.module.network = narrower
     rows.append(_row("pruned", narrower, net.ask("val")))
     file = net.run / "pruned.safetensors"
-    safetensors.torch.save_file(narrower.state_dict(), file)
+    origin = {key: net.provenance[key] for key in ("data", "data_fingerprint", "protocol")}
+    safetensors.torch.save_file(narrower.state_dict(), file, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "parameters", "multiplications", "latency", "val accuracy"):
         table.add_column(column, justify="right" if column else "left")

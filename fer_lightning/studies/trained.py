@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fer_lightning.config import CONF, build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
@@ -108,8 +108,10 @@ class Trained:
             raise ValueError(f"{checkpoint} does not say how it was trained: its provenance lacks {', '.join(missing)}")
         config = compose_for(module, overrides)
         for key, alone in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if it learnt under DDP
-            if key in config.trainer:
+            if key in config.trainer and not (OmegaConf.is_list(config.trainer[key]) and len(config.trainer[key]) == 1):
                 config.trainer[key] = alone
+        if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            config.trainer.accelerator = "auto"  # even if it learnt on a GPU
         check(config)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         faces, split, datamodule = prepare_data(config)

@@ -26,7 +26,10 @@ def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoin
 
 
 class CheckpointThatMoves(ModelCheckpoint):
-    """Lightning's forgets the best score where a resumed run's folder has another path, as in a container; not this."""
+    """Lightning's forgets the best score where a resumed run's folder has another path, as in a container; not this.
+
+    Where the folder does not hold the best epoch's file, as a new one for an old checkpoint, the best is sought anew.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the state over, with its files where the folder lies now."""
@@ -34,6 +37,8 @@ class CheckpointThatMoves(ModelCheckpoint):
         def here(path: str) -> str:
             return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
 
+        if not os.path.isfile(here(state_dict["best_model_path"])):
+            return
         moved = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
         kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": str(self.dirpath)})

@@ -137,7 +137,7 @@ class FERModule(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == batch["label"]).sum()
             pictures = len(batch["label"])
-            self._sums += torch.stack([loss.detach() * pictures, correct, correct.new_tensor(pictures)])
+            self._sums += torch.stack([loss.detach() * pictures, correct, torch.full_like(correct, pictures)])
         return loss
 
     def _look_at_losses(self, batch_idx: int) -> None:
@@ -215,8 +215,14 @@ class FERModule(pl.LightningModule):
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the history over."""
+        """Takes the history over, but not what the best epoch on other data was."""
         self.history = list(checkpoint["history"])
+        before = checkpoint["hyper_parameters"].get("provenance") or {}
+        here = self.hparams["provenance"] or {}
+        if "callbacks" in checkpoint and before.get("data_fingerprint") != here.get("data_fingerprint"):
+            of_scores = ("CheckpointThatMoves", "EarlyStopping", "TrainingProgress")
+            states = checkpoint["callbacks"]
+            checkpoint["callbacks"] = {k: state for k, state in states.items() if not k.startswith(of_scores)}
 
 
 def load_module(path: Path) -> FERModule:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from hydra.errors import CompactHydraException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
@@ -36,7 +37,7 @@ def one_clear_sentence() -> Iterator[None]:
     """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:  # `trouble_in_words` knows a way out
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

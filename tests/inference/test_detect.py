@@ -174,6 +174,7 @@ class FakeMediaPipe:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pictures: list[np.ndarray] = []
         self.model = b""
+        self.closed = 0
         vision = types.SimpleNamespace(FaceDetectorOptions=lambda base: base, FaceDetector=self)
         tasks = types.ModuleType("mediapipe.tasks.python")
         tasks.BaseOptions, tasks.vision = lambda model_asset_buffer: model_asset_buffer, vision
@@ -193,6 +194,9 @@ class FakeMediaPipe:
         self.model = model
         return self
 
+    def close(self):
+        self.closed += 1
+
     def detect(self, picture: np.ndarray):
         self.pictures.append(picture)
 
@@ -211,7 +215,9 @@ def test_mediapipe_gives_boxes_and_eyes(monkeypatch, tmp_path: Path) -> None:
     find = detector("mediapipe", model=model)
     assert fake.model == b"weights"
     assert find(np.zeros((100, 200), np.uint8)) == [DetectedFace((10, 10, 40, 40), ((80.0, 25.0), (120.0, 25.0)))]
-    assert fake.pictures[0].shape == (100, 200, 3)
+    assert fake.pictures[-1].shape == (100, 200, 3)
+    del find
+    assert fake.closed == 1
 
 
 def test_mediapipe_s_model_is_fetched_once_and_verified(monkeypatch, tmp_path: Path) -> None:

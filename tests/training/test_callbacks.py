@@ -14,6 +14,10 @@ def test_a_run_whose_folder_has_another_path_keeps_its_best(tmp_path: Path) -> N
     before.best_model_score = before.kth_value = torch.tensor(0.7)
     after, _ = checkpoints(tmp_path / "there", "val/accuracy", "max")
     after.load_state_dict(before.state_dict())
+    assert not after.best_model_path  # the file did not come along
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "best.ckpt").touch()
+    after.load_state_dict(before.state_dict())
     assert after.state_key == before.state_key
     assert after.best_model_path == str(tmp_path / "there" / "best.ckpt")
     assert after.best_model_score == 0.7

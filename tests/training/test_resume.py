@@ -156,6 +156,45 @@ def test_other_data_are_named(composed, tmp_path: Path, monkeypatch) -> None:
         train(composed(*TINY, "trainer.max_epochs=2", "resume=auto"))
 
 
+def test_a_run_that_ended_on_other_data_is_not_taken_for_this_one(composed, monkeypatch) -> None:
+    train(composed(*TINY))
+    monkeypatch.setattr("fer_lightning.data.synthetic.content_fingerprint", lambda *_: "0" * 64)
+    with pytest.raises(CompactHydraException, match="the data have changed since"):
+        train(composed(*TINY, "resume=auto"))
+
+
+def test_the_best_epoch_on_other_data_does_not_count(composed, tmp_path: Path, monkeypatch) -> None:
+    train(composed(*TINY))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = saved(tmp_path / "run")
+    [state] = (s for k, s in content["callbacks"].items() if k.startswith("CheckpointThatMoves") and s["best_k_models"])
+    state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1.0))
+    state["best_model_score"] = torch.tensor(1.0)
+    torch.save(content, path)
+    monkeypatch.setattr("fer_lightning.data.synthetic.content_fingerprint", lambda *_: "0" * 64)
+    train(composed(*TINY, "trainer.max_epochs=2", f"resume={path}"))
+    assert saved(tmp_path / "run", "best")["history"][-1]["epoch"] == 2
+
+
+def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    train(
+        composed(
+            *TINY, "trainer.max_epochs=2", "optimizer.lr=1e-12", f"resume={path}", f"paths.output_dir={tmp_path}/new"
+        )
+    )
+    assert (tmp_path / "new" / "checkpoints" / "best.ckpt").exists()  # though no later epoch is better
+
+
+def test_workers_draw_the_epoch_that_a_resumed_run_is_in(composed, tmp_path: Path, monkeypatch) -> None:
+    options = [*TINY, "trainer.max_epochs=2", "augmentation=standard", "data.workers=1"]
+    train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
+    stopped_after(1, composed(*options), monkeypatch)
+    train(composed(*options, "resume=auto"))
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

@@ -1,0 +1,50 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class EMA(WeightAveraging):
+    """Validation, checkpoints and test use a moving average of weights and buffers (Polyak and Juditsky 1992).
+
+    Unlike Lightning's own, it averages on the device that trains, where no weight has to be copied elsewhere in each
+    step, and until the average begins it stands for the weights themselves, not for the untrained network.
+
+    Args:
+        decay: Share of the average that each step keeps.
+        update_starting_at_step: The steps before it are not averaged.
+    """
+
+    def __init__(self, decay: float = 0.999, update_starting_at_step: int = 100) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]  # torch lacks it
+        self.update_starting_at_step = update_starting_at_step
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After every step from the chosen one on."""
+        return step_idx is not None and step_idx >= self.update_starting_at_step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Moves the average to where the network is by now."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lets the network be the average, which before its first step is the network."""
+        self._follow(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leaves the average in the network."""
+        self._follow(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def _follow(self, pl_module: pl.LightningModule) -> None:
+        if self._average_model is not None and not self._average_model.n_averaged:
+            average, current = (chain(m.parameters(), m.buffers()) for m in (self._average_model.module, pl_module))
+            for mine, its in zip(average, current, strict=True):
+                mine.data.copy_(its.data)

@@ -1,0 +1,72 @@
+"""The moving average of the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from conftest import TINY
+from torch import Tensor, nn
+
+from fer_lightning.run import train
+from fer_lightning.training.ema import EMA
+
+
+class OneWeight(pl.LightningModule):
+    """Its weight is the number of steps taken; notes what validation sees of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[float] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return -self.weight.sum()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.seen.append(float(self.weight))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def trained(callback: EMA, epochs: int) -> OneWeight:
+    """After epochs of two steps each."""
+    module = OneWeight()
+    loader = torch.utils.data.DataLoader(torch.zeros(2, 1))
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(1, 1)))
+    return module
+
+
+def test_validation_sees_the_average_which_before_it_begins_is_the_network() -> None:
+    module = trained(EMA(decay=0.75, update_starting_at_step=3), epochs=4)
+    # weights after each step 1 to 8; the average begins with the fourth's
+    average = 4.0
+    expected = [2.0, average]
+    for step in (5.0, 6.0):
+        average = 0.75 * average + 0.25 * step
+    expected.append(average)
+    for step in (7.0, 8.0):
+        average = 0.75 * average + 0.25 * step
+    expected.append(average)
+    torch.testing.assert_close(torch.tensor(module.seen), torch.tensor(expected))
+    assert float(module.weight) == module.seen[-1]  # the average is what is left
+
+
+def test_a_training_that_ends_before_the_average_begins_keeps_its_network() -> None:
+    assert float(trained(EMA(update_starting_at_step=100), epochs=3).weight) == 6.0
+
+
+def test_a_short_run_is_measured_with_what_it_learnt(composed, tmp_path: Path) -> None:
+    for name, option in (("with", "ema"), ("without", "none")):
+        train(composed(*TINY, f"callbacks={option}", f"paths.output_dir={tmp_path / name}"))
+    saved = [
+        torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True) for name in ("with", "without")
+    ]
+    averaged, plain = (checkpoint["state_dict"] for checkpoint in saved)
+    assert all(torch.equal(value, plain[key]) for key, value in averaged.items())
