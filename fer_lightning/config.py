@@ -274,9 +274,9 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         return partial(call, *args, **options)
     try:
         inspect.signature(call).bind(*args, **options)
-    except TypeError as error:
+        return call(*args, **options)
+    except TypeError as error:  # an option is missing, unknown, or of another type
         raise ValueError(f"{target}: {error}") from None
-    return call(*args, **options)
 
 
 def _allowed(target: object) -> Callable[..., Any]:
@@ -335,6 +335,8 @@ def check(config: DictConfig) -> None:
         raise ValueError(f"objective={config.objective} is better when it is smaller: add objective_mode=min")
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
+    if config.resume is not None and not isinstance(config.resume, str):
+        raise ValueError(f"resume is {config.resume!r}; it must be auto or a run's last.ckpt")
     if config.resume and config.resume != "auto" and not Path(config.resume).is_file():
         raise FileNotFoundError(
             f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt, or resume=auto"

@@ -46,14 +46,39 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     try:
         optimizer = build_optimizer(plain(config.optimizer), body)
         build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
     for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
         if part:
             build(plain(part))
-    for views in (config.eval.views, config.eval.get("validation")):
-        if views:
-            build(plain(views))
+    for key in ("views", "validation"):
+        if views := config.eval.get(key):
+            try_views(f"eval.{key}", plain(views), config.model.image_size)
+    if not config.trainer.limit_test_batches > 0:
+        raise ValueError(
+            f"trainer.limit_test_batches is {config.trainer.limit_test_batches}; nothing would be measured"
+        )
+
+
+def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
+    """Looks at an empty picture by views, which a run else does for the first time after its training.
+
+    Args:
+        key: The key that names them.
+        views: conf/eval's `views` or `validation`.
+        size: Side of the picture in pixels.
+
+    Raises:
+        ValueError: They cannot be, or give nothing to look at.
+    """
+    try:
+        seen = build(views)(torch.zeros(1, 1, size, size))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
+    sides = [side for view in seen for side in view.shape[-2:]]
+    if not sides or min(sides) < 1 or max(sides) > size:
+        options = ", ".join(f"{key}.{k}={v}" for k, v in views.items() if not k.startswith("_"))
+        raise ValueError(f"{options}: a {size} px picture cannot be looked at like that")
 
 
 def monitored(config: DictConfig) -> dict[str, str]:

@@ -35,6 +35,12 @@ from fer_lightning.run import train
         ("model.width=0", r"does not suit fer_lightning\.models\.custom_cnn"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
         ("trainer=ddp finetune=gradual", "finetune=gradual"),
+        ("eval=rotations eval.views.angles=0", r"eval\.views\.angles=0: a 24 px picture cannot be looked at like that"),
+        ("eval=ten_crop eval.views.size=40", r"eval\.views\.size is 40"),
+        ("eval=tta eval.views.shift=abc", r"eval\.views: "),
+        ("trainer.limit_test_batches=0", "nothing would be measured"),
+        ("resume=true", "resume is True; it must be auto or a run's last.ckpt"),
+        ("augmentation.policy.rotation=abc", "BatchedAugmentation: "),
     ],
 )
 def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:

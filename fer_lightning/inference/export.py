@@ -112,7 +112,7 @@ def _check_packages(formats: Sequence[str]) -> None:
         raise ValueError(f"format={unknown[0]} is unknown; there are {', '.join(FORMATS)}")
     needed = ["onnx", "onnxscript", "onnxruntime"] + ["executorch", "torchao"] * ("executorch" in formats)
     if missing := [package for package in needed if find_spec(package) is None]:
-        raise ValueError(f"exporting needs {', '.join(missing)}: pip install '.[export]'")
+        raise ValueError(f"exporting needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
 def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:

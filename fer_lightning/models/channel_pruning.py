@@ -25,7 +25,7 @@ def prune_channels(network: FERNetwork, narrower: FERNetwork) -> None:
     try:
         import torch_pruning
     except ModuleNotFoundError:
-        raise ValueError("pruning needs Torch-Pruning: pip install '.[prune]'") from None
+        raise ValueError("pruning needs Torch-Pruning: pip install -e '.[prune]'") from None
     wide, slim = dict(network.body.named_modules()), dict(narrower.body.named_modules())
     if [*wide] != [*slim] or any(type(wide[name]) is not type(slim[name]) for name in wide):
         odd = next((name for name in [*wide, *slim] if type(wide.get(name)) is not type(slim.get(name))), "its order")

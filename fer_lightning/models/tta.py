@@ -66,7 +66,7 @@ def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
 def five_crop(images: Tensor, size: float) -> list[Tensor]:
     """Crops of `size` of the side at the four corners, and last the one at the centre."""
     height, width = images.shape[-2:]
-    h, w = round(size * height), round(size * width)
+    h, w = _part(height, size), _part(width, size)
     bottom, right = height - h, width - w
     starts = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
     return [images[..., y : y + h, x : x + w] for y, x in starts]
@@ -80,3 +80,14 @@ def centre_crop(images: Tensor, size: float) -> list[Tensor]:
 def ten_crop(images: Tensor, size: float) -> list[Tensor]:
     """The crops of `five_crop`, each with its mirror image."""
     return [v for view in five_crop(images, size) for v in flip(view)]
+
+
+def _part(side: int, size: float) -> int:
+    """Pixels of a crop along a side.
+
+    Raises:
+        ValueError: `size` is no share.
+    """
+    if not 0 < size <= 1:
+        raise ValueError(f"eval.views.size is {size}; it is a share of the side, above 0 and up to 1")
+    return max(1, round(size * side))

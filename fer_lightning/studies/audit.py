@@ -210,7 +210,7 @@ def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
-        raise ValueError("probable label errors need cleanlab: pip install '.[audit]'") from None
+        raise ValueError("probable label errors need cleanlab: pip install -e '.[audit]'") from None
     known = np.flatnonzero(~np.isnan(predicted).any(axis=1))
     missing = sorted(set(range(predicted.shape[1])) - set(labels[known].tolist()))
     if missing:

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_lightning.config import ROOT
+from fer_lightning.config import CONF, ROOT
 from fer_lightning.reporting.records import read_record
 
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
@@ -65,6 +65,13 @@ class Baseline:
             return f"{values[0]:.2%} ({low:.1%} to {high:.1%}{under})"
         return f"{mean(values):.2%} (mean of {len(rows)} seeds: {min(values):.1%} to {max(values):.1%}{under})"
 
+    @property
+    def command(self) -> str:
+        """What repeats the measured run: its own command, but not where it once went on from."""
+        words = [word for word in self.records[0]["command"].split() if not word.startswith("resume=")]
+        needs = f" (needs {self.header['Needs']})" if "Needs" in self.header else ""
+        return f"`{' '.join(words)}`{needs}"
+
     def cells(self) -> dict[str, str]:
         """The row of the table, by column."""
         cells = dict.fromkeys(COLUMNS, "")
@@ -84,7 +91,7 @@ class Baseline:
         return cells | {
             "macro F1": f"{mean(r['test']['macro_f1'] for r in self.records):.2%}",
             "minutes": f"{record['minutes']:.0f} on {machine}",
-            "command": f"`{record['command']}`",
+            "command": self.command,
         }
 
 
@@ -167,7 +174,7 @@ def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
 def results_head(rows: Sequence[Baseline]) -> str:
     """The measured rows, and how many wait."""
     measured = [row for row in rows if row.records]
-    waiting = f"{len(rows) - len(measured)} more systems can be run: {NOT_RUN} yet.\n"
+    waiting = f"{len(rows) - len(measured)} more experiments are ready and {NOT_RUN} yet, most for want of a GPU.\n"
     return f"{markdown(measured, HEAD)}\n{waiting}"
 
 
@@ -190,6 +197,7 @@ def results_page(rows: Sequence[Baseline]) -> str:
             f1 = ", ".join(f"{name} {value:.2f}" for name, value in record["test"]["per_class_f1"].items())
             page.append(
                 f"## {row.name}, seed {record['seed']}\n\n"
+                f"{row.header.get('Source', '')}.\n\n"
                 f"F1: {f1}.\n\n"
                 f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
                 f"{record['test']['ece']:.3f}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
@@ -342,10 +350,17 @@ def main(arguments: Sequence[str]) -> int:
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds):
             print(f"fer baselines: --seeds is {chosen.seeds!r}; give numbers such as 0,1,2", file=sys.stderr)
             return 2
+        if chosen.minutes is not None and not chosen.minutes > 0:
+            print(f"fer baselines: --minutes is {chosen.minutes:g}; give a number above 0", file=sys.stderr)
+            return 2
+        seeds = [int(seed) for seed in chosen.seeds.split(",")]
+        if any(seeds) and (voting := [row for row in chosen.names if (CONF / "ensemble" / f"{row}.yaml").exists()]):
+            print(f"fer baselines: {voting[0]} is an ensemble, whose members have seeds of their own", file=sys.stderr)
+            return 2
         deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
         runner = Runner(deadline)
         for name in chosen.names:
-            for seed in map(int, chosen.seeds.split(",")):
+            for seed in seeds:
                 if status := runner.row(name, seed):
                     return status
         return 0

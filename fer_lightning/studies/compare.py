@@ -220,10 +220,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         result = compare(*(Measured.read(folder) for folder in folders))
+        for file in files:
+            write_json(Path(file), result)
     except (ValueError, OSError) as error:
         print(f"fer compare: {error}", file=sys.stderr)
         return 2
     _show(result, Console())
-    for file in files:
-        write_json(Path(file), result)
     return 0

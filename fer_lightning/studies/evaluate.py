@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ Measures a checkpoint on the data, protocol and views of its own run, or as you 
   data=fer2013 data.path=fer2013.csv         the data set, where it has moved
   protocol=kaggle                            another split
 
-The report goes beside the checkpoint's run, into evaluate_VIEWS_SPLIT/.
+The report goes beside the checkpoint's run, into evaluate_VIEWS_SPLIT/; where data or protocol
+are not those of the run, they are named too.
 """
 
 
@@ -46,8 +48,11 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         console.print(
             f"[yellow]This net was trained on {net.provenance['data']}, other data than {faces.name} here.[/]"
         )
+    split_name = re.sub(r"\W+", "_", net.split.name).strip("_")
     views, part = evaluation["views"]["_target_"].rsplit(".", 1)[-1], evaluation["split"]
-    folder = net.run / f"evaluate_{views}_{part}"
+    elsewhere = [f"{faces.name}_{faces.fingerprint[:8]}"] * (faces.fingerprint != net.provenance["data_fingerprint"])
+    elsewhere += [split_name] * (net.split.name != net.provenance["protocol"])
+    folder = net.run / "_".join(["evaluate", views, part, *elsewhere])
     predictions = net.ask(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)

@@ -32,13 +32,14 @@ every shortcut adds to the accuracy.
                              typed again after a kill, it goes on with the next protocol
   leaks write                writes docs/LEAKS.md and docs/images/leaks.png from the records
 
-The settings are experiment=sequential_cnn augmentation=none tracking=none; whatever key=value is typed wins:
+The settings are experiment=sequential_cnn augmentation=none trainer.max_epochs=20 tracking=none; whatever key=value is
+typed wins. The records of other settings have to be moved out of results/leaks first:
 
   python -m fer_lightning leaks run data.path=fer2013.csv trainer.max_epochs=40
 """
 
 RUNS = Path("outputs") / "leaks"
-SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "tracking=none")
+SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "trainer.max_epochs=20", "tracking=none")
 NOT_RUN = "not run"
 
 STUDIED = {
@@ -265,7 +266,7 @@ def page(records: Records, claim: float | None) -> str:
     said += [
         f"Run with `{settings}`; data {first['data']} {first['data_fingerprint'][:12]}, commit {first['commit'][:12]}, "
         f"{first['machine']['gpu'] or first['machine']['cpu']}, torch {first['versions']['torch']}. "
-        "`python -m fer_lightning leaks run` repeats it.\n"
+        "`python -m fer_lightning leaks run` repeats what has no record in `results/leaks`.\n"
     ]
     if first["synthetic"]:
         said.insert(1, "**SYNTHETIC FACES drawn by the program: these numbers say nothing about real faces.**\n")

@@ -44,7 +44,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
         ValueError: The net cannot be cut to that one.
     """
     quiet()
-    net = Trained.load(path, overrides)
+    net = Trained.load(path, overrides, another_model=True)
     whole = net.module.network
     narrower = build_network({**plain(net.config.model), "weights": None}, num_classes=len(net.module.classes))
     rows = [_row("trained", whole, net.predictions("val"))]

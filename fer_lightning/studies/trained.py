@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from fer_lightning.reporting.records import read_record
 from fer_lightning.run import build_trainer, choose_precision, prepare_data
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
+
+TRAINED = {"model", "loss", "optimizer", "scheduler", "augmentation", "callbacks", "finetune", "experiment"}
+"""Groups that do nothing any more once a net is trained."""
 
 PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
 """What a checkpoint must say of its training, for work over it."""
@@ -91,18 +95,22 @@ class Trained:
     datamodule: FERDataModule
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Trained:
+    def load(cls, path: Path, overrides: Sequence[str] = (), *, another_model: bool = False) -> Trained:
         """Loads a net and opens its data.
 
         Args:
             path: A checkpoint, or the folder of a run, whose best one is taken.
             overrides: Hydra overrides on top of those of the run.
+            another_model: Whether they may describe a model; the net itself stays as it was trained.
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
             ValueError: It is not one of this project, or the data set has other classes.
         """
         checkpoint = checkpoint_of(path)
+        fixed = TRAINED - {"model"} if another_model else TRAINED
+        if late := [word for word in overrides if re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0] in fixed]:
+            raise ValueError(f"{late[0]} is decided by the training: {checkpoint} cannot be changed in that any more")
         module = load_module(checkpoint)
         if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:
             raise ValueError(f"{checkpoint} does not say how it was trained: its provenance lacks {', '.join(missing)}")

@@ -92,7 +92,7 @@ def run_folder(fresh: str, config: DictConfig) -> str:
     resume = config.get("resume")
     if resume == "auto":
         return str(last_folder(Path(fresh).parents[1], settings(config)) or fresh)
-    if resume and Path(resume).parent.name == "checkpoints":
+    if isinstance(resume, str) and Path(resume).parent.name == "checkpoints":
         return str(Path(resume).parents[1])
     return fresh
 

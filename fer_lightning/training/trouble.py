@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ import torch
 from hydra.errors import CompactHydraException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -37,6 +38,9 @@ def one_clear_sentence() -> Iterator[None]:
     """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
+    except InterpolationToMissingValueError as error:
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        raise CompactHydraException(f"{missing[1] if missing else error.full_key} must be given") from None
     except (ValueError, OSError, MisconfigurationException) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:  # `trouble_in_words` knows a way out
             raise

@@ -34,7 +34,7 @@ from fer_lightning.inference.detect import DetectedFace
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.training.module import FERModule
 
-st = pytest.importorskip("streamlit", reason="the app needs Streamlit: pip install '.[app]'")
+st = pytest.importorskip("streamlit", reason="the app needs Streamlit: pip install -e '.[app]'")
 
 from streamlit.testing.v1 import AppTest  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402  # Streamlit needs it too
@@ -354,7 +354,7 @@ def test_the_command_s_mistakes_are_one_sentence(served, capsys, monkeypatch, tm
         assert "choose another with --port" in refused("--port", str(taken.getsockname()[1]))
     assert "--port" in refused("--port", "many")
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
-    assert "pip install '.[app]'" in refused()
+    assert "pip install -e '.[app]'" in refused()
     assert served == []
 
 

@@ -32,7 +32,8 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "conf" / "experiment" / f"{name}.yaml").write_text(text)
     record = {
         "seed": 0, "test": part(0.625), "test_deduplicated": part(0.61), "val": {"accuracy": 0.6}, "params": 304423,
-        "minutes": 41.2, "machine": {"gpu": None, "cores": 2, "cpu": "a CPU"}, "command": "python train.py x=1",
+        "minutes": 41.2, "machine": {"gpu": None, "cores": 2, "cpu": "a CPU"},
+        "command": "python train.py x=1 resume=a/last.ckpt",
         "best_epoch": 9, "epochs": 10, "precision": "32-true", "data": "fer2013", "data_fingerprint": "f" * 64,
         "protocol": "official", "commit": "c" * 40, "versions": {"torch": "2"},
     }  # fmt: skip
@@ -45,7 +46,7 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     measured, waiting = baselines.baselines(root)
     assert list(measured.cells().values()) == [
         "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run", "50.00%", "0.30 M",
-        "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1`",
+        "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1` (needs a GPU)",
     ]  # fmt: skip
     assert {waiting.cells()[column] for column in ("parameters", "size")} == {""}
     assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
@@ -166,7 +167,7 @@ def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
     assert readme.startswith("head\n")
     assert readme.endswith("\ntail\n")
     assert "62.50%" in readme
-    assert "1 more systems can be run: not run yet" in readme
+    assert "1 more experiments are ready and not run yet" in readme
     assert "old" not in readme
 
 

@@ -99,6 +99,20 @@ def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.
         assert said.count("\n") == 1
 
 
+def test_what_only_a_training_decides_cannot_be_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("model=vgg", "optimizer.lr=1", "+callbacks.x=1"):
+        assert entry.main(["evaluate", f"checkpoint={run}", word]) == 2
+        assert f"{word} is decided by the training" in capsys.readouterr().err
+
+
+def test_reports_on_other_data_lie_apart(run: Path) -> None:
+    for words in ([], ["data.count=220"], ["data.count=240"], ["protocol=kfold"]):
+        assert entry.main(["evaluate", f"checkpoint={run}", *words]) == 0
+    found = {path.parent.name for path in run.glob("evaluate_*/record.json")}
+    assert {"evaluate_identity_test", "evaluate_identity_test_kfold_fold_0_of_5"} <= found
+    assert len({name for name in found if name.startswith("evaluate_identity_test_synthetic_")}) == 2
+
+
 def test_a_group_that_is_chosen_anew_takes_none_of_the_old_keys(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

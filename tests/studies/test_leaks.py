@@ -22,7 +22,9 @@ FINGERPRINT = draw_faces(200, image_size=24).fingerprint
 
 def record(protocol: str, accuracy: float, *overrides: str) -> dict:
     part = {"n": 1000, "accuracy": accuracy, "accuracy_interval": [accuracy - 0.03, accuracy + 0.03]}
-    words = [*leaks.SETTINGS, *(overrides or TYPED), f"protocol={protocol}", "data.path=my/fer2013.csv"]
+    typed = overrides or TYPED
+    settings = [o for o in leaks.SETTINGS if o.split("=")[0] not in {word.split("=")[0] for word in typed}]
+    words = [*settings, *typed, f"protocol={protocol}", "data.path=my/fer2013.csv"]
     return {
         "experiment": "sequential_cnn", "protocol": protocol, "leaky": protocol.startswith("leaky_"),
         "command": shlex.join(["python", "train.py", *words]), "pictures": {"train": 3000}, "train_accuracy": 0.99,

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     try:
         if importlib.util.find_spec("streamlit") is None:
-            raise ValueError("the app needs Streamlit: pip install '.[app]', or pip install streamlit")
+            raise ValueError("the app needs Streamlit: pip install -e '.[app]', or pip install streamlit")
         if options.model:
             given(options.model)
             os.environ[MODEL_VARIABLE] = options.model
