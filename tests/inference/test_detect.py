@@ -214,7 +214,7 @@ def test_mediapipe_gives_boxes_and_eyes(monkeypatch, tmp_path: Path) -> None:
     model.write_bytes(b"weights")
     find = detector("mediapipe", model=model)
     assert fake.model == b"weights"
-    assert find(np.zeros((100, 200), np.uint8)) == [DetectedFace((10, 10, 40, 40), ((80.0, 25.0), (120.0, 25.0)))]
+    assert find(np.zeros((100, 200), np.uint8)) == [DetectedFace((6, 2, 47, 47), ((80.0, 25.0), (120.0, 25.0)))]
     assert fake.pictures[-1].shape == (100, 200, 3)
     del find
     assert fake.closed == 1
