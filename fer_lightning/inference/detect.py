@@ -243,7 +243,7 @@ def mediapipe_model() -> bytes:
         ValueError: It cannot be had, or is another file than it should be.
     """
     path = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fer_lightning" / Path(MEDIAPIPE_URL).name
-    advice = f"fetch {MEDIAPIPE_URL} on a machine with network, and give it as model=PATH"
+    advice = f"fetch {MEDIAPIPE_URL} on a machine with network, and give it as model=PATH, or --detector_model PATH"
     if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == MEDIAPIPE_SHA256:
         return content
     try:

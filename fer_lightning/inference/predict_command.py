@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable, read_picture, to_uint8
 from fer_lightning.inference.predict import BATCH, FERPredictor, Prediction
 from fer_lightning.inference.video import frames
+
+if TYPE_CHECKING:
+    from fer_lightning.inference.detect import FaceDetector
 
 PICTURES: Final = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".avif")
@@ -234,7 +237,10 @@ def parser() -> argparse.ArgumentParser:
     how = made.add_mutually_exclusive_group()
     how.add_argument("--detect", dest="detect", action="store_true", default=True, help="find the faces (default)")
     how.add_argument("--whole", dest="detect", action="store_false", help="each picture is one face already cut out")
-    made.add_argument("--detector", default="opencv", help="what finds the faces")
+    made.add_argument("--detector", default="opencv", help="what finds the faces: opencv or mediapipe")
+    made.add_argument(
+        "--detector_model", type=Path, metavar="FILE", help="MediaPipe's model file, else downloaded once"
+    )
     made.add_argument("--fps", type=float, default=1.0, help="frames a second to look at in videos (1)")
     made.add_argument("--out", type=Path, metavar="FILE", help=f"results as {', '.join(OUTPUTS)}")
     made.add_argument("--format", choices=("text", "csv", "jsonl"), help="of what goes to stdout")
@@ -297,7 +303,7 @@ def _run(options: argparse.Namespace) -> int:
                 progress.advance(task)
 
         ahead = 4 if annotator else BATCH  # frames wait with their pixels for the box to be drawn
-        answers = predictor.stream(images(), options.detect, detector=options.detector, errors="return", batch=ahead)
+        answers = predictor.stream(images(), options.detect, detector=_finder(options), errors="return", batch=ahead)
         for answer in answers:
             source = waiting.popleft()
             if isinstance(answer, PictureError):
@@ -327,6 +333,21 @@ def _run(options: argparse.Namespace) -> int:
         errors.print(f"{found:,} faces in {pictures:,} pictures: {options.out}")
     sys.stdout.flush()
     return 1 if unread else 0
+
+
+def _finder(options: argparse.Namespace) -> FaceDetector | str:
+    """What finds the faces, or its name.
+
+    Raises:
+        ValueError: Another detector than MediaPipe is to take a model file.
+    """
+    if not options.detector_model:
+        return str(options.detector)
+    if options.detector != "mediapipe":
+        raise ValueError("--detector_model is a file for --detector mediapipe")
+    from fer_lightning.inference import detect  # which needs OpenCV
+
+    return detect.detector(options.detector, model=options.detector_model)
 
 
 def _shower(form: str, classes: Sequence[str]) -> Callable[[Source, Sequence[Prediction]], None]:

@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import os
 import sys
 import threading
 import types
@@ -250,3 +251,23 @@ def test_what_mediapipe_lacks_is_one_sentence(monkeypatch, tmp_path: Path) -> No
     (tmp_path / "text").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"as a face detector: The model is not a valid Flatbuffer buffer$"):
         detector("mediapipe", model=tmp_path / "text")
+
+
+def test_the_real_mediapipe_frames_faces_as_fer2013_does(frontal) -> None:
+    pytest.importorskip("mediapipe", reason="needs pip install -e '.[mediapipe]'")
+    if not (model := os.environ.get("FER_MEDIAPIPE_MODEL")):
+        pytest.skip("needs MediaPipe's model: FER_MEDIAPIPE_MODEL=blaze_face_short_range.tflite")
+    find = detector("mediapipe", model=model)
+    ratios, rises = [], []
+    for face in frontal:
+        for found in find(pasted((face, 220, 130, 200))):
+            x, y, width, height = found.box
+            assert width == height
+            ratios.append(MARGIN * width / 200)
+            rises.append((y + height / 2 - 230) / 200)
+            (left, _), (right, _) = found.eyes
+            assert 220 < left < right < 420
+    assert len(ratios) >= 4
+    assert np.median(ratios) == pytest.approx(1, abs=0.15)
+    assert np.median(rises) == pytest.approx(0, abs=0.08)
+    assert find(np.zeros((1, 1), np.uint8)) == []

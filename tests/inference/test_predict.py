@@ -449,6 +449,20 @@ def test_no_face_is_said_not_guessed(small_bundle, tmp_path: Path, capfd) -> Non
     assert pd.isna(row["face"])
 
 
+def test_the_detector_s_model_can_be_given(small_bundle, folder, monkeypatch, capfd) -> None:
+    given = []
+
+    def made(name: str, **options: object):
+        given.append((name, options))
+        return lambda image: []
+
+    monkeypatch.setattr("fer_lightning.inference.detect.detector", made)
+    words = ["--detector", "mediapipe", "--detector_model", "net.tflite"]
+    assert predict(folder / "a.png", *words, "--model", small_bundle) == 0
+    assert given == [("mediapipe", {"model": Path("net.tflite")})]
+    assert "no face found" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -456,6 +470,7 @@ def test_no_face_is_said_not_guessed(small_bundle, tmp_path: Path, capfd) -> Non
         (["x.png", "--out", "results.txt"], "must end in .csv"),
         (["x.png", "--fps", "0"], "above 0"),
         (["x.png", "--whole", "--detect"], "not allowed with"),
+        (["x.png", "--detector_model", "net.tflite"], "--detector_model is a file for --detector mediapipe"),
         ([], "required"),
     ],
 )
