@@ -261,7 +261,7 @@ def test_the_real_mediapipe_frames_faces_as_fer2013_does(frontal) -> None:
     ratios, rises = [], []
     for face in frontal:
         for found in find(pasted((face, 220, 130, 200))):
-            x, y, width, height = found.box
+            _, y, width, height = found.box
             assert width == height
             ratios.append(MARGIN * width / 200)
             rises.append((y + height / 2 - 230) / 200)
