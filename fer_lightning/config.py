@@ -276,7 +276,7 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         inspect.signature(call).bind(*args, **options)
         return call(*args, **options)
     except TypeError as error:  # an option is missing, unknown, or of another type
-        raise ValueError(f"{target}: {error}") from None
+        raise ValueError(f"{target}: {error}") from error
 
 
 def _allowed(target: object) -> Callable[..., Any]:

@@ -195,12 +195,7 @@ def check_data(checkpoint: Path, faces: FaceArrays, protocol: str, console: Cons
         ValueError: The class names or their order differ, or the protocol or the data do.
     """
     then = read_checkpoint(checkpoint)["hyper_parameters"]
-    learnt = then["provenance"]["protocol"]
-    if learnt != protocol and (then["provenance"]["data_fingerprint"] == faces.fingerprint or is_leaky(learnt)):
-        raise ValueError(
-            f"resume={checkpoint} was trained under protocol {learnt}; under {protocol} it would be measured on "
-            "pictures that it has learnt: start anew, or keep its protocol"
-        )
+    refuse_what_it_learnt(f"resume={checkpoint}", then["provenance"], faces, protocol)
     if list(then["classes"]) != list(faces.classes):
         raise ValueError(
             f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
@@ -215,18 +210,23 @@ def check_data(checkpoint: Path, faces: FaceArrays, protocol: str, console: Cons
         console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
 
 
-def check_weights(path: str | None, faces: FaceArrays, protocol: str) -> None:
-    """Refuses weights that have learnt what the run is measured on, where they say where they come from.
+def refuse_what_it_learnt(named: str, origin: Mapping[str, Any], faces: FaceArrays, protocol: str) -> None:
+    """Refuses to start from a net that has learnt what the run is measured on.
+
+    Args:
+        named: The word that names the net, for the message.
+        origin: Its provenance; empty where it does not say.
+        faces: The run's data.
+        protocol: The run's.
 
     Raises:
-        ValueError: They were trained on these pictures under another protocol, or under one that leaks.
+        ValueError: It was trained on these pictures under another protocol, or under one that leaks.
     """
-    origin = weights_origin(Path(path)) if path else {}
     learnt = origin.get("protocol", protocol)
     if learnt != protocol and (origin.get("data_fingerprint") == faces.fingerprint or is_leaky(learnt)):
         raise ValueError(
-            f"model.weights={path} was trained under protocol {learnt}; under {protocol} it would be measured on "
-            "pictures that it has learnt: keep its protocol"
+            f"{named} was trained under protocol {learnt}; under {protocol} it would be measured on "
+            "pictures that it has learnt: start anew, or keep its protocol"
         )
 
 
@@ -304,7 +304,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             faces, split, datamodule = prepare_data(config)
             for key, name in monitored(config).items():
                 check_logged(key, name, [*EPOCH_SCORES, *(f"f1_{c}" for c in faces.classes)])
-            check_weights(config.model.get("weights"), faces, split.name)
+            if weights := config.model.get("weights"):
+                refuse_what_it_learnt(f"model.weights={weights}", weights_origin(Path(weights)), faces, split.name)
             if checkpoint:
                 check_data(checkpoint, faces, split.name, console, same=config.resume == "auto")
             if config.resume == "auto" and earlier and earlier.objective is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from fer_lightning.reporting import figures, records
 from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained, sha256
-from fer_lightning.studies.verb import run_verb
+from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
 from fer_lightning.training.metrics import Predictions
 
@@ -118,8 +118,4 @@ def _show(record: dict[str, Any], console: Console, file: Path, drawn: Path) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-
-    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
-        calibrate(Path(given["checkpoint"]), overrides)
-
-    return run_verb("calibrate", HELP, act, arguments)
+    return checkpoint_verb("calibrate", HELP, calibrate, arguments)

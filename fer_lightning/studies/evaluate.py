@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +12,11 @@ from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import run_verb
+from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Scores
 
-HELP = """usage: python -m fer_lightning evaluate checkpoint=RUN/checkpoints/best.ckpt [key=value ...]
+HELP = """usage: python -m fer_lightning evaluate checkpoint=RUN [key=value ...]
 
 Measures a checkpoint on the data, protocol and views of its own run, or as you change them:
 
@@ -78,8 +78,4 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-
-    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
-        evaluate(Path(given["checkpoint"]), overrides)
-
-    return run_verb("evaluate", HELP, act, arguments)
+    return checkpoint_verb("evaluate", HELP, evaluate, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -17,7 +17,7 @@ from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import run_verb
+from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.training.metrics import Predictions
 
 HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER [key=value ...]
@@ -77,8 +77,4 @@ def _row(name: str, network: FERNetwork, said: Predictions) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-
-    def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
-        prune(Path(given["checkpoint"]), overrides)
-
-    return run_verb("prune", HELP, act, arguments)
+    return checkpoint_verb("prune", HELP, prune, arguments)

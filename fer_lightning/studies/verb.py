@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -41,6 +42,17 @@ def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Seq
         return 2
 
 
+def checkpoint_verb(
+    name: str, about: str, act: Callable[[Path, Sequence[str]], object], arguments: Sequence[str]
+) -> int:
+    """Runs a verb that takes one `checkpoint=` and overrides; see `run_verb`."""
+
+    def act_on(given: Mapping[str, str], overrides: Sequence[str]) -> None:
+        act(Path(given["checkpoint"]), overrides)
+
+    return run_verb(name, about, act_on, arguments)
+
+
 def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A verb's own words by key, and the overrides in their order.
 
@@ -61,5 +73,5 @@ def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str,
             raise ValueError(f"there is no key {key!r}{nearest(key, [*own, *known])}")
         overrides.append(word)
     if "checkpoint" in own and "checkpoint" not in given:
-        raise ValueError("give one checkpoint=RUN/checkpoints/best.ckpt")
+        raise ValueError("give one checkpoint=RUN, the folder of a run")
     return given, overrides
