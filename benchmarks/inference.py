@@ -4,7 +4,7 @@ All answer the same faces; the rounds of the runtimes are interleaved and the ta
 what a user sees: 1,000 JPEGs of 48x48 on the disk through `FERPredictor.predict`, reading included, and the start of
 Python until the first answer.
 
-    python benchmarks/inference.py --checkpoint RUN/checkpoints/best.ckpt --bundle FOLDER \
+    python benchmarks/inference.py --checkpoint RUN --bundle FOLDER \
         --out benchmarks/results/inference.json
 
 The bundle is one that `python -m fer_lightning export checkpoint=... int8=true format=executorch` made.
@@ -31,16 +31,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.inference import graphs
-from fer_lightning.inference.export import exportable
+from fer_lightning.inference.export import Voters
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.reporting import records
-from fer_lightning.training.module import load_module
 
 BATCHES = (1, 64)
 
 
 def runners(checkpoint: Path, bundle: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    found = {"PyTorch": graphs.torch_runner(exportable(load_module(checkpoint).network))}
+    found = {"PyTorch": graphs.torch_runner(Voters.load(checkpoint, []).network())}
     for kind in FERPredictor.load(bundle).bundle.graphs:
         found[f"ONNX Runtime {kind}"] = FERPredictor.load(bundle, graph=kind, threads=1).logits
     for file, name in {"model.pte": "ExecuTorch float", "model_int8.pte": "ExecuTorch int8"}.items():
@@ -110,7 +109,7 @@ def main() -> None:
     result = {
         "question": __doc__.splitlines()[0],
         "bundle": bundle.name,
-        "model": bundle.description["training"]["model"]["_target_"],
+        "model": [network["model"]["_target_"] for network in bundle.description["networks"]],
         "parameters": bundle.description["training"]["parameters"],
         "milliseconds_a_face_one_thread": {f"batch {batch}": row for batch, row in rows.items()},
         "seconds_for_1000_jpegs_all_cores": {

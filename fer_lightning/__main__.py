@@ -17,7 +17,7 @@ VERBS = {
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",
     ),
-    "export": ("fer_lightning.inference.export", "a checkpoint as ONNX, int8, ExecuTorch, with a model card"),
+    "export": ("fer_lightning.inference.export", "a run or an ensemble as ONNX, int8, ExecuTorch, with a model card"),
     "leaks": ("fer_lightning.studies.leaks", "what each shortcut of the literature adds to an accuracy"),
     "predict": ("fer_lightning.inference.predict_command", "expressions in pictures, folders and videos"),
     "prune": ("fer_lightning.studies.prune", "a narrower net out of a trained one, to be trained on"),

@@ -119,7 +119,7 @@ def _find(name_or_path: str | Path) -> Path:
     there_are = f"bundled are: {', '.join(names)}" if names else "no model is bundled with this installation"
     raise BundleError(
         f"there is no model {str(name_or_path)!r}, neither bundled nor as a bundle's folder or zip; {there_are}. "
-        "One is made by `python -m fer_lightning export checkpoint=RUN/checkpoints/best.ckpt out=FOLDER`"
+        "One is made by `python -m fer_lightning export checkpoint=RUN out=FOLDER`"
     )
 
 

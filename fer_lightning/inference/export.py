@@ -1,4 +1,4 @@
-"""`python -m fer_lightning export checkpoint=...`: a checkpoint as a bundle, measured against PyTorch on real faces."""
+"""`python -m fer_lightning export checkpoint=...`: trained nets as a bundle, measured against PyTorch on real faces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -35,19 +35,23 @@ from fer_lightning.inference.parity import (
     parity_table,
 )
 from fer_lightning.inference.predict import FERPredictor
+from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters
 from fer_lightning.reporting import records
 from fer_lightning.run import quiet
-from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.studies.ensemble import check_alike
+from fer_lightning.studies.trained import Trained, run_of, sha256
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
+from fer_lightning.training.voting import voters
 
-HELP = """usage: python -m fer_lightning export checkpoint=RUN/checkpoints/best.ckpt [key=value ...]
+HELP = """usage: python -m fer_lightning export checkpoint=RUN [key=value ...]
 
-Makes a bundle: a folder with the network as ONNX, what is to know of it, and how it answers beside PyTorch. Its
-confidences are made true by one temperature, fitted on the validation part and divided by inside the graph.
+Makes a bundle: a folder with the network as ONNX, what is to know of it, and how it answers beside PyTorch. RUN is a
+run's folder, a checkpoint, or the folder of an ensemble, whose nets then vote inside of one graph. Confidences are made
+true by one temperature, fitted on the validation part and divided by inside the graph.
 
   out=FOLDER              where to; RUN/bundle unless given
   name=NAME               what people call it; the name of the folder unless given
@@ -58,7 +62,7 @@ confidences are made true by one temperature, fitted on the validation part and 
 
 Replace the model that comes with the package:
 
-  python -m fer_lightning export checkpoint=... int8=true out=fer_lightning/inference/models/default
+  python -m fer_lightning export checkpoint=RUN int8=true out=fer_lightning/inference/models/default
 
 Exit status: 0 done, 1 the export answers otherwise than PyTorch and was not kept, 2 wrong use.
 """
@@ -68,8 +72,65 @@ CALIBRATION_FACES: Final = 512
 COMPARED_FACES: Final = 1000
 
 
+@dataclass(frozen=True)
+class Voters:
+    """What is exported: a trained net, or several that vote.
+
+    Attributes:
+        folder: Of the run, or of the ensemble.
+        nets: One or more, alike in data, protocol and classes.
+        weights: How much each one's vote counts.
+        command: What repeats them.
+    """
+
+    folder: Path
+    nets: Sequence[Trained]
+    weights: Sequence[float]
+    command: str
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str]) -> Voters:
+        """Loads the nets and opens their data.
+
+        Args:
+            path: A checkpoint, or the folder of a run or an ensemble.
+            overrides: Hydra overrides on top of those of each run.
+
+        Raises:
+            FileNotFoundError: A checkpoint is not there.
+            ValueError: One is none of this project, or the nets cannot vote together.
+        """
+        named = voters(path)
+        nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in named]
+        for net in nets[1:]:
+            check_alike(nets[0], net)
+        weights = [weight for _, weight in named]
+        if len(nets) == 1:
+            return cls(run_of(nets[0].checkpoint), nets, weights, _command(nets[0]))
+        return cls(path, nets, weights, str(records.read_record(path / "record.json")["command"]))
+
+    @property
+    def first(self) -> Trained:
+        """The net whose data, protocol and classes are those of all."""
+        return self.nets[0]
+
+    def network(self) -> FERNetwork | Ensemble:
+        """From pixels to logits, ready for exporters."""
+        networks = [exportable(net.module.network) for net in self.nets]
+        return Ensemble(networks, self.weights).eval().requires_grad_(False) if len(networks) > 1 else networks[0]
+
+    def graph_input(self) -> tuple[int, int]:
+        """Size and channels of what the graph takes: as much as the net that looks at most."""
+        inputs = [graph_input(net.module.network, net.faces.images.shape[1:]) for net in self.nets]
+        return max(size for size, _ in inputs), max(channels for _, channels in inputs)
+
+
+def _command(net: Trained) -> str:
+    return records.masked(records.command(net.provenance["overrides"]))
+
+
 def export(
-    net: Trained,
+    source: Voters,
     out: Path | None = None,
     name: str | None = None,
     *,
@@ -77,10 +138,10 @@ def export(
     int8: bool = False,
     console: Console | None = None,
 ) -> Bundle:
-    """Makes a bundle from a trained net.
+    """Makes a bundle.
 
     Args:
-        net: The net and its data.
+        source: A trained net, or several that vote, and their data.
         out: The bundle's folder, made whole or not at all; replaced where it is a bundle already.
         name: What people call it.
         formats: Some of `FORMATS`; ONNX is always made.
@@ -93,14 +154,14 @@ def export(
         ValueError: An argument cannot be, or a package is missing.
     """
     _check_packages(formats)
-    out = (out or net.run / "bundle").absolute()
+    out = (out or source.folder / "bundle").absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file())):
         raise ValueError(f"out={out} exists and is no bundle; name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
         folder = Path(aside) / "new"
         folder.mkdir()
-        _fill(folder, net, name or out.name, formats, int8, console or Console(quiet=True))
+        _fill(folder, source, name or out.name, formats, int8, console or Console(quiet=True))
         if out.exists():
             out.rename(Path(aside) / "before")
         folder.rename(out)
@@ -115,11 +176,11 @@ def _check_packages(formats: Sequence[str]) -> None:
         raise ValueError(f"exporting needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
-def _fill(folder: Path, net: Trained, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
+def _fill(folder: Path, source: Voters, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
     """Writes all files of a bundle and measures them."""
-    network = exportable(net.module.network)
-    size, channels = graph_input(network, net.faces.images.shape[1:])
-    describe = description(net, network, name, size, channels)
+    net, network = source.first, source.network()
+    size, channels = source.graph_input()
+    describe = description(source, name, size, channels)
     describe["graphs"] = {}
     _write_description(folder, describe, card="")
 
@@ -240,9 +301,9 @@ def _best_int8(
     return best
 
 
-def description(net: Trained, network: FERNetwork, name: str, size: int, channels: int) -> dict[str, Any]:
-    """What a bundle says of its network, before anything is measured."""
-    epoch = net.module.history[-1] if net.module.history else {}
+def description(source: Voters, name: str, size: int, channels: int) -> dict[str, Any]:
+    """What a bundle says of what is in it, before anything is measured."""
+    net = source.first
     return {
         "format": FORMAT,
         "name": name,
@@ -259,27 +320,34 @@ def description(net: Trained, network: FERNetwork, name: str, size: int, channel
             "gray": "ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B",
         },
         "output": {"name": "logits", "activation": "softmax gives the probabilities"},
-        "inside_the_graph": {
-            "image_size": network.image_size,
-            "channels": network.channels,
-            "mean": network.mean.flatten().tolist(),
-            "std": network.std.flatten().tolist(),
-        },
         "training": {
             "data": net.provenance["data"],
             "data_fingerprint": net.provenance["data_fingerprint"],
             "protocol": net.provenance["protocol"],
-            "command": records.masked(records.command(net.provenance["overrides"])),
-            "model": {key: value for key, value in plain(net.module.hparams["model"]).items() if key != "weights"},
-            "parameters": count_parameters(network),
-            "epoch": epoch.get("epoch"),
-            "checkpoint_sha256": sha256(net.checkpoint),
+            "command": source.command,
+            "parameters": sum(count_parameters(each.module.network) for each in source.nets),
         },
+        "networks": [_network(net, weight) for net, weight in zip(source.nets, source.weights, strict=True)],
         "measured_on": {"data": net.faces.name, "data_fingerprint": net.faces.fingerprint, "protocol": net.split.name},
         "views": "one look at each picture",
         "commit": records.commit(),
         "machine": records.machine(),
         "versions": records.versions(),
+    }
+
+
+def _network(net: Trained, weight: float) -> dict[str, Any]:
+    """What a bundle says of one of its networks."""
+    network = net.module.network
+    return {
+        "weight": weight,
+        "command": _command(net),
+        "model": {key: value for key, value in plain(net.module.hparams["model"]).items() if key != "weights"},
+        "mean": network.mean.flatten().tolist(),
+        "std": network.std.flatten().tolist(),
+        "parameters": count_parameters(network),
+        "epoch": net.module.history[-1]["epoch"] if net.module.history else None,
+        "checkpoint_sha256": sha256(net.checkpoint),
     }
 
 
@@ -295,11 +363,11 @@ def main(arguments: Sequence[str]) -> int:
         int8, to_mlflow = (_switch(key, given.get(key, "false")) for key in ("int8", "mlflow"))
         quiet()
         console = Console()
-        net = Trained.load(Path(given["checkpoint"]), overrides)
+        source = Voters.load(Path(given["checkpoint"]), overrides)
         out = Path(given["out"]) if "out" in given else None
         formats = given.get("format", "onnx").split(",")
         try:
-            bundle = export(net, out, given.get("name"), formats=formats, int8=int8, console=console)
+            bundle = export(source, out, given.get("name"), formats=formats, int8=int8, console=console)
         except ExportError as error:
             print(f"fer export: {error}; nothing was kept", file=sys.stderr)
             return 1
@@ -307,7 +375,7 @@ def main(arguments: Sequence[str]) -> int:
         if to_mlflow:
             from fer_lightning.inference.mlflow_model import log_model
 
-            uri = log_model(bundle, plain(net.config.tracking))
+            uri = log_model(bundle, plain(source.first.config.tracking))
             console.print(f"MLflow model: {uri}", soft_wrap=True, highlight=False)
         return 0
 

@@ -42,6 +42,13 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
         if "synthetic" in (training["data"], on["data"])
         else ""
     )
+    networks = bundle["networks"]
+    epochs = _listed([str(network["epoch"]) for network in networks])
+    if len(networks) == 1:
+        who, chosen = "", f"epoch {epochs}, the best on the validation part."
+    else:
+        who = f"{len(networks)} networks vote; "
+        chosen = f"epochs {epochs}, each network's best on the validation part."
     parts = "\n".join(
         f"| {part} | {row['n']:,} | {row['accuracy']:.2%} ({_interval(row['accuracy_interval'])}) | "
         f"{row['macro_f1']:.2%} ({_interval(row['macro_f1_interval'])}) | {row['ece']:.1%} |"
@@ -58,12 +65,12 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     return f"""# {bundle["name"]}
 
 {synthetic}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
-Takes {size}x{size} {colours} pictures of one face each; {training["parameters"]:,} parameters.
+Takes {size}x{size} {colours} pictures of one face each; {who}{training["parameters"]:,} parameters.
 
 ## Training
 
 Trained on {training["data"]} ({training["data_fingerprint"][:12]}), protocol {training["protocol"]};
-epoch {training["epoch"]}, the best on the validation part.
+{chosen}
 
     {training["command"]}
 

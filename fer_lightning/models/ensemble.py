@@ -28,9 +28,13 @@ class Ensemble(nn.Module):
     Args:
         networks: M networks from the same images to the same classes.
         weights: M numbers, each 0 or more; only their ratios matter.
+
+    Attributes:
+        temperature: Divides the logarithms of the vote, as `FERNetwork` divides its logits.
     """
 
     weights: Tensor
+    temperature = 1.0
 
     def __init__(self, networks: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
@@ -39,5 +43,6 @@ class Ensemble(nn.Module):
         self.register_buffer("weights", shares / shares.sum())
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, C), logarithms of the vote, of images (B, 1 or 3, H, W) in [0, 1]."""
-        return soft_vote(torch.stack([network(images).float() for network in self.networks]), self.weights)
+        """float32 (B, C), logarithms of the vote over the temperature, of images (B, 1 or 3, H, W) in [0, 1]."""
+        voted = soft_vote(torch.stack([network(images).float() for network in self.networks]), self.weights)
+        return voted if self.temperature == 1 else voted / self.temperature

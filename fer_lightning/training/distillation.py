@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +15,7 @@ from fer_lightning.data.datamodule import Batch
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.module import FERModule, load_module
 from fer_lightning.training.trouble import one_clear_sentence
+from fer_lightning.training.voting import voters
 
 UNKNOWN = {"data": "unknown data", "data_fingerprint": "", "protocol": "an unknown protocol"}
 """The provenance of a checkpoint that has none."""
@@ -95,7 +94,7 @@ class Distiller(Callback):
                 "callbacks.distiller.teachers names no teacher; give a run, a checkpoint or an ensemble's folder: "
                 "'callbacks.distiller.teachers=[outputs/ensembles/NAME]'"
             )
-        self._voters = [voter for name in named for voter in _voters(Path(name))]
+        self._voters = [voter for name in named for voter in _named_voters(Path(name))]
         self.teacher: Ensemble | None = None
 
     def load(self, student: FERModule) -> Ensemble:
@@ -151,22 +150,10 @@ class Distiller(Callback):
         batch["target"] = torch.stack([label.float(), answer], dim=1)
 
 
-def _voters(path: Path) -> list[tuple[Path, float]]:
-    """The checkpoints that a teacher's name stands for, each with its weight, which add up to 1."""
+def _named_voters(path: Path) -> list[tuple[Path, float]]:
     if not path.exists():
         raise FileNotFoundError(
             f"callbacks.distiller.teachers: there is no {path}; give runs, checkpoints, or the folder that "
             "`python -m fer_lightning ensemble` left"
         )
-    record = path / "record.json"
-    if record.is_file() and (members := _members(record)):
-        return [(Path(m["checkpoint"]), m["weight"]) for m in members if m["weight"] > 0]
-    return [(path / "checkpoints" / "best.ckpt" if path.is_dir() else path, 1.0)]
-
-
-def _members(record: Path) -> list[dict[str, Any]]:
-    try:
-        members = json.loads(record.read_text()).get("members", [])
-        return [{"checkpoint": str(member["checkpoint"]), "weight": float(member["weight"])} for member in members]
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{record} is no record of a run or an ensemble ({error})") from None
+    return voters(path)

@@ -1,12 +1,39 @@
-"""How much each net's vote counts, fitted on the val part alone."""
+"""Who votes, and how much each vote counts, fitted on the val part alone."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SMALLEST = 1e-3
 """Fitted weights below it are 0: such a net is not worth asking."""
+
+
+def voters(path: Path) -> list[tuple[Path, float]]:
+    """The checkpoints that a name stands for, each with the weight of its vote; the weights add up to 1.
+
+    Args:
+        path: A checkpoint, a run, whose best one it is, or the folder that `ensemble` left.
+
+    Raises:
+        ValueError: The record in the folder is damaged.
+    """
+    record = path / "record.json"
+    if record.is_file() and (members := _members(record)):
+        return [(Path(m["checkpoint"]), m["weight"]) for m in members if m["weight"] > 0]
+    return [(path / "checkpoints" / "best.ckpt" if path.is_dir() else path, 1.0)]
+
+
+def _members(record: Path) -> list[dict[str, Any]]:
+    try:
+        members = json.loads(record.read_text()).get("members", [])
+        return [{"checkpoint": str(member["checkpoint"]), "weight": float(member["weight"])} for member in members]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{record} is no record of a run or an ensemble ({error})") from None
 
 
 def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds: int = 20_000) -> Tensor:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, draw_faces_once
 
 from fer_lightning import __main__ as entry
+from fer_lightning.data import synthetic
 from fer_lightning.inference import export as exporting
 from fer_lightning.inference import graphs, mlflow_model
 from fer_lightning.inference.bundle import Bundle
@@ -22,6 +23,7 @@ from fer_lightning.inference.parity import ExportError, Parity, check
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.models.network import FERNetwork, build_network
+from fer_lightning.reporting import figures
 from fer_lightning.training.module import load_module
 
 RUN = [*TINY, "model=compact", "model.widths=[8,16]", "model.depths=[1,1]"]
@@ -85,6 +87,39 @@ def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, caps
     answers = FERPredictor.load(out).predict(faces)
     with torch.no_grad():
         wanted = (network(faces) / temperature).softmax(dim=1).numpy()
+    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+
+
+def test_an_ensemble_votes_inside_of_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+    named = f"members=[{','.join(map(str, tiny_runs))}]"
+    assert entry.main(["ensemble", named, "weights=fitted", "publish=three", "eval=plain"]) == 0
+    folder = Path("outputs") / "ensembles" / "three"
+    members = json.loads((folder / "record.json").read_text())["members"]
+    for member, weight in zip(members, (0.6, 0.0, 0.4), strict=True):
+        member["weight"] = weight
+    record = json.loads((folder / "record.json").read_text()) | {"members": members}
+    (folder / "record.json").write_text(json.dumps(record))
+
+    assert entry.main(["export", f"checkpoint={folder}"]) == 0
+    bundle = Bundle.load(folder / "bundle")
+    described = bundle.description
+    voting = [member for member in members if member["weight"]]
+    assert [network["weight"] for network in described["networks"]] == [0.6, 0.4]
+    assert [n["checkpoint_sha256"] for n in described["networks"]] == [m["checkpoint_sha256"] for m in voting]
+    assert described["training"]["command"] == record["command"]
+    assert described["training"]["parameters"] == sum(member["params"] for member in voting)
+    assert "2 networks vote" in bundle.card
+    assert described["parity"]["ONNX"]["max_probability_difference"] < 1e-5
+
+    nets = [load_module(Path(member["checkpoint"])).network.eval() for member in voting]
+    faces = torch.rand(5, 1, 24, 24)
+    with torch.no_grad():
+        vote = sum(share * net(faces).softmax(dim=1) for share, net in zip((0.6, 0.4), nets, strict=True))
+    wanted = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
+    answers = FERPredictor.load(folder / "bundle").predict(faces)
     np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
 
 

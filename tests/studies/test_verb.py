@@ -24,7 +24,7 @@ def test_own_words_are_told_from_overrides() -> None:
         ("checkpoint=run evla=tta", "there is no key 'evla'; did you mean 'eval'?"),
         ("checkpoint=run checkpoint=other", "give checkpoint=... once, and with a value"),
         ("checkpoint=", "give checkpoint=... once, and with a value"),
-        ("eval=tta", "give one checkpoint=RUN/checkpoints/best.ckpt"),
+        ("eval=tta", "give one checkpoint=RUN, the folder of a run"),
     ],
 )
 def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
