@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -256,55 +257,100 @@ class Runner:
 
     Attributes:
         deadline: `time.monotonic()` at which it has to stop, or None.
+        at_once: How many trainings share the machine. A small net fills neither a GPU nor several cores, so that two
+            side by side end sooner than one after the other; each gets its share of the cores and writes to a log.
         root: The project's folder.
     """
 
     deadline: float | None = None
+    at_once: int = 1
     root: Path = ROOT
 
-    def row(self, name: str, seed: int) -> int:
-        """Runs one row that has no record yet.
+    def rows(self, wanted: Sequence[tuple[str, int]]) -> int:
+        """Runs the rows that have no record yet.
 
         Args:
-            name: An experiment, or an ensemble, whose members are then trained first.
-            seed: The training's seed; an ensemble's members have their own.
+            wanted: Experiments, or ensembles, whose members are trained first and have seeds of their own; each with
+                its seed.
 
         Returns:
             The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
         """
-        record = self.root / "results" / f"{name}_seed{seed}.json"
-        if record.exists():
-            print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
-            return 0
-        recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
-        if not recipe.exists():
-            seeded = [f"seed={seed}"] if seed else []
-            return self.training(f"{name}_seed{seed}", [f"experiment={name}", *seeded, "paths.results_dir=results"])
-        for member, words in yaml.safe_load(recipe.read_text())["members"].items():
-            if not (self.root / RUNS / member / "record.json").exists() and (status := self.training(member, words)):
+        waiting: dict[str, list[str]] = {}
+        for name, seed in wanted:
+            record = self.root / "results" / f"{name}_seed{seed}.json"
+            if record.exists():
+                print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
+                continue
+            recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
+            if not recipe.exists():
+                seeded = [f"seed={seed}"] if seed else []
+                waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, "paths.results_dir=results"]
+                continue
+            for member, words in yaml.safe_load(recipe.read_text())["members"].items():
+                if not (self.root / RUNS / member / "record.json").exists():
+                    waiting.setdefault(member, words)
+            vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", f"publish={name}"]
+            if status := self.trainings(waiting) or self.processes({name: vote}):
                 return status
-        return self.process(["-m", "fer_lightning", "ensemble", f"recipe={name}", f"publish={name}"], name)
+            waiting = {}
+        return self.trainings(waiting)
 
-    def training(self, run: str, words: Sequence[str]) -> int:
-        """Trains in the folder of that name, on from the last checkpoint there."""
-        last = RUNS / run / "checkpoints" / "last.ckpt"
-        resume = [f"resume={last}"] if (self.root / last).exists() else []
-        print(f"{run}: {'goes on from ' + str(last) if resume else 'starts'}", flush=True)
-        return self.process(["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume], run)
+    def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
+        """Trains in the folders of these names, on from the last checkpoint there."""
+        words = {}
+        for run, typed in runs.items():
+            last = RUNS / run / "checkpoints" / "last.ckpt"
+            resume = [f"resume={last}"] if (self.root / last).exists() else []
+            words[run] = ["train.py", *typed, f"hydra.run.dir={RUNS / run}", *resume]
+        return self.processes(words)
 
-    def process(self, words: Sequence[str], what: str) -> int:
-        """Runs Python with these words until it ends or the time is up."""
-        with subprocess.Popen([sys.executable, *words], cwd=self.root) as process:
-            try:
-                return process.wait(None if self.deadline is None else max(0.0, self.deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
+    def processes(self, commands: Mapping[str, Sequence[str]]) -> int:
+        """Runs Python with each of these command lines until they end, one fails or the time is up."""
+        waiting = list(commands.items())
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        status = 0
+        try:
+            while running or (waiting and not status):
+                while waiting and len(running) < self.at_once and not status:
+                    what, words = waiting.pop(0)
+                    running[what] = self._start(what, words)
+                time.sleep(0.1)
+                for what in [what for what, process in running.items() if process.poll() is not None]:
+                    ended = running.pop(what).returncode
+                    status = status or ended
+                    if self.at_once > 1:
+                        print(f"{what}: {f'failed ({ended}), see {self._log(what)}' if ended else 'done'}", flush=True)
+                if running and self.deadline is not None and time.monotonic() > self.deadline:
+                    for process in running.values():
+                        process.send_signal(signal.SIGTERM)
+                    for what, process in running.items():
+                        process.wait()
+                        print(f"{what}: the time is up; the same command goes on from the last whole epoch")
+                    return OUT_OF_TIME
+        except KeyboardInterrupt:  # the processes got it too
+            for process in running.values():
                 process.wait()
-                print(f"{what}: the time is up; the same command goes on from the last whole epoch")
-                return OUT_OF_TIME
-            except KeyboardInterrupt:  # the process got it too
-                process.wait()
-                raise
+            raise
+        return status
+
+    def _start(self, what: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        resumed = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+        to = f", writes to {self._log(what)}" if self.at_once > 1 else ""
+        print(f"{what}: {f'goes on from {resumed[0]}' if resumed else 'starts'}{to}", flush=True)
+        command = [sys.executable, *words]
+        if self.at_once == 1:
+            return subprocess.Popen(command, cwd=self.root)
+        cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.at_once))}
+        log = self.root / self._log(what)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                command, cwd=self.root, env=cores | os.environ, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def _log(self, what: str) -> Path:
+        return RUNS / f"{what}.log"
 
 
 RUNS = Path("outputs") / "baselines"
@@ -331,6 +377,9 @@ def parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("names", nargs="+", metavar="NAME", help="experiments or ensembles")
     runs.add_argument("--seeds", default="0", help="for example 0,1,2 (default: 0)")
+    runs.add_argument(
+        "--at_once", type=int, default=1, metavar="N", help="so many trainings side by side, which share the cores"
+    )
     runs.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on later")
     return parser
 
@@ -357,13 +406,12 @@ def main(arguments: Sequence[str]) -> int:
         if any(seeds) and (voting := [row for row in chosen.names if (CONF / "ensemble" / f"{row}.yaml").exists()]):
             print(f"fer baselines: {voting[0]} is an ensemble, whose members have seeds of their own", file=sys.stderr)
             return 2
+        if chosen.at_once < 1:
+            print(f"fer baselines: --at_once is {chosen.at_once}; give 1 or more", file=sys.stderr)
+            return 2
         deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
-        runner = Runner(deadline)
-        for name in chosen.names:
-            for seed in seeds:
-                if status := runner.row(name, seed):
-                    return status
-        return 0
+        runner = Runner(deadline, chosen.at_once)
+        return runner.rows([(name, seed) for name in chosen.names for seed in seeds])
     show(baselines(), Console())
     if chosen.action == "write":
         write()

@@ -1,4 +1,5 @@
 import json
+import os
 import time
 from pathlib import Path
 
@@ -134,15 +135,53 @@ pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 
 def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert baselines.Runner(time.monotonic() + 8, root).row("waiting", 1) == baselines.OUT_OF_TIME
+    assert baselines.Runner(time.monotonic() + 8, root=root).rows([("waiting", 1)]) == baselines.OUT_OF_TIME
     assert "the time is up" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
     runner = baselines.Runner(root=root)
-    assert runner.row("waiting", 1) == 0
+    assert runner.rows([("waiting", 1)]) == 0
     assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capfd.readouterr().out
     assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
-    assert runner.row("waiting", 1) == 0
+    assert runner.rows([("waiting", 1)]) == 0
     assert "measured already" in capfd.readouterr().out
+
+
+MEETING = """
+import json, os, pathlib, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+if words["experiment"] == "broken":
+    sys.exit("no such model")
+here = pathlib.Path("here")
+here.mkdir(exist_ok=True)
+(here / words["seed"]).touch()
+while len(list(here.iterdir())) < 2:
+    time.sleep(0.05)
+print("met")
+pathlib.Path("results", f"waiting_seed{words['seed']}.json").write_text(os.environ["OMP_NUM_THREADS"])
+"""
+
+
+def test_trainings_run_side_by_side_and_share_the_cores(
+    root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (root / "train.py").write_text(MEETING)  # each waits for the other
+    runner = baselines.Runner(time.monotonic() + 60, at_once=2, root=root)
+    assert runner.rows([("waiting", 1), ("waiting", 2)]) == 0
+    assert [(root / "results" / f"waiting_seed{seed}.json").read_text() for seed in (1, 2)] == ["3", "3"]
+    assert (root / baselines.RUNS / "waiting_seed1.log").read_text() == "met\n"
+    assert "waiting_seed2: done" in capfd.readouterr().out
+
+
+def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "train.py").write_text(MEETING)
+    runner = baselines.Runner(time.monotonic() + 60, at_once=1, root=root)
+    assert runner.rows([("broken", 0), ("waiting", 1)]) == 1
+    assert not (root / "here").exists()
+    assert baselines.Runner(at_once=2, root=root).rows([("broken", 0), ("broken", 3), ("waiting", 1)]) == 1
+    assert "broken_seed0: failed (1), see outputs/baselines/broken_seed0.log" in capfd.readouterr().out
+    assert not (root / "here").exists()
 
 
 def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> None:
@@ -153,7 +192,7 @@ def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> Non
     members = "members:\n  one: [experiment=a]\n  two: [experiment=b, seed=1]\n"
     (root / "conf" / "ensemble" / "both.yaml").write_text(f"# Claim     70%\n{members}")
     assert "both" in [row.name for row in baselines.baselines(root)]
-    assert baselines.Runner(root=root).row("both", 0) == 0
+    assert baselines.Runner(root=root).rows([("both", 0)]) == 0
     assert json.loads((root / "results" / "both_seed0.json").read_text()) == ["one", "two"]
     assert json.loads((root / "outputs" / "baselines" / "two" / "record.json").read_text())["seed"] == "1"
 
@@ -186,3 +225,5 @@ def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vggnets is no row of the table" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--seeds", "a"]) == 2
     assert "give numbers" in capsys.readouterr().err
+    assert entry.main(["baselines", "run", "vggnet", "--at_once", "0"]) == 2
+    assert "--at_once is 0; give 1 or more" in capsys.readouterr().err
