@@ -176,6 +176,14 @@ def growth(result: Result) -> list[Row]:
     return rows
 
 
+def side_by_side(result: Result) -> list[Row]:
+    rows: list[Row] = [("experiment", "one after the other, seconds", "side by side, seconds", "ratio")]
+    for name, row in result["experiments"].items():
+        times = (f"{row[key]:.0f}" for key in ("one_after_the_other_seconds", "side_by_side_seconds"))
+        rows.append((f"{name}, {result['epochs']} epochs", *times, f"{row['ratio']:.2f}"))
+    return rows
+
+
 def sweep(result: Result) -> list[Row]:
     overhead, memory = result["overhead_s"], result["resident_mib"]
     first = next(key for key in memory if key.startswith("trial_"))
@@ -235,6 +243,12 @@ SECTIONS = (
     Section("end_to_end", "From pictures to updates", end_to_end),
     Section("training_loop", "Lightning beside a bare loop", training_loop),
     Section("growth", "Growth", growth, "A small net; the memory is that of the largest process."),
+    Section(
+        "side_by_side",
+        "Two trainings",
+        side_by_side,
+        "Whole commands, start-up and figures counted in; `baselines run --at_once 2` runs them so.",
+    ),
     Section("start_up", "Start", start_up),
     Section("peak_memory", "Memory of a training", peak_memory),
     Section("first_read", "Reading FER2013", first_read),

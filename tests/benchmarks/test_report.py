@@ -100,6 +100,16 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
             ["| 2,000 | 2 | 1 | 1.23 | 9.00 | 6.50 | 0.75 |"],
         ),
         (
+            "side_by_side",
+            {
+                "epochs": 3,
+                "experiments": {
+                    "net": {"one_after_the_other_seconds": 100.4, "side_by_side_seconds": 80.0, "ratio": 1.255}
+                },
+            },
+            ["| net, 3 epochs | 100 | 80 | 1.25 |"],
+        ),
+        (
             "network_cost",
             {"networks": {"net": {"parameters": 1_370_000, "multiplications": 23_456_789, "milliseconds": 1.234}}},
             ["| net | 1.37 M | 23.5 | 1.23 |"],
