@@ -26,15 +26,21 @@ from fer_lightning.reporting import records
 ROOT = Path(__file__).parents[1]
 
 
-def run(experiment: str, seed: int, data_path: str | None) -> dict[str, Any]:
-    """One training in a process of its own."""
+def run(experiment: str, seed: int, data_path: str | None, publish: bool) -> dict[str, Any]:
+    """One training in a process of its own; where it is published, its record is also a row of docs/RESULTS.md."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"experiment={experiment}", f"seed={seed}", f"hydra.run.dir={folder}/run"]
-        words += [f"paths.mlruns_dir={folder}/mlruns", *([f"data.path={data_path}"] if data_path else [])]
+        words = [f"experiment={experiment}", *([f"seed={seed}"] if seed else [])]
+        words += [f"data.path={data_path}"] if data_path else []
+        if publish:
+            words += ["paths.results_dir=results"]
+            written = ROOT / "results" / f"{experiment}_seed{seed}.json"
+        else:
+            words += [f"hydra.run.dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
+            written = Path(folder, "run", "record.json")
         start = time.monotonic()
         subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True)
         seconds = time.monotonic() - start
-        record = json.loads(Path(folder, "run", "record.json").read_text())
+        record = json.loads(written.read_text())
     return {
         "experiment": experiment,
         "seed": seed,
@@ -53,13 +59,14 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=["speedrun_cpu", "speedrun_cpu_65", "speedrun_cpu_70"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data_path", help="where FER2013 lies, if not in data/")
+    parser.add_argument("--publish", action="store_true", help="also record the runs in results/")
     parser.add_argument("--out", type=Path, help="JSON file to write, beside the runs it holds already")
     options = parser.parse_args()
     kept = json.loads(options.out.read_text())["runs"] if options.out and options.out.exists() else []
     result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
     for experiment in options.experiments:
         for seed in options.seeds:
-            done = run(experiment, seed, options.data_path)
+            done = run(experiment, seed, options.data_path, options.publish)
             kept = [r for r in kept if (r["experiment"], r["seed"]) != (experiment, seed)] + [done]
             if options.out:
                 records.write_json(options.out, {**result, "runs": kept, "commit": records.commit()})
