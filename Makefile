@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint ui audit bill_of_materials
 
 demo: $(VENV)/.installed  ## train the default model end to end
-	$(BIN)/python train.py
+	$(BIN)/python train.py data=synthetic
 
 test: $(VENV)/.installed  ## pass the tests
 	$(BIN)/python -m pytest

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -24,9 +25,18 @@ from fer_lightning.models.network import FERNetwork, build_network, count_parame
 from fer_lightning.reporting import records
 
 
-def model(experiment: str) -> dict[str, Any]:
-    """conf/model of an experiment without what does not change its cost."""
-    chosen = plain(composed(CONF, [f"experiment={experiment}"]).model)
+def command_lines() -> dict[str, list[str]]:
+    """What is typed for each experiment, and for those nets of ensembles that differ from theirs."""
+    lines = {path.stem: [f"experiment={path.stem}"] for path in sorted((CONF / "experiment").glob("*.yaml"))}
+    for recipe in sorted((CONF / "ensemble").glob("*.yaml")):
+        members = yaml.safe_load(recipe.read_text())["members"]
+        lines |= {name: words for name, words in members.items() if any(word.startswith("model") for word in words)}
+    return lines
+
+
+def model(words: list[str]) -> dict[str, Any]:
+    """conf/model of a command line without what does not change its cost."""
+    chosen = plain(composed(CONF, words).model)
     never = {"weights": None, "pretrained": False, "dropout": 0.0}
     return {key: never.get(key, value) for key, value in chosen.items()}
 
@@ -47,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    models = {path.stem: model(path.stem) for path in sorted((CONF / "experiment").glob("*.yaml"))}
+    models = {name: model(words) for name, words in command_lines().items()}
     keys = {name: json.dumps(chosen, sort_keys=True) for name, chosen in models.items()}
     networks = {keys[name]: build_network(chosen, num_classes=7) for name, chosen in models.items()}
     seen: dict[str, list[float]] = {key: [] for key in networks}

@@ -43,10 +43,12 @@ RANGES = {
     "model.drop_path": _FRACTION,
     "loss.label_smoothing": _FRACTION,
     "loss.gamma": _NOT_NEGATIVE,
+    "scheduler.warmup_fraction": _FRACTION,
 }
 """Keys that some options have, with what they must be and the number that they must stay below."""
 
-CHOICES: Mapping[str, tuple[str | None, ...]] = {
+CHOICES: Mapping[str, tuple[str | bool | None, ...]] = {
+    "data.resident": ("auto", True, False),
     "data.sampler": ("shuffled", "balanced"),
     "data.targets": ("labels", "votes"),
     "eval.average": ("probabilities", "logits"),
@@ -61,7 +63,7 @@ CHOICES: Mapping[str, tuple[str | None, ...]] = {
 NOT_CHOSEN = ("ensemble", "hydra", "local")
 """Folders of conf/ that are no groups of a run."""
 
-LESS_IS_BETTER = ("val/loss", "val/ece")
+LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
 
 
@@ -326,13 +328,11 @@ def check(config: DictConfig) -> None:
     for key, names in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in names:
-            listed = " or ".join("null" if name is None else repr(name) for name in names)
+            listed = " or ".join(_typed(name) for name in names)
             raise ValueError(f"{key} is {value!r}; it must be {listed}")
     bootstrap = config.eval.bootstrap
     if not isinstance(bootstrap, int) or bootstrap < 1:
         raise ValueError(f"eval.bootstrap is {bootstrap!r}; it must be a whole number above 0")
-    if config.objective in LESS_IS_BETTER and config.objective_mode != "min":
-        raise ValueError(f"objective={config.objective} is better when it is smaller: add objective_mode=min")
     if not isinstance(config.data.workers, int) or config.data.workers < 0:
         raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
     if config.resume is not None and not isinstance(config.resume, str):
@@ -341,6 +341,11 @@ def check(config: DictConfig) -> None:
         raise FileNotFoundError(
             f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt, or resume=auto"
         )
+
+
+def _typed(choice: str | bool | None) -> str:
+    """A choice as it is written in yaml; words in quotes."""
+    return repr(choice) if isinstance(choice, str) else "null" if choice is None else str(choice).lower()
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

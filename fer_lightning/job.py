@@ -92,7 +92,7 @@ def run_name(job: Job, seed: int) -> str:
     told = (
         "experiment=",
         "search=",
-        "model=",
+        *(["model="] if job.label == job.choices.get("model") else []),
         "seed=",
         "paths.",
         "tracking",

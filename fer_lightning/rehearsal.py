@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fer_lightning.config import build, nearest, plain
+from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
 from fer_lightning.training import checkpoint_io
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.metrics import EPOCH_SCORES
@@ -33,6 +33,7 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     """
     for key, names in monitored(config).items():
         check_logged(key, names, [*EPOCH_SCORES, "f1_"])
+        check_direction(key, names, config)
     if (weights := config.model.get("weights")) and not Path(weights).is_file():
         raise FileNotFoundError(f"model.weights={weights}: there is no such file")
     saved = read_checkpoint(checkpoint) if checkpoint else {}
@@ -108,6 +109,23 @@ def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
     if name not in logged and not name.startswith(tuple(known for known in logged if known.endswith("_"))):
         shown = ", ".join(f"{known}CLASS" if known.endswith("_") else known for known in logged)
         raise ValueError(f"{key} is {name!r}{nearest(name, logged)} It must be one of {shown}")
+
+
+def check_direction(key: str, name: str, config: DictConfig) -> None:
+    """Refuses to take the worst epoch for the best.
+
+    Args:
+        key: The key that names a metric.
+        name: The metric.
+        config: The composed configuration.
+
+    Raises:
+        ValueError: The mode beside the key is not the metric's.
+    """
+    mode_key = "objective_mode" if key == "objective" else key.removesuffix("monitor") + "mode"
+    wanted, better = ("min", "smaller") if name in LESS_IS_BETTER else ("max", "larger")
+    if OmegaConf.select(config, mode_key) not in (wanted, None):
+        raise ValueError(f"{key}={name} is better when it is {better}: add {mode_key}={wanted}")
 
 
 def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
@@ -289,7 +288,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     keep_freed_memory()
     job, first = Job.current(), is_first_process()
     console = Console(quiet=not first)
-    folder = Path(os.path.relpath(config.paths.output_dir))
+    folder = Path(config.paths.output_dir).absolute()
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     ending = calm_end(folder, job.goes_on)
     with ending, trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():

@@ -28,6 +28,18 @@ from fer_lightning.run import train
         ("scheduler.warmup_fraction=much", "scheduler"),
         ("loss.label_smoothing=1", r"loss\.label_smoothing is 1"),
         ("objective=val/loss", "objective=val/loss is better when it is smaller: add objective_mode=min"),
+        ("objective_mode=min", "objective=val/accuracy is better when it is larger: add objective_mode=max"),
+        (
+            "scheduler=plateau scheduler.monitor=val/loss",
+            r"scheduler\.monitor=val/loss is better when it is smaller: add scheduler\.mode=min",
+        ),
+        (
+            "callbacks=early_stopping callbacks.early_stopping.monitor=train/loss",
+            r"is better when it is smaller: add callbacks\.early_stopping\.mode=min",
+        ),
+        ("data.resident=gpu", r"data\.resident is 'gpu'; it must be 'auto' or true or false"),
+        ("scheduler=onecycle scheduler.warmup_fraction=2", r"scheduler\.warmup_fraction is 2; it must be"),
+        ("eval=tta eval.views.shift=2", r"eval\.views\.shift is 2; it is a share of the side"),
         ("eval.average=probs", r"eval\.average is 'probs'; it must be 'probabilities' or 'logits'"),
         ("eval.bootstrap=0", r"eval\.bootstrap is 0; it must be a whole number above 0"),
         ("eval.split=val paths.results_dir=results", "takes what was measured on test alone"),

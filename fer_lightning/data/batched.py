@@ -140,7 +140,7 @@ class BatchedAugmentation:
             out.clamp_(0, 1).pow_(per_picture["gamma"])
         if self.noise:
             noise = torch.randn(out.shape, generator=generator, device=generator.device)
-            out.add_(noise.to(out.device), alpha=self.noise).clamp_(0, 1)
+            out.add_(noise.to(out.device, non_blocking=True), alpha=self.noise).clamp_(0, 1)
         if self.erasing:
             out.masked_fill_(_erased(per_picture, height, width), ERASED_GRAY / 255)
         layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last

@@ -112,8 +112,11 @@ def _classes(folders: set[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     meant = {folder: emotion_of_folder(folder) for folder in folders}
     if set(meant.values()) == set(EMOTIONS):
         return EMOTIONS, {folder: EMOTIONS.index(emotion) for folder, emotion in meant.items() if emotion}
-    classes = tuple(sorted(folders, key=lambda folder: (folder.isdigit() and int(folder), folder)))
-    return classes, {folder: code for code, folder in enumerate(classes)}
+    spellings: dict[str, list[str]] = {}  # `train/Angry` and `test/angry` are one class
+    for folder in sorted(folders):
+        spellings.setdefault(folder.strip().casefold(), []).append(folder)
+    alike = sorted(spellings.values(), key=lambda names: (names[0].isdecimal() and int(names[0]), names[0]))
+    return tuple(names[0] for names in alike), {name: code for code, names in enumerate(alike) for name in names}
 
 
 def folder_reader(folder: Path) -> Callable[[str], bytes]:

@@ -151,7 +151,7 @@ class MediaPipeDetector:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except ImportError as error:
-            raise ValueError(f"detector mediapipe needs a package ({error}): pip install mediapipe") from None
+            raise ValueError(f"detector mediapipe needs a package ({error}): pip install -e '.[mediapipe]'") from None
         content = mediapipe_model() if model is None else _bytes_of(Path(model))
         self._mediapipe: Any = mediapipe
         self._lock = threading.Lock()

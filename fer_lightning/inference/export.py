@@ -98,12 +98,16 @@ class Voters:
 
         Raises:
             FileNotFoundError: A checkpoint is not there.
-            ValueError: One is none of this project, or the nets cannot vote together.
+            ValueError: One is none of this project, has learnt what it would be measured on, or the nets cannot vote
+                together.
         """
         named = voters(path)
         nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in named]
         for net in nets[1:]:
             check_alike(nets[0], net)
+        for net in nets:
+            net.refuse_what_it_learnt("val")
+            net.refuse_what_it_learnt("test")
         weights = [weight for _, weight in named]
         if len(nets) == 1:
             return cls(run_of(nets[0].checkpoint), nets, weights, _command(nets[0]))

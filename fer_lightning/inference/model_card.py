@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fer_lightning.data.protocols import is_leaky
+
 _INTENDED = """## Intended use
 
 Research and teaching; sorting one's own pictures; interfaces and games that react to a face that a person shows on
@@ -49,6 +51,11 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     else:
         who = f"{len(networks)} networks vote; "
         chosen = f"epochs {epochs}, each network's best on the validation part."
+    leaky = (
+        f"**Trained under {training['protocol']}, which leaks: these numbers say nothing of new pictures.**\n\n"
+        if is_leaky(training["protocol"])
+        else ""
+    )
     parts = "\n".join(
         f"| {part} | {row['n']:,} | {row['accuracy']:.2%} ({_interval(row['accuracy_interval'])}) | "
         f"{row['macro_f1']:.2%} ({_interval(row['macro_f1_interval'])}) | {row['ece']:.1%} |"
@@ -64,7 +71,7 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     )
     return f"""# {bundle["name"]}
 
-{synthetic}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
+{synthetic}{leaky}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
 Takes {size}x{size} {colours} pictures of one face each; {who}{training["parameters"]:,} parameters.
 
 ## Training

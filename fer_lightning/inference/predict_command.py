@@ -78,7 +78,8 @@ class Reader:
                 inside = list(self._walk(path))
                 if not inside:
                     self.complain(f"{printable(name)}: holds no picture and no video")
-                found += [(file, file.relative_to(path.parent)) for file in inside]
+                below = Path(os.path.abspath(path)).name  # of `..` too
+                found += [(file, below / file.relative_to(path)) for file in inside]
             else:
                 found.append((path, Path(path.name)))
         return found

@@ -46,7 +46,7 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
             seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000 or number / pace
             number += 1
             if seconds >= wanted - 1e-6:
-                wanted += 1 / fps
+                wanted += (int((seconds - wanted + 1e-6) * fps) + 1) / fps  # the next even time to come
                 good, frame = video.retrieve()
                 if good:
                     yield seconds, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)

@@ -43,7 +43,13 @@ def flip(images: Tensor) -> list[Tensor]:
 
 
 def shifts(images: Tensor, shift: float) -> list[Tensor]:
-    """The picture and four copies shifted by `shift` of its side, edges repeated, each with its mirror image."""
+    """The picture and four copies shifted by `shift` of its side, edges repeated, each with its mirror image.
+
+    Raises:
+        ValueError: `shift` is no share of a side.
+    """
+    if not 0 <= shift < 1:
+        raise ValueError(f"eval.views.shift is {shift}; it is a share of the side, from 0 to below 1")
     height, width = images.shape[-2:]
     dy, dx = max(1, round(shift * height)), max(1, round(shift * width))
     padded = F.pad(images, (dx, dx, dy, dy), mode="replicate")
@@ -52,14 +58,20 @@ def shifts(images: Tensor, shift: float) -> list[Tensor]:
 
 
 def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
-    """The picture at `angles` even angles from -`degrees` to `degrees`, black beyond its border, each mirrored too."""
+    """The picture at `angles` even angles from -`degrees` to `degrees`, black beyond its border, each mirrored too.
+
+    A single one is the picture as it is.
+    """
     views = []
     height, width = images.shape[-2:]
-    for angle in torch.linspace(-degrees, degrees, angles).deg2rad().tolist():
+    first = -degrees if angles > 1 else 0.0
+    for angle in torch.linspace(first, degrees, angles).deg2rad().tolist():
         cos, sin = math.cos(angle), math.sin(angle)
         turn = images.new_tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]).float()
-        grid = F.affine_grid(turn.expand(len(images), 2, 3), list(images.shape), align_corners=False)
-        views += flip(F.grid_sample(images.float(), grid, align_corners=False).to(images.dtype))
+        with torch.autocast(images.device.type, enabled=False):  # half precision misses places by parts of a pixel
+            grid = F.affine_grid(turn.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+            turned = F.grid_sample(images.float(), grid, align_corners=False)
+        views += flip(turned.to(images.dtype))
     return views
 
 

@@ -24,6 +24,7 @@ BLUE, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#56B4E9", "#CC79A7"
 RIGHT, WRONG = "#00704F", "#B8420A"  # their green and vermilion, darkened until text is legible
 
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # names of classes are no formulas
     "font.family": "DejaVu Sans",  # comes with matplotlib and has the check mark, the cross and the arrow
     "font.size": 10,
     "text.color": INK,

@@ -125,7 +125,10 @@ def impatient(timeout: int) -> Iterator[None]:
 
 def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
-    from mlflow.exceptions import MlflowException
+    try:
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError as error:
+        raise ValueError(f"tracking=mlflow needs a package ({error}); tracking=csv does without") from None
 
     return MlflowException, OSError
 

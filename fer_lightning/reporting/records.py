@@ -97,6 +97,11 @@ def command(overrides: Sequence[str]) -> str:
     return shlex.join(["python", "train.py", *overrides])
 
 
+def verb_command(verb: str, arguments: Sequence[str]) -> str:
+    """The command that repeats a verb, ready to paste, without its passwords."""
+    return masked(shlex.join(["python", "-m", "fer_lightning", verb, *arguments]))
+
+
 def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
     """What of a command line makes a training, sorted: all but where things lie, and words that begin as `besides`."""
     elsewhere = ("paths.", "data.path=", "data.votes_path=", "tracking", "hydra", "resume=", *besides)

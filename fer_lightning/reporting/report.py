@@ -85,7 +85,7 @@ def classification_report(scores: Scores) -> str:
         f"macro F1          {scores['macro_f1']:.4f}",
         f"balanced accuracy {scores['balanced_accuracy']:.4f}",
         f"top-2 accuracy    {scores['top2_accuracy']:.4f}",
-        f"calibration error {scores['ece']:.4f}  (ECE, 15 bins)",
+        f"calibration error {scores['ece']:.2%}  (ECE, 15 bins)",
     ]
     return "\n".join(lines) + "\n"
 

@@ -147,6 +147,8 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
             records = [read_record(file, *NEEDED) for file in found]
             cost = costs.get(path.stem, {}) if path.parent.name == "experiment" else _together(path, records, costs)
+            if records and cost and cost["parameters"] != records[0]["params"]:
+                cost = {}  # measured of another network than the record's
             rows.append(Baseline(path.stem, header, records, cost))
 
     def place(row: Baseline) -> tuple[int, float]:
@@ -161,9 +163,15 @@ def _together(recipe: Path, records: Sequence[Mapping[str, Any]], costs: Costs) 
     """What the nets of an ensemble cost together: those that vote, where that was chosen already."""
     members: Mapping[str, Sequence[str]] = yaml.safe_load(recipe.read_text())["members"]
     silent = {Path(m["run"]).name for record in records[:1] for m in record["members"] if not m["weight"]}
-    words = [word for member in members.keys() - silent for word in members[member]]
-    rows = [costs.get(word.partition("=")[2], {}) for word in words if word.startswith("experiment=")]
+    rows = [_cost(member, members[member], costs) for member in members.keys() - silent]
     return {key: sum(row[key] for row in rows) for key in ("parameters", "milliseconds")} if all(rows) else {}
+
+
+def _cost(member: str, words: Sequence[str], costs: Costs) -> Mapping[str, float]:
+    """What a net of an ensemble costs; one that is changed beside its experiment is measured under its own name."""
+    changed = any(word.startswith("model") for word in words)
+    experiment = next(word.partition("=")[2] for word in words if word.startswith("experiment="))
+    return costs.get(member if changed else experiment, {})
 
 
 def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
@@ -196,14 +204,15 @@ def results_page(rows: Sequence[Baseline]) -> str:
     for row in rows:
         for record in row.records:
             f1 = ", ".join(f"{name} {value:.2f}" for name, value in record["test"]["per_class_f1"].items())
+            device = record["machine"]["gpu"] or record["machine"]["cpu"]
             page.append(
                 f"## {row.name}, seed {record['seed']}\n\n"
                 f"{row.header.get('Source', '')}.\n\n"
                 f"F1: {f1}.\n\n"
                 f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
-                f"{record['test']['ece']:.3f}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
+                f"{record['test']['ece']:.1%}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
                 f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
-                f"commit {record['commit'][:12]}, {record['machine']['cpu']}, torch {record['versions']['torch']}.\n"
+                f"commit {record['commit'][:12]}, {device}, torch {record['versions']['torch']}.\n"
             )
     return "\n".join(page)
 
@@ -283,6 +292,9 @@ class Runner:
                 print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
                 continue
             recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
+            header = header_of(recipe if recipe.exists() else self.root / "conf" / "experiment" / f"{name}.yaml")
+            if needs := header.get("Needs"):
+                print(f"{name} needs {needs} ({header.get('Cost', 'cost unknown')})")
             if not recipe.exists():
                 seeded = [f"seed={seed}"] if seed else []
                 waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, "paths.results_dir=results"]
@@ -297,13 +309,24 @@ class Runner:
         return self.trainings(waiting)
 
     def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
-        """Trains in the folders of these names, on from the last checkpoint there."""
-        words = {}
-        for run, typed in runs.items():
+        """Trains in the folders of these names, on from the last checkpoint there; taught ones last."""
+        taught = {run: words for run, words in runs.items() if self._is_taught(words)}
+        others = {run: words for run, words in runs.items() if run not in taught}
+        return self._train(others) or self._train(taught)
+
+    def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
+        commands = {}
+        for run, words in runs.items():
             last = RUNS / run / "checkpoints" / "last.ckpt"
             resume = [f"resume={last}"] if (self.root / last).exists() else []
-            words[run] = ["train.py", *typed, f"hydra.run.dir={RUNS / run}", *resume]
-        return self.processes(words)
+            commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
+        return self.processes(commands)
+
+    def _is_taught(self, words: Sequence[str]) -> bool:
+        """Whether a training begins with what another one left."""
+        experiments = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+        files = [self.root / "conf" / "experiment" / f"{name}.yaml" for name in experiments]
+        return any(header_of(file).get("Needs", "").startswith("a trained") for file in files if file.exists())
 
     def processes(self, commands: Mapping[str, Sequence[str]]) -> int:
         """Runs Python with each of these command lines until they end, one fails or the time is up."""
@@ -327,7 +350,7 @@ class Runner:
                     for what, process in running.items():
                         process.wait()
                         print(f"{what}: the time is up; the same command goes on from the last whole epoch")
-                    return OUT_OF_TIME
+                    return status or OUT_OF_TIME
         except KeyboardInterrupt:  # the processes got it too
             for process in running.values():
                 process.wait()

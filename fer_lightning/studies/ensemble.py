@@ -124,7 +124,7 @@ def members_of(words: str) -> list[Path]:
         words: Paths or patterns, `[a,b]` or `a,b`; of a pattern's matches those count that hold a checkpoint.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or one that is named twice.
     """
     paths: list[Path] = []
     for word in words.removeprefix("[").removesuffix("]").split(","):
@@ -138,7 +138,13 @@ def members_of(words: str) -> list[Path]:
         paths += found
     if not paths:
         raise ValueError("members names no run; give members=[RUN,RUN,...]")
-    return list(dict.fromkeys(paths))
+    by_checkpoint: dict[Path, Path] = {}
+    for path in paths:
+        by_checkpoint.setdefault(checkpoint_of(path).resolve(), path)
+    distinct = list(by_checkpoint.values())
+    if len(distinct) == 1 < len(paths):
+        raise ValueError(f"members names {distinct[0]} more than once, and no other net")
+    return distinct
 
 
 def ask(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tuple[list[Member], Trained]:
@@ -387,7 +393,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    command = shlex.join(["python", "-m", "fer_lightning", "ensemble", *arguments])
+    command = records.verb_command("ensemble", arguments)
 
     def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
         if ("members" in given) == ("recipe" in given):

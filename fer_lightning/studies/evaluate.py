@@ -60,7 +60,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         folder / "record.json",
         {
             "checkpoint": str(net.checkpoint),
-            "command": "python -m fer_lightning evaluate " + " ".join([f"checkpoint={checkpoint}", *overrides]),
+            "command": records.verb_command("evaluate", [f"checkpoint={checkpoint}", *overrides]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
             "protocol": net.split.name,

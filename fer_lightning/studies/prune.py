@@ -46,7 +46,8 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     quiet()
     net = Trained.load(path, overrides, another_model=True)
     whole = net.module.network
-    narrower = build_network({**plain(net.config.model), "weights": None}, num_classes=len(net.module.classes))
+    model = {key: value for key, value in plain(net.config.model).items() if key not in ("pretrained", "weights")}
+    narrower = build_network(model, num_classes=len(net.module.classes))  # its weights are those that are left
     rows = [_row("trained", whole, net.predictions("val"))]
     prune_channels(whole, narrower)
     net.module.network = narrower

@@ -82,7 +82,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 try:
                     torch.save(checkpoint, file)
                 except RuntimeError as error:  # torch's writer fails a second time when it closes, and says that
-                    raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+                    first = error.__context__  # a full disk, or a signal to end
+                    raise first if isinstance(first, (OSError, SystemExit, KeyboardInterrupt)) else error from None
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)

@@ -58,7 +58,7 @@ def _values(trial: FrozenTrial) -> str:
     return ", ".join(f"{value:.6g}" for value in trial.values or [])
 
 
-def retrain_command(trial: FrozenTrial, plugin: FerOptunaSweeper) -> str:
+def retrain_command(trial: FrozenTrial) -> str:
     """The command that runs the trial's job again, on its own."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
@@ -81,7 +81,7 @@ def _counts(study: optuna.Study) -> dict[str, int]:
     }
 
 
-def summary(study: optuna.Study, plugin: FerOptunaSweeper) -> str:
+def summary(study: optuna.Study) -> str:
     """Some lines for the terminal."""
     counts = {name.replace("_", " "): n for name, n in _counts(study).items() if n}
     if spent := steps(study):
@@ -96,7 +96,7 @@ def summary(study: optuna.Study, plugin: FerOptunaSweeper) -> str:
         params = " ".join(f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in trial.params.items())
         one = len(study.directions) == 1
         lines.append(f"{'Best:     ' if one else '  '}trial {trial.number}: {_values(trial)} with {params}")
-        lines.append(f"{'Retrain:  ' if one else '    '}{retrain_command(trial, plugin)}")
+        lines.append(f"{'Retrain:  ' if one else '    '}{retrain_command(trial)}")
     return "\n".join(lines)
 
 
@@ -110,7 +110,7 @@ def write_results(study: optuna.Study, plugin: FerOptunaSweeper, sweep_dir: Path
                 "trial": trial.number,
                 "params": trial.params,
                 "values": list(trial.values),
-                "retrain": retrain_command(trial, plugin),
+                "retrain": retrain_command(trial),
             }
             for trial in best
         ]
@@ -119,7 +119,7 @@ def write_results(study: optuna.Study, plugin: FerOptunaSweeper, sweep_dir: Path
             "best_params": best[0].params,
             "best_value": best[0].value,
             "best_trial": best[0].number,
-            "retrain": retrain_command(best[0], plugin),
+            "retrain": retrain_command(best[0]),
         }
     assert plugin.task.address is not None
     results |= {

@@ -233,7 +233,7 @@ class Sweep:
                 self.total,
             )
             self._close()
-            print(_report.summary(self.study, self.plugin))
+            print(_report.summary(self.study))
             return
         log.info(
             "study %s: %d of %d trials so far, in %s",
@@ -254,7 +254,7 @@ class Sweep:
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from None
         results = _report.write_results(self.study, self.plugin, sweep_dir)  # first, for the observers to keep
         self._close()
-        print(_report.summary(self.study, self.plugin) + f"\nResults:  {results}")
+        print(_report.summary(self.study) + f"\nResults:  {results}")
         if stopped:
             raise SweepError(stopped)
 

@@ -489,6 +489,13 @@ def test_split_names(tmp_path, split, usage):
     assert read.usage.tolist() == [USAGES[usage]]
 
 
+def test_a_class_that_is_spelt_otherwise_in_another_split_is_the_same(tmp_path):
+    names = ("train/Angry/1.png", "train/Awe/2.png", "test/angry/3.png", "test/awe /4.png")
+    read = read_faces(unpacked(tmp_path / "set", {name: gray(value) for value, name in enumerate(names)}))
+    assert read.classes == ("Angry", "Awe")
+    assert sorted(read.labels.tolist()) == [0, 0, 1, 1]
+
+
 def test_own_classes_are_sorted_and_pictures_converted(tmp_path):
     colours = np.zeros((20, 30, 3), np.uint8)
     colours[..., 0] = 200

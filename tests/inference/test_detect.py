@@ -243,7 +243,7 @@ def test_mediapipe_s_model_is_fetched_once_and_verified(monkeypatch, tmp_path: P
 
 def test_what_mediapipe_lacks_is_one_sentence(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(ValueError, match="pip install mediapipe"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[mediapipe\]'"):
         detector("mediapipe")
     FakeMediaPipe(monkeypatch)
     with pytest.raises(ValueError, match=r"nowhere.tflite cannot be read: No such file"):

@@ -19,6 +19,7 @@ from fer_lightning.inference import images as pictures
 from fer_lightning.inference.detect import DetectedFace
 from fer_lightning.inference.images import PictureError, read_picture, to_input
 from fer_lightning.inference.predict import FERPredictor, Prediction
+from fer_lightning.inference.video import frames
 from fer_lightning.labels import EMOTIONS
 
 
@@ -422,6 +423,29 @@ def test_a_video_is_looked_at_at_an_even_pace(small_bundle, video, capfd) -> Non
     shown = capfd.readouterr()
     assert pd.read_csv(io.StringIO(shown.out))["seconds"].tolist() == [0, 0.5, 1, 1.5]
     assert shown.err.startswith(f"{video}: 0:00.0-")
+
+
+def test_a_video_that_starts_late_and_has_a_gap_keeps_the_pace(video, monkeypatch) -> None:
+    times = [10 + number / 25 for number in range(50)] + [14 + number / 25 for number in range(50)]
+
+    class Capture:
+        at = -1
+
+        def grab(self) -> bool:
+            self.at += 1
+            return self.at < len(times)
+
+        def retrieve(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((2, 2, 3), np.uint8)
+
+        def get(self, what: int) -> float:
+            return {cv2.CAP_PROP_POS_MSEC: 1000 * times[max(0, self.at)], cv2.CAP_PROP_FPS: 25.0}.get(what, 2.0)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture())
+    assert [seconds for seconds, _ in frames(video, fps=1)] == [10, 11, 14, 15]
 
 
 def test_what_is_no_video_is_told(small_bundle, tmp_path: Path) -> None:

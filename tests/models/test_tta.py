@@ -62,6 +62,13 @@ def test_rotations_are_even_angles_with_mirror_images() -> None:
     assert torch.equal(views[5], views[4].flip(-1))
 
 
+def test_a_single_rotation_is_none_and_shifts_are_shares() -> None:
+    image = torch.rand(1, 1, 5, 5)
+    assert torch.allclose(tta.rotations(image, degrees=30, angles=1)[0], image, atol=1e-6)
+    with pytest.raises(ValueError, match="a share of the side"):
+        tta.shifts(image, 1.5)
+
+
 def test_rotations_keep_right_angles_in_wide_pictures() -> None:
     image = torch.zeros(1, 1, 9, 15)
     image[..., 4, 4:11] = 1  # a lying line of seven pixels through the centre

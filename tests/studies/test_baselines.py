@@ -54,7 +54,11 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
 
 
 def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(root: Path) -> None:
-    costs = {"measured": {"parameters": 1e6, "milliseconds": 2.0}, "waiting": {"parameters": 5e6, "milliseconds": 0.54}}
+    costs = {
+        "measured": {"parameters": 304_423, "milliseconds": 2.0},
+        "waiting": {"parameters": 5e6, "milliseconds": 0.54},
+        "c": {"parameters": 2e6, "milliseconds": 1.0},
+    }
     file = root / baselines.NETWORK_COST
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"networks": costs}))
@@ -71,13 +75,19 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
     assert shown() == {
         "measured": ["0.30 M", "1.2 MB", "2.0 ms"],  # as many parameters as the run had
         "waiting": ["5.00 M", "20.0 MB", "0.5 ms"],
-        "both": ["6.00 M", "24.0 MB", "2.5 ms"],
+        "both": ["5.30 M", "21.2 MB", "2.5 ms"],
     }
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     votes = [{"run": "outputs/baselines/a", "weight": 1.0}, {"run": "outputs/baselines/b", "weight": 0.0}]
-    chosen = record | {"members": votes, "params": 1_000_000, "choose": "greedy", "weights": "equal"}
+    chosen = record | {"members": votes, "params": 304_423, "choose": "greedy", "weights": "equal"}
     (root / "results" / "both_seed0.json").write_text(json.dumps(chosen))
-    assert shown()["both"] == ["1.00 M", "4.0 MB", "2.0 ms"]
+    assert shown()["both"] == ["0.30 M", "1.2 MB", "2.0 ms"]
+    (root / "results" / "both_seed0.json").unlink()
+    changed = recipe + "  c: [experiment=measured, 'model.widths=[9]']\n"
+    (root / "conf" / "ensemble" / "both.yaml").write_text(changed)
+    assert shown()["both"] == ["7.30 M", "29.2 MB", "3.5 ms"]  # c is not what `measured` is
+    (root / "results" / "measured_seed0.json").write_text(json.dumps(record | {"params": 304_424}))
+    assert shown()["measured"] == ["0.30 M", "1.2 MB", "not run"]  # of another network
 
 
 def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> None:
@@ -172,6 +182,14 @@ def test_trainings_run_side_by_side_and_share_the_cores(
     assert [(root / "results" / f"waiting_seed{seed}.json").read_text() for seed in (1, 2)] == ["3", "3"]
     assert (root / baselines.RUNS / "waiting_seed1.log").read_text() == "met\n"
     assert "waiting_seed2: done" in capfd.readouterr().out
+
+
+def test_a_net_that_another_teaches_is_trained_after_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "conf" / "experiment" / "pupil.yaml").write_text("# Claim     none\n# Needs     a trained waiting: first\n")
+    batches: list[list[str]] = []
+    monkeypatch.setattr(baselines.Runner, "processes", lambda self, commands: batches.append(list(commands)) or 0)
+    assert baselines.Runner(at_once=3, root=root).rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
+    assert batches == [["waiting_seed0", "waiting_seed1"], ["pupil_seed0"]]
 
 
 def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,13 @@ def test_patterns_checkpoints_and_other_views(runs: list[Path]) -> None:
     assert {m["views"] for m in members} == {"flip"}
 
 
+def test_no_net_votes_twice(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    again = f"{runs[0].absolute()}/checkpoints/best.ckpt"
+    assert ensemble.members_of(f"[{runs[0]},{runs[1]},{again}]") == [runs[0], runs[1]]
+    assert entry.main(["ensemble", f"members=[{runs[0]},{again}]"]) == 2
+    assert f"members names {runs[0]} more than once" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_net_is_asked_once(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.main(["ensemble", listed(runs[1:2]), "publish=first"]) == 0
