@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## train the default model end to end
 	$(BIN)/python train.py data=synthetic
 
-test: $(VENV)/.installed  ## pass the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed  ## pass the tests, in two processes of one thread each: most of them wait for programs to start
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -342,6 +342,12 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             folder=folder,
         )
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with one_clear_sentence():
+            if not best.best_model_path:
+                raise ValueError(
+                    f"resume={config.resume}: its {len(module.history)} epochs are over, and none was measured on "
+                    f"these data; go on for longer with trainer.max_epochs={len(module.history) + 1} or more"
+                )
         chosen_epoch = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(chosen_epoch["state_dict"])
         best_row = chosen_epoch["history"][-1]

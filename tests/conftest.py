@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict
 import fer_lightning  # noqa: F401  # before torchvision
 from fer_lightning.config import register_resolvers
 from fer_lightning.data import synthetic
+from fer_lightning.data.locate import find_fer2013
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +50,17 @@ TINY = [
 """Overrides that make any run a matter of a second."""
 
 Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where FER2013 lies in data/, `data=auto` means another data set than elsewhere."""
+    if find_fer2013("data"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FER_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from fer_lightning.reporting.records import read_record
 
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
 NOT_RUN = "not run"
-NEEDED = ("seed", "command", "machine", "protocol", "test", "val", "params", "minutes")
+NEEDED = ("seed", "command", "machine", "protocol", "data_fingerprint", "test", "val", "params", "minutes")
 """Keys of a record that is a row."""
 
 
@@ -137,7 +137,11 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def baselines(root: Path = ROOT) -> list[Baseline]:
-    """All experiments and ensembles: measured ones, best first; those measured on other labels; then the queue."""
+    """All experiments and ensembles: measured ones, best first; those measured on other labels; then the queue.
+
+    Raises:
+        ValueError: A record is damaged, or those of one row do not compare.
+    """
     rows = []
     measured = root / NETWORK_COST
     costs: Costs = read_record(measured, "networks")["networks"] if measured.exists() else {}
@@ -146,6 +150,8 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         if "Claim" in header:  # a member of an ensemble makes no claim and has no row
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
             records = [read_record(file, *NEEDED) for file in found]
+            if len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
+                raise ValueError(f"results/{path.stem}_seed*.json are of several protocols or data sets: no single row")
             cost = costs.get(path.stem, {}) if path.parent.name == "experiment" else _together(path, records, costs)
             if records and cost and cost["parameters"] != records[0]["params"]:
                 cost = {}  # measured of another network than the record's
@@ -413,6 +419,14 @@ def main(arguments: Sequence[str]) -> int:
         chosen = parser().parse_args(list(arguments))
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
+    try:
+        return _act(chosen)
+    except ValueError as error:  # a record that is damaged or belongs elsewhere
+        print(f"fer baselines: {error}", file=sys.stderr)
+        return 2
+
+
+def _act(chosen: argparse.Namespace) -> int:
     if chosen.action == "run":
         known = [row.name for row in baselines()]
         for name in chosen.names:

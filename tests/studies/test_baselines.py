@@ -108,6 +108,13 @@ def test_several_seeds_give_their_mean_and_range(root: Path) -> None:
     assert row.accuracy("test") == "63.50% (mean of 2 seeds: 62.5% to 64.5%)"
 
 
+def test_seeds_under_another_protocol_are_no_mean(root: Path) -> None:
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    (root / "results" / "measured_seed1.json").write_text(json.dumps(record | {"seed": 1, "protocol": "kaggle(0.1)"}))
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json are of several protocols"):
+        baselines.baselines(root)
+
+
 def test_a_header_is_read_with_its_further_lines(root: Path) -> None:
     assert baselines.header_of(root / "conf" / "experiment" / "waiting.yaml") == {
         "Source": "a paper of two lines", "Claim": "99% (no protocol)", "Needs": "a GPU",
@@ -194,6 +201,7 @@ def test_a_net_that_another_teaches_is_trained_after_it(root: Path, monkeypatch:
 
 def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(MEETING)
+    (root / "conf" / "experiment" / "broken.yaml").write_text("# Claim     none\n")
     runner = baselines.Runner(time.monotonic() + 60, at_once=1, root=root)
     assert runner.rows([("broken", 0), ("waiting", 1)]) == 1
     assert not (root / "here").exists()

@@ -176,6 +176,13 @@ def test_the_best_epoch_on_other_data_does_not_count(composed, tmp_path: Path, m
     assert saved(tmp_path / "run", "best")["history"][-1]["epoch"] == 2
 
 
+def test_a_run_that_has_ended_cannot_be_chosen_from_on_other_data(composed, tmp_path: Path) -> None:
+    train(composed(*TINY, f"paths.output_dir={tmp_path}/ended"))
+    last = tmp_path / "ended" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match=r"its 1 epochs are over.*trainer\.max_epochs=2 or more"):
+        train(composed(*TINY, "data.count=220", f"resume={last}", f"paths.output_dir={tmp_path}/other"))
+
+
 def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
     train(composed(*TINY))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
