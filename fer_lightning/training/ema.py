@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA(WeightAveraging):
@@ -26,7 +25,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999, update_starting_at_step: int = 100) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]  # torch lacks it
+        super().__init__()
         self.update_starting_at_step = update_starting_at_step
         self._decay = decay
 
