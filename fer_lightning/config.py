@@ -60,6 +60,9 @@ CHOICES: Mapping[str, tuple[str | bool | None, ...]] = {
 """Keys that are one of a few names."""
 
 
+MULTIRUN, SHOW = {"-m", "--multirun"}, {"-c", "--cfg", "--resolve", "-p", "--package"}
+"""Flags for many runs, and those that show a configuration and run nothing."""
+
 NOT_CHOSEN = ("ensemble", "hydra", "local")
 """Folders of conf/ that are no groups of a run."""
 
@@ -116,13 +119,22 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
 
     Args:
         conf: The absolute folder of the configuration.
-        words: The command line without the program. Where a flag asks for something else than a run, nothing is done.
+        words: The command line without the program. Where a flag asks for something else than a run or its
+            configuration, nothing is done.
 
     Raises:
-        ValueError: A key, group or option does not exist; the message names the nearest that does.
+        ValueError: A key, group or option does not exist, and the message names the nearest that does; or words and
+            flags do not go together.
     """
-    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
+    flags = {word for word in words if word.startswith("-")}
+    if flags - MULTIRUN - SHOW:
         return
+    if flags & MULTIRUN and flags & SHOW:
+        raise ValueError("--cfg shows the configuration of one run: leave -m and lists of values out")
+    if "--resolve" in flags and not flags & {"-c", "--cfg"}:
+        raise ValueError("--resolve belongs to --cfg: python train.py --cfg job --resolve")
+    if flags & SHOW:
+        words = [word for word in words if "=" in word or word.startswith("~")]  # without what the flags take
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import ConfigCompositionException, OverrideParseException
@@ -134,6 +146,8 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
+            if not flags & MULTIRUN:
+                _check_one_run(parsed, shown=bool(flags & SHOW))
             _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
@@ -171,6 +185,15 @@ def _check_options(overrides: Sequence[Override], conf: Path) -> None:
         if (conf / group).is_dir() and any(isinstance(name, (int, float, dict, list)) for name in names):
             known = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
             raise ValueError(f"{group}={value}: there is no such option. There are {known}")
+
+
+def _check_one_run(overrides: Sequence[Override], *, shown: bool) -> None:
+    """Refuses what needs a multirun in a run that is none; where it is only shown, a search may be."""
+    for override in overrides:
+        if override.is_sweep_override():
+            raise ValueError(f"{override.input_line} stands for several runs: add -m")
+        if override.key_or_group == "search" and not override.is_delete() and not shown:
+            raise ValueError(f"{override.input_line} is searched with -m: python train.py -m {override.input_line}")
 
 
 def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
@@ -250,7 +273,7 @@ def _options_with(key: str, conf: Path) -> list[str]:
     return [f"{group}={option}" for option, content in held.items() if rest in flatten(content or {})]
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean 'lr'?`, or a full stop where no known name is near."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"; did you mean {found[0]!r}?" if found else "."

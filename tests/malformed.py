@@ -121,7 +121,7 @@ odd_texts = st.sampled_from(
     ["", " ", "../../x", "/etc/passwd", "C:\\x", "\0", "nan", "1e999", "\ud800", "a" * 10_000, "${oc.env:HOME}", "???"]
 ) | st.text(max_size=12)
 odd_targets = st.sampled_from(
-    ["os.system", "builtins.eval", "fer_lightning.config.os.system", "fer_lightning.studies.baselines.main"]
+    ["os.system", "builtins.eval", "fer_lightning.config.os.system", "fer_lightning.studies.baselines.command.main"]
 ).map(lambda name: {"_target_": name, "arguments": ["run"], "command": "touch stranger"})
 odd_values: SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), odd_integers, st.floats(), odd_texts, odd_targets,
@@ -695,7 +695,7 @@ def feed_verb(words: list[str], folder: Path) -> None:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(said),
         mock.patch("fer_lightning.inference.app.command.serve", return_value=0),
-        mock.patch("fer_lightning.studies.baselines.write"),
+        mock.patch("fer_lightning.studies.baselines.command.write"),
         mock.patch("fer_lightning.studies.leaks.write"),
         mock.patch("subprocess.Popen", side_effect=AssertionError("a process was started")),
     ):

@@ -102,6 +102,12 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("loss.gamma=2", "loss.gamma belongs to loss=focal: add that"),
         ("data.path=fer2013.csv", "data.path belongs to data=fer2013 or data=folder: add that"),
         ("ensemble=ours_ensemble", "ensemble is no group of a run"),
+        ("--cfg job optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
+        ("-m --cfg job", "--cfg shows the configuration of one run"),
+        ("--resolve", "--resolve belongs to --cfg"),
+        ("optimizer.lr=1,2", "optimizer.lr=1,2 stands for several runs: add -m"),
+        ("--cfg job model=vgg,compact", "model=vgg,compact stands for several runs: add -m"),
+        ("search=loss", "search=loss is searched with -m: python train.py -m search=loss"),
     ],
 )  # fmt: skip
 def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str) -> None:
@@ -116,7 +122,8 @@ def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str)
     "words",
     ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)",
      "-m search=custom_cnn optimizer.lr=interval(1,2)",
-     "-m experiment=glob(*)", "--cfg job optimzer.lr=1", "~tracking", "resume=auto"],
+     "-m experiment=glob(*)", "--cfg job search=loss --resolve", "-p model --cfg job model=vgg", "--info searchpath",
+     "~tracking", "~search", "resume=auto"],
 )  # fmt: skip
 def test_right_words_pass(words: str) -> None:
     register_resolvers()

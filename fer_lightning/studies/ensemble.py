@@ -22,7 +22,7 @@ from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run import quiet
-from fer_lightning.studies.baselines import RUNS
+from fer_lightning.studies.baselines.runner import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.trained import Trained, checkpoint_of, sha256

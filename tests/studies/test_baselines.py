@@ -7,7 +7,9 @@ import pytest
 from conftest import ROOT
 
 from fer_lightning import __main__ as entry
-from fer_lightning.studies import baselines
+from fer_lightning.studies.baselines import page
+from fer_lightning.studies.baselines.rows import NETWORK_COST, baselines, header_of
+from fer_lightning.studies.baselines.runner import OUT_OF_TIME, RUNS, Runner
 
 
 def part(accuracy: float) -> dict:
@@ -39,12 +41,12 @@ def root(tmp_path: Path) -> Path:
         "protocol": "official", "commit": "c" * 40, "versions": {"torch": "2"},
     }  # fmt: skip
     (tmp_path / "results" / "measured_seed0.json").write_text(json.dumps(record))
-    (tmp_path / "README.md").write_text(f"head\n{baselines.MARKS[0]}\nold\n{baselines.MARKS[1]}\ntail\n")
+    (tmp_path / "README.md").write_text(f"head\n{page.MARKS[0]}\nold\n{page.MARKS[1]}\ntail\n")
     return tmp_path
 
 
 def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
-    measured, waiting = baselines.baselines(root)
+    measured, waiting = baselines(root)
     assert list(measured.cells().values()) == [
         "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run", "50.00%", "0.30 M",
         "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1` (needs a GPU)",
@@ -59,7 +61,7 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
         "waiting": {"parameters": 5e6, "milliseconds": 0.54},
         "c": {"parameters": 2e6, "milliseconds": 1.0},
     }
-    file = root / baselines.NETWORK_COST
+    file = root / NETWORK_COST
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"networks": costs}))
     recipe = (
@@ -69,7 +71,7 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
     (root / "conf" / "ensemble" / "both.yaml").write_text(recipe)
 
     def shown() -> dict[str, list[str]]:
-        rows = {row.name: row.cells() for row in baselines.baselines(root)}
+        rows = {row.name: row.cells() for row in baselines(root)}
         return {name: [cells[c] for c in ("parameters", "size", "latency")] for name, cells in rows.items()}
 
     assert shown() == {
@@ -95,16 +97,16 @@ def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> No
     other = record | {"test": part(0.85), "protocol": "fer_plus(soft)"}
     (root / "conf" / "experiment" / "easier.yaml").write_text("# Source    a paper\n# Claim     85%\n")
     (root / "results" / "easier_seed0.json").write_text(json.dumps(other))
-    rows = baselines.baselines(root)
+    rows = baselines(root)
     assert [row.name for row in rows] == ["measured", "easier", "waiting"]
-    assert "85.00% (80.0% to 90.0%, fer_plus(soft))" in baselines.results_head(rows)
+    assert "85.00% (80.0% to 90.0%, fer_plus(soft))" in page.results_head(rows)
 
 
 def test_several_seeds_give_their_mean_and_range(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     again = record | {"seed": 1, "test": part(0.645)}
     (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
-    row = baselines.baselines(root)[0]
+    row = baselines(root)[0]
     assert row.accuracy("test") == "63.50% (mean of 2 seeds: 62.5% to 64.5%)"
 
 
@@ -112,17 +114,17 @@ def test_seeds_under_another_protocol_are_no_mean(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     (root / "results" / "measured_seed1.json").write_text(json.dumps(record | {"seed": 1, "protocol": "kaggle(0.1)"}))
     with pytest.raises(ValueError, match=r"measured_seed\*\.json are of several protocols"):
-        baselines.baselines(root)
+        baselines(root)
 
 
 def test_a_header_is_read_with_its_further_lines(root: Path) -> None:
-    assert baselines.header_of(root / "conf" / "experiment" / "waiting.yaml") == {
+    assert header_of(root / "conf" / "experiment" / "waiting.yaml") == {
         "Source": "a paper of two lines", "Claim": "99% (no protocol)", "Needs": "a GPU",
     }  # fmt: skip
 
 
 def test_every_experiment_says_where_it_comes_from_and_what_a_run_costs() -> None:
-    for row in baselines.baselines():
+    for row in baselines():
         assert {"Source", "Claim"} <= set(row.header), row.name
         assert row.records or row.gpu_minutes, row.name
         assert ("Protocol" in row.header) == ("Verdict" in row.header), row.name
@@ -152,10 +154,10 @@ pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 
 def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert baselines.Runner(time.monotonic() + 8, root=root).rows([("waiting", 1)]) == baselines.OUT_OF_TIME
+    assert Runner(time.monotonic() + 8, root=root).rows([("waiting", 1)]) == OUT_OF_TIME
     assert "the time is up" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
-    runner = baselines.Runner(root=root)
+    runner = Runner(root=root)
     assert runner.rows([("waiting", 1)]) == 0
     assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capfd.readouterr().out
     assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
@@ -184,28 +186,28 @@ def test_trainings_run_side_by_side_and_share_the_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (root / "train.py").write_text(MEETING)  # each waits for the other
-    runner = baselines.Runner(time.monotonic() + 60, at_once=2, root=root)
+    runner = Runner(time.monotonic() + 60, at_once=2, root=root)
     assert runner.rows([("waiting", 1), ("waiting", 2)]) == 0
     assert [(root / "results" / f"waiting_seed{seed}.json").read_text() for seed in (1, 2)] == ["3", "3"]
-    assert (root / baselines.RUNS / "waiting_seed1.log").read_text() == "met\n"
+    assert (root / RUNS / "waiting_seed1.log").read_text() == "met\n"
     assert "waiting_seed2: done" in capfd.readouterr().out
 
 
 def test_a_net_that_another_teaches_is_trained_after_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "conf" / "experiment" / "pupil.yaml").write_text("# Claim     none\n# Needs     a trained waiting: first\n")
     batches: list[list[str]] = []
-    monkeypatch.setattr(baselines.Runner, "processes", lambda self, commands: batches.append(list(commands)) or 0)
-    assert baselines.Runner(at_once=3, root=root).rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
+    monkeypatch.setattr(Runner, "processes", lambda self, commands: batches.append(list(commands)) or 0)
+    assert Runner(at_once=3, root=root).rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
     assert batches == [["waiting_seed0", "waiting_seed1"], ["pupil_seed0"]]
 
 
 def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(MEETING)
     (root / "conf" / "experiment" / "broken.yaml").write_text("# Claim     none\n")
-    runner = baselines.Runner(time.monotonic() + 60, at_once=1, root=root)
+    runner = Runner(time.monotonic() + 60, at_once=1, root=root)
     assert runner.rows([("broken", 0), ("waiting", 1)]) == 1
     assert not (root / "here").exists()
-    assert baselines.Runner(at_once=2, root=root).rows([("broken", 0), ("broken", 3), ("waiting", 1)]) == 1
+    assert Runner(at_once=2, root=root).rows([("broken", 0), ("broken", 3), ("waiting", 1)]) == 1
     assert "broken_seed0: failed (1), see outputs/baselines/broken_seed0.log" in capfd.readouterr().out
     assert not (root / "here").exists()
 
@@ -217,17 +219,17 @@ def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> Non
     (root / "conf" / "ensemble").mkdir()
     members = "members:\n  one: [experiment=a]\n  two: [experiment=b, seed=1]\n"
     (root / "conf" / "ensemble" / "both.yaml").write_text(f"# Claim     70%\n{members}")
-    assert "both" in [row.name for row in baselines.baselines(root)]
-    assert baselines.Runner(root=root).rows([("both", 0)]) == 0
+    assert "both" in [row.name for row in baselines(root)]
+    assert Runner(root=root).rows([("both", 0)]) == 0
     assert json.loads((root / "results" / "both_seed0.json").read_text()) == ["one", "two"]
     assert json.loads((root / "outputs" / "baselines" / "two" / "record.json").read_text())["seed"] == "1"
 
 
 def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
-    baselines.write(root)
-    page = (root / "docs" / "RESULTS.md").read_text()
-    assert "| waiting | 99% (no protocol) |  | not run: needs a GPU | not run |" in page
-    assert "happy 0.75" in page
+    page.write(root)
+    written = (root / "docs" / "RESULTS.md").read_text()
+    assert "| waiting | 99% (no protocol) |  | not run: needs a GPU | not run |" in written
+    assert "happy 0.75" in written
     readme = (root / "README.md").read_text()
     assert readme.startswith("head\n")
     assert readme.endswith("\ntail\n")
@@ -237,9 +239,9 @@ def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
 
 
 def test_the_readme_and_the_page_are_what_the_records_say() -> None:
-    rows = baselines.baselines()
-    assert baselines.results_head(rows) in (ROOT / "README.md").read_text()
-    assert (ROOT / "docs" / "RESULTS.md").read_text() == baselines.results_page(rows)
+    rows = baselines()
+    assert page.results_head(rows) in (ROOT / "README.md").read_text()
+    assert (ROOT / "docs" / "RESULTS.md").read_text() == page.results_page(rows)
 
 
 def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 from fer_lightning.config import ROOT
 from fer_lightning.inference.app.models import OUTPUTS
 from fer_lightning.reporting.records import read_record
-from fer_lightning.studies.baselines import HEAD, baselines
+from fer_lightning.studies.baselines.rows import HEAD, baselines
 
 REPORT = {
     "confusion_matrix.png": "Confusion matrix",

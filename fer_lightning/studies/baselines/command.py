@@ -1,0 +1,82 @@
+"""`python -m fer_lightning baselines`: every published system beside what was measured here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from fer_lightning.config import CONF
+from fer_lightning.studies.baselines.page import show, write
+from fer_lightning.studies.baselines.rows import baselines
+from fer_lightning.studies.baselines.runner import OUT_OF_TIME, Runner
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lightning baselines",
+        description="Lists every experiment and ensemble with its source's claim and what results/*.json measured, "
+        "and the queue of those that are not run.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="write | run")
+    actions.add_parser("write", help="also write docs/RESULTS.md and the head of the table in README.md")
+    runs = actions.add_parser(
+        "run",
+        help="train rows and record them in results/; goes on where it was stopped",
+        epilog=f"Exit status: 0 done, {OUT_OF_TIME} the minutes are over and the same command goes on, "
+        "else that of the training that failed.",
+    )
+    runs.add_argument("names", nargs="+", metavar="NAME", help="experiments or ensembles")
+    runs.add_argument("--seeds", default="0", help="for example 0,1,2 (default: 0)")
+    runs.add_argument(
+        "--at_once", type=int, default=1, metavar="N", help="so many trainings side by side, which share the cores"
+    )
+    runs.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on later")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The verb; returns its exit status."""
+    try:
+        chosen = parser().parse_args(list(arguments))
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    try:
+        return _act(chosen)
+    except ValueError as error:  # a record that is damaged or belongs elsewhere
+        print(f"fer baselines: {error}", file=sys.stderr)
+        return 2
+
+
+def _act(chosen: argparse.Namespace) -> int:
+    if chosen.action == "run":
+        known = [row.name for row in baselines()]
+        for name in chosen.names:
+            if name not in known:
+                print(f"fer baselines: {name} is no row of the table; there are {', '.join(known)}", file=sys.stderr)
+                return 2
+        if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds):
+            print(f"fer baselines: --seeds is {chosen.seeds!r}; give numbers such as 0,1,2", file=sys.stderr)
+            return 2
+        if chosen.minutes is not None and not chosen.minutes > 0:
+            print(f"fer baselines: --minutes is {chosen.minutes:g}; give a number above 0", file=sys.stderr)
+            return 2
+        seeds = [int(seed) for seed in chosen.seeds.split(",")]
+        if any(seeds) and (voting := [row for row in chosen.names if (CONF / "ensemble" / f"{row}.yaml").exists()]):
+            print(f"fer baselines: {voting[0]} is an ensemble, whose members have seeds of their own", file=sys.stderr)
+            return 2
+        if chosen.at_once < 1:
+            print(f"fer baselines: --at_once is {chosen.at_once}; give 1 or more", file=sys.stderr)
+            return 2
+        deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
+        runner = Runner(deadline, chosen.at_once)
+        return runner.rows([(name, seed) for name in chosen.names for seed in seeds])
+    show(baselines(), Console())
+    if chosen.action == "write":
+        write()
+    return 0

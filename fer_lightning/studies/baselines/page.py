@@ -1,0 +1,110 @@
+"""The results table in the terminal, in docs/RESULTS.md and in README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_lightning.config import ROOT
+from fer_lightning.studies.baselines.rows import COLUMNS, HEAD, NOT_RUN, TEST, WITHOUT_COPIES, Baseline, baselines
+
+MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
+
+
+def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
+    """The table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *([row.cells()[c] for c in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def results_head(rows: Sequence[Baseline]) -> str:
+    """The measured rows, and how many wait."""
+    measured = [row for row in rows if row.records]
+    waiting = f"{len(rows) - len(measured)} more experiments are ready and {NOT_RUN} yet, most for want of a GPU.\n"
+    return f"{markdown(measured, HEAD)}\n{waiting}"
+
+
+def results_page(rows: Sequence[Baseline]) -> str:
+    """docs/RESULTS.md: the table, then each class's F1 and where each number comes from."""
+    page = ["# Results\n"]
+    page.append(
+        "Trained on Training, chosen on PublicTest, measured on PrivateTest once. *Without copies* leaves out the\n"
+        "pictures of PrivateTest whose exact pixels are also in Training or PublicTest. *kaggle_test* is PublicTest\n"
+        "and PrivateTest together, the 7,178 pictures that many sources report on; half of it chose the epoch, so it\n"
+        "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
+        "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
+        "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together. A row that names a protocol\n"
+        "beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
+        "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
+    )
+    page.append(markdown(rows))
+    for row in rows:
+        for record in row.records:
+            f1 = ", ".join(f"{name} {value:.2f}" for name, value in record["test"]["per_class_f1"].items())
+            device = record["machine"]["gpu"] or record["machine"]["cpu"]
+            page.append(
+                f"## {row.name}, seed {record['seed']}\n\n"
+                f"{row.header.get('Source', '')}.\n\n"
+                f"F1: {f1}.\n\n"
+                f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
+                f"{record['test']['ece']:.1%}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
+                f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
+                f"commit {record['commit'][:12]}, {device}, torch {record['versions']['torch']}.\n"
+            )
+    return "\n".join(page)
+
+
+def _chosen(record: Mapping[str, Any]) -> str:
+    """What was chosen on PublicTest: the epoch of a net, the members of an ensemble."""
+    if "members" in record:
+        voting = sum(member["weight"] > 0 for member in record["members"])
+        return f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']})"
+    return f"best epoch {record['best_epoch']} of {record['epochs']}, {record['precision']}"
+
+
+def write(root: Path = ROOT) -> None:
+    """Writes docs/RESULTS.md and the table between the marks in README.md."""
+    rows = baselines(root)
+    (root / "docs" / "RESULTS.md").write_text(results_page(rows))
+    readme = root / "README.md"
+    before, rest = readme.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}")
+
+
+def show(rows: Sequence[Baseline], console: Console) -> None:
+    """What was measured, and the queue of what was not, in the terminal."""
+    measured = _table("Measured", ("experiment", "source's claim", "PrivateTest (95%)", "without copies"))
+    waiting = [row for row in rows if not row.records]
+    for row in rows:
+        if row.records:
+            cells = row.cells()
+            accuracy = re.sub(r"(?<=[:,]) ", "\n", cells[TEST])
+            without_copies = cells[WITHOUT_COPIES].split()[0]
+            measured.add_row(row.name, cells["source's claim"], accuracy, without_copies)
+    console.print(measured)
+    if waiting:
+        queue = _table("Not run, most valuable first", ("experiment", "source's claim", "needs", "GPU minutes"))
+        queue.columns[3].justify = "right"
+        for row in waiting:
+            needs = row.header.get("Needs", "").partition(":")[0]  # without the command
+            queue.add_row(row.name, row.header.get("Claim", ""), needs, str(row.gpu_minutes or ""))
+        console.print(queue)
+        console.print(f"About {sum(row.gpu_minutes or 0 for row in waiting)} minutes on a GPU in all. Run one with")
+        console.print(f"  python -m fer_lightning baselines run {waiting[0].name}", highlight=False)
+        if anywhere := [row for row in waiting if "Needs" not in row.header and row is not waiting[0]]:
+            console.print("or, on any machine,")
+            console.print(f"  python -m fer_lightning baselines run {anywhere[0].name}", highlight=False)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("experiment", "PrivateTest (95%)"), overflow="fold")
+    return table

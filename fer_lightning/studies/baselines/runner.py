@@ -1,0 +1,139 @@
+"""Trains the rows of the results table, where they stopped, one after another or side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fer_lightning.config import ROOT
+from fer_lightning.studies.baselines.rows import header_of
+
+RUNS = Path("outputs") / "baselines"
+"""Where rows and members of ensembles are trained."""
+
+OUT_OF_TIME = 75
+"""EX_TEMPFAIL: not an error, try again."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Trains rows in processes of their own, and publishes their records.
+
+    Attributes:
+        deadline: `time.monotonic()` at which it has to stop, or None.
+        at_once: How many trainings share the machine. A small net fills neither a GPU nor several cores, so that two
+            side by side end sooner than one after the other; each gets its share of the cores and writes to a log.
+        root: The project's folder.
+    """
+
+    deadline: float | None = None
+    at_once: int = 1
+    root: Path = ROOT
+
+    def rows(self, wanted: Sequence[tuple[str, int]]) -> int:
+        """Runs the rows that have no record yet.
+
+        Args:
+            wanted: Experiments, or ensembles, whose members are trained first and have seeds of their own; each with
+                its seed.
+
+        Returns:
+            The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
+        """
+        waiting: dict[str, list[str]] = {}
+        for name, seed in wanted:
+            record = self.root / "results" / f"{name}_seed{seed}.json"
+            if record.exists():
+                print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
+                continue
+            recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
+            header = header_of(recipe if recipe.exists() else self.root / "conf" / "experiment" / f"{name}.yaml")
+            if needs := header.get("Needs"):
+                print(f"{name} needs {needs} ({header.get('Cost', 'cost unknown')})")
+            if not recipe.exists():
+                seeded = [f"seed={seed}"] if seed else []
+                waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, "paths.results_dir=results"]
+                continue
+            for member, words in yaml.safe_load(recipe.read_text())["members"].items():
+                if not (self.root / RUNS / member / "record.json").exists():
+                    waiting.setdefault(member, words)
+            vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", f"publish={name}"]
+            if status := self.trainings(waiting) or self.processes({name: vote}):
+                return status
+            waiting = {}
+        return self.trainings(waiting)
+
+    def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
+        """Trains in the folders of these names, on from the last checkpoint there; taught ones last."""
+        taught = {run: words for run, words in runs.items() if self._is_taught(words)}
+        others = {run: words for run, words in runs.items() if run not in taught}
+        return self._train(others) or self._train(taught)
+
+    def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
+        commands = {}
+        for run, words in runs.items():
+            last = RUNS / run / "checkpoints" / "last.ckpt"
+            resume = [f"resume={last}"] if (self.root / last).exists() else []
+            commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
+        return self.processes(commands)
+
+    def _is_taught(self, words: Sequence[str]) -> bool:
+        """Whether a training begins with what another one left."""
+        experiments = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+        files = [self.root / "conf" / "experiment" / f"{name}.yaml" for name in experiments]
+        return any(header_of(file).get("Needs", "").startswith("a trained") for file in files if file.exists())
+
+    def processes(self, commands: Mapping[str, Sequence[str]]) -> int:
+        """Runs Python with each of these command lines until they end, one fails or the time is up."""
+        waiting = list(commands.items())
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        status = 0
+        try:
+            while running or (waiting and not status):
+                while waiting and len(running) < self.at_once and not status:
+                    what, words = waiting.pop(0)
+                    running[what] = self._start(what, words)
+                time.sleep(0.1)
+                for what in [what for what, process in running.items() if process.poll() is not None]:
+                    ended = running.pop(what).returncode
+                    status = status or ended
+                    if self.at_once > 1:
+                        print(f"{what}: {f'failed ({ended}), see {self._log(what)}' if ended else 'done'}", flush=True)
+                if running and self.deadline is not None and time.monotonic() > self.deadline:
+                    for process in running.values():
+                        process.send_signal(signal.SIGTERM)
+                    for what, process in running.items():
+                        process.wait()
+                        print(f"{what}: the time is up; the same command goes on from the last whole epoch")
+                    return status or OUT_OF_TIME
+        except KeyboardInterrupt:  # the processes got it too
+            for process in running.values():
+                process.wait()
+            raise
+        return status
+
+    def _start(self, what: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        resumed = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+        to = f", writes to {self._log(what)}" if self.at_once > 1 else ""
+        print(f"{what}: {f'goes on from {resumed[0]}' if resumed else 'starts'}{to}", flush=True)
+        command = [sys.executable, *words]
+        if self.at_once == 1:
+            return subprocess.Popen(command, cwd=self.root)
+        cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.at_once))}
+        log = self.root / self._log(what)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                command, cwd=self.root, env=cores | os.environ, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def _log(self, what: str) -> Path:
+        return RUNS / f"{what}.log"
