@@ -17,7 +17,8 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols import Split
 from fer_lightning.job import Job
-from fer_lightning.run import build_module, choose_precision
+from fer_lightning.run import build_module
+from fer_lightning.trainer import choose_precision
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.optim import build_optimizer
 

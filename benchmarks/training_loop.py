@@ -23,7 +23,8 @@ from step import Step, batches, config_of, data_of, in_turns
 
 from fer_lightning.job import Job
 from fer_lightning.reporting import records
-from fer_lightning.run import build_module, build_trainer, prepare_data, quiet
+from fer_lightning.run import build_module, prepare_data
+from fer_lightning.trainer import build_trainer, quiet
 from fer_lightning.training.callbacks import TrainingProgress
 
 

@@ -31,9 +31,7 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
         ValueError: Something cannot be built, or the checkpoint is of another network or optimizer.
         FileNotFoundError: The file of `model.weights` is not there.
     """
-    for key, names in monitored(config).items():
-        check_logged(key, names, [*EPOCH_SCORES, "f1_"])
-        check_direction(key, names, config)
+    check_monitored(config)
     if (weights := config.model.get("weights")) and not Path(weights).is_file():
         raise FileNotFoundError(f"model.weights={weights}: there is no such file")
     saved = read_checkpoint(checkpoint) if checkpoint else {}
@@ -90,6 +88,22 @@ def monitored(config: DictConfig) -> dict[str, str]:
     return named | {
         f"{where[name]}.monitor": part.monitor for name, part in settings.items() if part and "monitor" in part
     }
+
+
+def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) -> None:
+    """Refuses metrics that no epoch will have, and the wrong direction.
+
+    Args:
+        config: The composed configuration.
+        classes: Those of the data; before they are known any class's F1 passes.
+
+    Raises:
+        ValueError: One sentence that names the key.
+    """
+    per_class = ["f1_"] if classes is None else [f"f1_{name}" for name in classes]
+    for key, name in monitored(config).items():
+        check_logged(key, name, [*EPOCH_SCORES, *per_class])
+        check_direction(key, name, config)
 
 
 def check_logged(key: str, name: str, scores: Sequence[str]) -> None:

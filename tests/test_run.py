@@ -14,7 +14,8 @@ from hydra.errors import CompactHydraException
 from mlflow.tracking import MlflowClient
 
 from fer_lightning.job import Job
-from fer_lightning.run import check_devices, choose_precision, train
+from fer_lightning.run import train
+from fer_lightning.trainer import check_devices, choose_precision
 from fer_lightning.training.module import FERModule, load_module
 
 

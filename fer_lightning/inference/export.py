@@ -38,10 +38,10 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters
 from fer_lightning.reporting import records
-from fer_lightning.run import quiet
 from fer_lightning.studies.ensemble import check_alike
 from fer_lightning.studies.trained import Trained, run_of, sha256
 from fer_lightning.studies.verb import run_verb
+from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures, records
-from fer_lightning.run import quiet
 from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.studies.verb import checkpoint_verb
+from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
 from fer_lightning.training.metrics import Predictions
 

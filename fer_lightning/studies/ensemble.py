@@ -21,12 +21,12 @@ from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
 from fer_lightning.reporting.report import write_report
-from fer_lightning.run import quiet
 from fer_lightning.studies.baselines.runner import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.trained import Trained, checkpoint_of, sha256
 from fer_lightning.studies.verb import run_verb
+from fer_lightning.trainer import quiet
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
 from fer_lightning.training.voting import vote_weights

@@ -22,7 +22,8 @@ from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
-from fer_lightning.run import build_trainer, choose_precision, prepare_data
+from fer_lightning.run import prepare_data
+from fer_lightning.trainer import build_trainer, choose_precision
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 

@@ -1,0 +1,112 @@
+"""Where a run starts: from nothing, from weights or from an earlier epoch, and never from what it is measured on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+from rich.console import Console
+
+from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.data.protocols import is_leaky
+from fer_lightning.models.network import weights_origin
+from fer_lightning.rehearsal import read_checkpoint
+from fer_lightning.training.resume import RunState, go_on, settings
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a folder to one run; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: Another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} belongs to a run that another process is training at this moment") from None
+
+
+def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[Path | None, RunState | None]:
+    """The checkpoint that `resume` stands for and the run in the folder that goes on; None where there is none.
+
+    Raises:
+        ValueError: The folder holds a run of other settings.
+    """
+    if config.resume != "auto":
+        state = RunState.read(folder) if config.resume else None
+        same = state is not None and state.settings == settings(config)
+        return (Path(config.resume) if config.resume else None), (state if same else None)
+    state = go_on(folder, settings(config))
+    last = folder / "checkpoints" / "last.ckpt"
+    if state is None:
+        console.print("resume=auto: no earlier run of this configuration was found, this one starts anew")
+    elif state.objective is None and not last.is_file():
+        console.print(f"resume=auto: the run in {folder} did not end an epoch, it starts anew")
+    return (last if state and last.is_file() else None), state
+
+
+def check_start(
+    config: DictConfig, checkpoint: Path | None, faces: FaceArrays, protocol: str, console: Console
+) -> None:
+    """Refuses to start from what does not fit the data or has learnt what the run is measured on.
+
+    Args:
+        config: The composed configuration.
+        checkpoint: What the run goes on from.
+        faces: The run's data.
+        protocol: The run's.
+        console: Says so where the checkpoint comes from other data.
+
+    Raises:
+        ValueError: The class names or their order differ, or the protocol does; or, with `resume=auto`, the data.
+    """
+    if weights := config.model.get("weights"):
+        refuse_what_it_learnt(f"model.weights={weights}", weights_origin(Path(weights)), faces, protocol)
+    if config.finetune.callback and not (config.model.get("pretrained") or weights or config.resume):
+        log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
+    if checkpoint is None:
+        return
+    then = read_checkpoint(checkpoint)["hyper_parameters"]
+    refuse_what_it_learnt(f"resume={checkpoint}", then["provenance"], faces, protocol)
+    if list(then["classes"]) != list(faces.classes):
+        raise ValueError(
+            f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
+            f"{faces.name} has {', '.join(faces.classes)}, and their order counts"
+        )
+    if then["provenance"]["data_fingerprint"] != faces.fingerprint:
+        if config.resume == "auto":
+            raise ValueError(
+                f"resume=auto: the data have changed since {checkpoint} was written; leave it out to start anew, "
+                f"or give resume={checkpoint} to go on with other data"
+            )
+        console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
+
+
+def refuse_what_it_learnt(named: str, origin: Mapping[str, Any], faces: FaceArrays, protocol: str) -> None:
+    """Refuses to start from a net that has learnt what the run is measured on.
+
+    Args:
+        named: The word that names the net, for the message.
+        origin: Its provenance; empty where it does not say.
+        faces: The run's data.
+        protocol: The run's.
+
+    Raises:
+        ValueError: It was trained on these pictures under another protocol, or under one that leaks.
+    """
+    learnt = origin.get("protocol", protocol)
+    if learnt != protocol and (origin.get("data_fingerprint") == faces.fingerprint or is_leaky(learnt)):
+        raise ValueError(
+            f"{named} was trained under protocol {learnt}; under {protocol} it would be measured on "
+            "pictures that it has learnt: start anew, or keep its protocol"
+        )
