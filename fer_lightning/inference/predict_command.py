@@ -238,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
     how = made.add_mutually_exclusive_group()
     how.add_argument("--detect", dest="detect", action="store_true", default=True, help="find the faces (default)")
     how.add_argument("--whole", dest="detect", action="store_false", help="each picture is one face already cut out")
-    made.add_argument("--detector", default="opencv", help="what finds the faces: opencv or mediapipe")
+    made.add_argument("--detector", choices=("opencv", "mediapipe"), default="opencv", help="what finds the faces")
     made.add_argument(
         "--detector_model", type=Path, metavar="FILE", help="MediaPipe's model file, else downloaded once"
     )

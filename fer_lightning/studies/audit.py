@@ -173,11 +173,12 @@ def audit(faces: FaceArrays, predicted: NDArray[np.float32] | None = None) -> Au
 
 
 def flat_pictures(images: NDArray[np.uint8]) -> Mask:
-    """(N,): of hardly any contrast (`FLAT_CONTRAST`), or mostly of one gray value (`FLAT_SHARE`)."""
+    """(N,): of hardly any contrast (`FLAT_CONTRAST`), or mostly of one single value (`FLAT_SHARE`), gray or colour."""
     flat = np.empty(len(images), bool)
     for position, image in enumerate(images):
-        commonest = np.bincount(image.ravel(), minlength=256).max() / image.size
-        flat[position] = image.std() < FLAT_CONTRAST or commonest > FLAT_SHARE
+        values = image if image.ndim == 2 else image.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+        commonest = np.unique(values, return_counts=True)[1].max() / values.size
+        flat[position] = image.std(axis=(0, 1)).max() < FLAT_CONTRAST or commonest > FLAT_SHARE
     return flat
 
 

@@ -182,22 +182,31 @@ def verdict(result: Mapping[str, Any]) -> str:
     return f"{better} is right more often, and not by chance (p = {test['p']:.2g})."
 
 
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of two shares in percentage points: 0.0109 is `+1.1`."""
+    return f"{100 * difference:+.{digits}f}"
+
+
 def _show(result: Mapping[str, Any], console: Console) -> None:
     for name in ("a", "b"):
         told = result[name]
         line = f"[bold]{name.upper()}[/bold]  {escape(told['folder'])}  [dim]{told['data']}, {told['protocol']}[/dim]"
         console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("", "A", "B", "A - B", "95% interval"):
+    for column in ("", "A", "B", "A - B, points", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     for name, label in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
         row = result[name]
         low, high = row["interval"]
         table.add_row(
-            label, f"{row['a']:.2%}", f"{row['b']:.2%}", f"{row['difference']:+.2%}", f"{low:+.1%} to {high:+.1%}"
+            label,
+            f"{row['a']:.2%}",
+            f"{row['b']:.2%}",
+            points(row["difference"], 2),
+            f"{points(low)} to {points(high)}",
         )
     for name, (f1_a, f1_b) in result["per_class_f1"].items():
-        table.add_row(f"F1 {escape(name)}", f"{f1_a:.1%}", f"{f1_b:.1%}", f"{f1_a - f1_b:+.1%}", "")
+        table.add_row(f"F1 {escape(name)}", f"{f1_a:.1%}", f"{f1_b:.1%}", points(f1_a - f1_b), "")
     test = result["mcnemar"]
     console.print("", table, "")
     console.print(

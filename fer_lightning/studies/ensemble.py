@@ -23,7 +23,7 @@ from fer_lightning.reporting import figures, records, tables
 from fer_lightning.reporting.report import write_report
 from fer_lightning.studies.baselines.runner import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
-from fer_lightning.studies.compare import paired
+from fer_lightning.studies.compare import paired, points
 from fer_lightning.studies.trained import Trained, checkpoint_of, sha256
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
@@ -310,11 +310,12 @@ def summary(record: Mapping[str, Any]) -> str:
     against, test = record["against_best_member"], record["against_best_member"]["mcnemar"]
     low, high = against["accuracy"]["interval"]
     voting = sum(row["weight"] > 0 for row in record["members"])
+    gain = f"{points(against['accuracy']['difference'], 2)} points of accuracy"
     return (
         f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']}). Against "
-        f"{record['best_member']}, the member that is best on the val part: {against['accuracy']['difference']:+.2%} "
-        f"accuracy on the test part ({low:+.1%} to {high:+.1%}); only the ensemble is right on {test['only_a']:,} "
-        f"pictures, only that member on {test['only_b']:,} (McNemar, {test['test']}: p = {test['p']:.2g})."
+        f"{record['best_member']}, the member that is best on the val part: {gain} on the test part "
+        f"({points(low)} to {points(high)}); only the ensemble is right on {test['only_a']:,} pictures, "
+        f"only that member on {test['only_b']:,} (McNemar, {test['test']}: p = {test['p']:.2g})."
     )
 
 

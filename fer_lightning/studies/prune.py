@@ -64,7 +64,8 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     console.print("", table, "")
     typed = [*(o for o in net.provenance["overrides"] if not o.startswith(("paths.", "resume"))), *overrides]
     rate = net.config.optimizer.lr / 4
-    words = [*typed, f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
+    given = [*typed, f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
+    words = {word.partition("=")[0]: word for word in given}.values()  # of a key given twice the last counts
     console.print(f"kept in {file}. To train it on, for as long as you like:", highlight=False, soft_wrap=True)
     console.print(shlex.join(["python", "train.py", *words]), highlight=False, soft_wrap=True)
     return file

@@ -91,6 +91,9 @@ def test_flat_pictures() -> None:
     gradient = np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1))
     faint = gradient // 20
     assert study.flat_pictures(np.stack([sign, gradient, faint])).tolist() == [True, False, True]
+    orange = np.broadcast_to(np.array([250, 130, 0], np.uint8), (48, 48, 3))  # far from gray, and one colour
+    coloured = np.stack([gradient, gradient.T, 255 - gradient], axis=-1)
+    assert study.flat_pictures(np.stack([orange, coloured])).tolist() == [True, False]
 
 
 def test_votes_must_be_clear_to_contradict() -> None:
