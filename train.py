@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from fer_lightning.config import CONF, check_words, help_text, overrides_last, register_resolvers
+from fer_lightning.help import wrapped
 
 register_resolvers()
 
@@ -20,7 +21,7 @@ def main(config: DictConfig) -> float | tuple[float, float]:
 
 if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv):
-        print(help_text(CONF))
+        print(wrapped(help_text(CONF)))
         sys.exit()
     sys.argv[1:] = overrides_last(sys.argv[1:])
     try:

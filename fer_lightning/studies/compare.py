@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fer_lightning.help import wrapped
 from fer_lightning.reporting.records import read_record, write_json
 from fer_lightning.reporting.report import read_predictions
 from fer_lightning.studies.trained import run_of
@@ -220,7 +221,7 @@ def _show(result: Mapping[str, Any], console: Console) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP)
+        print(wrapped(HELP))
         return 0 if arguments else 2
     files = [a.split("=", 1)[1] for a in arguments if a.startswith("json=")]
     folders = [Path(a) for a in arguments if not a.startswith("json=")]

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.config import CONF, ROOT
+from fer_lightning.help import wrapped
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.records import read_record, settings_typed, without_folders, write_json
 
@@ -320,7 +321,7 @@ def write(root: Path = ROOT) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
     if "--help" in arguments or "-h" in arguments:
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     action, overrides = (arguments[0], list(arguments[1:])) if arguments else ("", [])
     wrong = [o for o in overrides if "=" not in o or o.startswith(("protocol=", "-"))]

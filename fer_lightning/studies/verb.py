@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from fer_lightning.config import CONF, nearest, top_level
+from fer_lightning.help import wrapped
 from fer_lightning.training.trouble import one_clear_sentence
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
@@ -31,7 +32,7 @@ def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Seq
         The exit status: that of `act`, 0 done, 2 wrong use.
     """
     if {"--help", "-h"} & set(arguments) or ("checkpoint" in own and not arguments):
-        print(about)
+        print(wrapped(about))
         return 0 if arguments else 2
     try:
         with one_clear_sentence():
