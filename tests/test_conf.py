@@ -91,3 +91,15 @@ def test_option_runs(composed, tmp_path: Path, group: str, option: str) -> None:
     objective = train(config)
     assert 0 <= objective <= 1
     assert (tmp_path / "run" / "record.json").exists()
+
+
+def test_the_readme_lists_the_options_of_each_group() -> None:
+    table = (ROOT / "README.md").read_text().split("| group | options |")[1].split("\n\n")[0]
+    listed: dict[str, set[str]] = {}
+    for row in table.splitlines()[2:]:
+        _, group, text, _ = row.split("|")
+        listed[group.strip(" `")] = {name for name in re.findall(r"`([^`]+)`", text) if re.fullmatch(r"\w+\*?", name)}
+    found: dict[str, set[str]] = {}
+    for group, option in options():
+        found.setdefault(group, set()).add("leaky_*" if option.startswith("leaky_") else option)
+    assert listed == {group: found[group] for group in found if group != "experiment"}

@@ -13,6 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+RUN_ID = ".mlflow_run_id"
+"""The file in a run's folder that says which MLflow run it is."""
+
 PACKAGES = (
     "torch",
     "torchvision",

@@ -27,16 +27,13 @@ from fer_lightning.reporting.mlflow_store import (
     root_cause,
     store_errors,
 )
-from fer_lightning.reporting.records import masked
+from fer_lightning.reporting.records import RUN_ID, masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
 log = logging.getLogger(__name__)
-
-RUN_ID = ".mlflow_run_id"
-"""The file in a run's folder that says which MLflow run it is."""
 
 PATIENCE = 30
 """Seconds until a server that took no metrics is tried again."""

@@ -274,6 +274,14 @@ def test_a_model_of_drawn_faces_is_marked_and_comes_last(run_with_checkpoint: Pa
     assert "means nothing" in texts(app.warning)
 
 
+def test_two_runs_of_one_name_and_score_are_told_apart(run_with_checkpoint: Path) -> None:
+    shutil.copytree(run_with_checkpoint, run_with_checkpoint.with_name("10-00-01_again"))
+    labels = [choice.label for choice in models.available()[0]]
+    assert sorted(labels) == [
+        f"Run: small seed=0 (62.5%), {folder}" for folder in sorted(["10-00-01_again", run_with_checkpoint.name])
+    ]
+
+
 def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint: Path, here: Path, monkeypatch) -> None:
     def run(number: int, name: str, files: list[str]):
         info = types.SimpleNamespace(run_id=f"id{number}", run_name=name)
@@ -283,6 +291,7 @@ def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint:
         return types.SimpleNamespace(info=info, data=data)
 
     best = ["checkpoints/best.ckpt"]
+    (run_with_checkpoint / ".mlflow_run_id").write_text("id1")
     stored = [run(1, "small seed=0", best), run(2, "only there", best), run(3, "parent", [])]
     asked: list[str] = []
 

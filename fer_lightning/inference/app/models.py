@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
 from fer_lightning.inference.heatmaps import HeatMap, occlusion_map
 from fer_lightning.inference.predict import FERPredictor, Prediction
-from fer_lightning.reporting.records import read_record
+from fer_lightning.reporting.records import RUN_ID, read_record
 
 MODEL_VARIABLE = "FER_APP_MODEL"
 """The environment variable in which the command hands `--model` to the script."""
@@ -58,6 +59,12 @@ class Choice:
     accuracy: float | None
     kind: str
     place: str
+
+    @property
+    def place_in_short(self) -> str:
+        """What tells it from another of the same name: the folder of the run or bundle, or the run's id."""
+        place = Path(self.place)
+        return place.parents[1].name if self.kind == "checkpoint" else place.name
 
     def load(self) -> Model:
         """Reads the weights.
@@ -102,12 +109,13 @@ def available() -> tuple[list[Choice], list[str]]:
     found = [_bundle(name, "Bundled", name) for name in bundled()]
     found += in_folder(OUTPUTS)
     try:
-        found += mlflow_runs()
+        found += mlflow_runs(besides={file.read_text().strip() for file in OUTPUTS.rglob(RUN_ID)})
     except Exception as error:  # whatever a store or server that is not ours may raise
         problems.append(f"MLflow's runs are left out: {(str(error) or type(error).__name__).splitlines()[0]}")
     found = [*asked, *sorted(found, key=lambda choice: choice.synthetic)]
-    once = {(choice.label.split(": ", 1)[-1], choice.accuracy): choice for choice in reversed(found)}
-    return list(reversed(once.values())), problems  # a run of outputs/ is mostly in MLflow's store too
+    once = list({(choice.kind, choice.place): choice for choice in reversed(found)}.values())[::-1]
+    alike = Counter(choice.label for choice in once)
+    return [replace(c, label=f"{c.label}, {c.place_in_short}") if alike[c.label] > 1 else c for c in once], problems
 
 
 def given(place: str) -> list[Choice]:
@@ -141,14 +149,20 @@ def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
             logging.getLogger(__name__).warning("left out: %s", error)
 
 
-def mlflow_runs() -> list[Choice]:
-    """The runs with a checkpoint in MLflow's store, the newest first; nothing is downloaded."""
+def mlflow_runs(besides: Set[str]) -> list[Choice]:
+    """The runs with a checkpoint in MLflow's store, the newest first; nothing is downloaded.
+
+    Args:
+        besides: Ids of runs that are known already: one in outputs/ is mostly in the store too.
+    """
     if not STORE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
         return []
     client = _client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     choices = []
     for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=NEWEST):
+        if run.info.run_id in besides:
+            continue
         if any(file.path == CHECKPOINT for file in client.list_artifacts(run.info.run_id, "checkpoints")):
             tags, metrics = run.data.tags, run.data.metrics
             record = {
