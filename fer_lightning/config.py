@@ -342,6 +342,12 @@ def check(config: DictConfig) -> None:
     for key in ("trainer.max_epochs", "trainer.batch_size", "model.image_size"):
         if not isinstance(value := OmegaConf.select(config, key), int):
             raise ValueError(f"{key} is {value!r}; it must be a whole number")
+    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    if not isinstance(every, int) or every < 1 or epochs % every:
+        raise ValueError(
+            f"trainer.check_val_every_n_epoch is {every!r}; it must be a whole number that divides "
+            f"trainer.max_epochs={epochs}, so that the last epoch is measured"
+        )
     if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
     for key, (allowed, below) in RANGES.items():

@@ -33,6 +33,7 @@ def quiet() -> None:
         r".*You are using the `weights_only`.*",
         r".*Experiment logs directory .* exists and is not empty.*",  # a resumed run writes its csv anew
         r".*`training_step` returned `None`.*",
+        r".*could not find the monitored key.*",  # in epochs without validation; `check_monitored` knows the keys
         r".*use `self.log\(.*sync_dist=True\)`.*",  # every process scores all predictions
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -43,6 +43,7 @@ from fer_lightning.run import train
         ("eval.average=probs", r"eval\.average is 'probs'; it must be 'probabilities' or 'logits'"),
         ("eval.bootstrap=0", r"eval\.bootstrap is 0; it must be a whole number above 0"),
         ("eval.split=val paths.results_dir=results", "takes what was measured on test alone"),
+        ("trainer.max_epochs=5 trainer.check_val_every_n_epoch=2", "that divides trainer.max_epochs=5"),
         ("loss=distillation", "loss=distillation learns from a teacher: add callbacks=distillation"),
         ("model.width=0", r"does not suit fer_lightning\.models\.custom_cnn"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),

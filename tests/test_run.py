@@ -189,6 +189,16 @@ def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -
     assert math.isfinite(value)
 
 
+def test_epochs_without_validation_have_no_scores_and_are_not_chosen(composed, tmp_path: Path) -> None:
+    every = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "scheduler=plateau", "scheduler.patience=0"]
+    value = train(composed(*TINY, *every, f"paths.output_dir={tmp_path / 'run'}"))
+    history = checkpoint(tmp_path / "run", "last")["history"]
+    assert [("val/accuracy" in row, "train/loss" in row) for row in history] == [(False, True), (True, True)] * 2
+    assert value == max(history[1]["val/accuracy"], history[3]["val/accuracy"])
+    assert checkpoint(tmp_path / "run", "best")["history"][-1]["epoch"] in (2, 4)
+    assert (tmp_path / "run" / "training_curves.png").is_file()
+
+
 def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_runs, tmp_path: Path) -> None:
     checkpoint = tiny_runs[0] / "checkpoints" / "best.ckpt"
     start = [*TINY, "model=sequential_cnn", f"model.weights={checkpoint}"]

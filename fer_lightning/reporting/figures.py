@@ -142,9 +142,10 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
             grid[0].set_axis_off()
         for axes, (title, lines) in zip(grid, panels, strict=False):
             for label, (key, color) in lines.items():
-                values = [row.get(key, math.nan) for row in history]
+                there = [(epoch, row[key]) for epoch, row in zip(epochs, history, strict=True) if key in row]
+                x, y = zip(*there, strict=True)  # without the epochs that were not validated
                 marker = "o" if len(history) <= 25 else None
-                axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
+                axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
             if best_epoch is not None:
                 axes.axvline(
                     best_epoch,

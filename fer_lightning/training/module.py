@@ -91,6 +91,7 @@ class FERModule(pl.LightningModule):
         self.test_predictions: Predictions | None = None
         self._store = PredictionStore()
         self._sums = torch.zeros(3)  # of the epoch so far: loss, correct, pictures
+        self._val: dict[str, float] = {}  # the epoch's scores, where it was validated
         self._skips = on_nan == "skip"
         self._skipped = self._skipped_in_a_row = 0
         self._losses: list[Tensor] = []  # not looked at yet
@@ -122,7 +123,7 @@ class FERModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
-        self._sums = torch.zeros(3, device=self.device)
+        self._sums, self._val = torch.zeros(3, device=self.device), {}
         self._skipped = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -185,7 +186,8 @@ class FERModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`."""
         scores = epoch_scores(self._store.collect(), self.classes)
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, logger=False)
+        self._val = {f"val/{name}": value for name, value in scores.items()}
+        self.log_dict(self._val, logger=False)
 
     def on_train_epoch_end(self) -> None:
         """Sends one row for the epoch to every logger, its step the number of the epoch counted from 1."""
@@ -197,14 +199,14 @@ class FERModule(pl.LightningModule):
         if self._skips:
             train["train/skipped_batches"] = float(self._skipped)
         self.log_dict(train, logger=False)
-        val = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
-        row = {**train, **val, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        row = {**train, **self._val, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         epoch = self.current_epoch + 1
         self.history.append({"epoch": epoch, **row})
         for logger in self.loggers:
             logger.log_metrics(row, step=epoch)
         for schedule in self.trainer.lr_scheduler_configs:
-            if isinstance(schedule.scheduler, ReduceLROnPlateau):
+            monitors_val = str(schedule.monitor).startswith("val/")
+            if isinstance(schedule.scheduler, ReduceLROnPlateau) and (self._val or not monitors_val):
                 schedule.scheduler.step(monitored(self.trainer.callback_metrics, str(schedule.monitor)))
 
     def on_test_epoch_end(self) -> None:
