@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit status: 0 done, 2 wrong use.
+        The exit status: 0 done, 2 wrong use, 130 stopped by Ctrl-C, or the verb's own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
@@ -53,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"fer: there is no verb {words[0]!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+    try:
+        status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+    except KeyboardInterrupt:
+        return 130  # as shells have it
     return status
 
 

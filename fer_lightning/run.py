@@ -236,6 +236,7 @@ def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, 
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
+        "picture": list(faces.images.shape[1:]),
         "protocol": split.name,
         "objective": config.objective,
         "overrides": list(job.overrides),

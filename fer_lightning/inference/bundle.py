@@ -132,7 +132,13 @@ def _reader(place: Path) -> Iterator[Read]:
     """Opens a folder or zip. Of a zip nothing is unpacked to disk, so no member can land anywhere."""
     try:
         if place.is_dir():
-            yield lambda name, limit: _bounded(place / name, (place / name).open("rb"), limit)
+
+            def read_file(name: str, limit: int) -> bytes:
+                if not (place / name).resolve().is_relative_to(place.resolve()):
+                    raise BundleError(f"{place}: its {name} is a link out of the bundle: refused")
+                return _bounded(place / name, (place / name).open("rb"), limit)
+
+            yield read_file
             return
         with zipfile.ZipFile(place) as archive:
             members = {PurePosixPath(name.replace("\\", "/")): name for name in archive.namelist()}

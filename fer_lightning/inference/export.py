@@ -36,7 +36,7 @@ from fer_lightning.inference.parity import (
 )
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
-from fer_lightning.models.network import FERNetwork, count_parameters
+from fer_lightning.models.network import FERNetwork, count_parameters, size_learnt_from
 from fer_lightning.reporting import records
 from fer_lightning.studies.ensemble import check_alike
 from fer_lightning.studies.trained import Trained, run_of, sha256
@@ -125,7 +125,7 @@ class Voters:
 
     def graph_input(self) -> tuple[int, int]:
         """Size and channels of what the graph takes: as much as the net that looks at most."""
-        inputs = [graph_input(net.module.network, net.faces.images.shape[1:]) for net in self.nets]
+        inputs = [size_learnt_from(net.module.network, net.faces.images.shape[1:]) for net in self.nets]
         return max(size for size, _ in inputs), max(channels for _, channels in inputs)
 
 
@@ -257,19 +257,6 @@ def exportable(network: FERNetwork) -> FERNetwork:
     return ready.requires_grad_(False)
 
 
-def graph_input(network: FERNetwork, picture: tuple[int, ...]) -> tuple[int, int]:
-    """Size and channels of what the graph takes: what the network saw in training, but no more than it looks at.
-
-    A network that enlarges 48 px to 224 px learnt from enlarged pictures, so its graph enlarges too.
-
-    Args:
-        network: The network.
-        picture: Shape of the pictures that it was trained on, (H, W) or (H, W, 3).
-    """
-    size = min(network.image_size, max(picture[:2]))
-    return size, min(network.channels, 3 if len(picture) == 3 else 1)
-
-
 def evenly(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most `count` of these positions, evenly spaced."""
     return positions[np.linspace(0, len(positions) - 1, min(count, len(positions))).round().astype(np.int64)]
@@ -384,7 +371,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
     own = ("checkpoint", "out", "name", "format", "int8", "mlflow")
-    return run_verb("export", HELP, act, arguments, own)
+    once = "a graph looks at each face once, and its scores are those of the test part"
+    return run_verb("export", HELP, act, arguments, own, {"eval": once})
 
 
 def _switch(key: str, value: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -255,8 +257,12 @@ def main(arguments: Sequence[str]) -> int:
     options = command.parse_args(arguments)
     if options.out and options.out.suffix not in OUTPUTS:
         command.error(f"--out {options.out} must end in {', '.join(OUTPUTS)}")
-    if not options.fps > 0:
-        command.error(f"--fps {options.fps:g} must be above 0")
+    if options.out and options.out.suffix == ".parquet" and find_spec("pandas") is None:
+        command.error(f"--out {options.out} needs pandas: pip install pandas pyarrow, or take .csv")
+    if not 0 < options.fps < math.inf:
+        command.error(f"--fps {options.fps:g} must be a number above 0")
+    if options.annotate and options.annotate.resolve() in {Path(name).resolve() for name in options.inputs}:
+        command.error(f"--annotate {options.annotate} is where pictures are read from: give another folder")
     try:
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -266,8 +272,6 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, ImportError, OSError) as error:
         print(f"fer predict: {error}", file=sys.stderr)
         return 2
@@ -293,7 +297,15 @@ def _run(options: argparse.Namespace) -> int:
     timelines: dict[str, Timeline] = {}
     waiting: deque[Source] = deque()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+    # rich would else send what is meant for a file to the terminal that stderr is
+    progress = Progress(
+        *columns,
+        console=errors,
+        disable=not errors.is_terminal,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with progress:
         task = progress.add_task("reading", total=len(listed))
 
         def images() -> Iterator[Path | bytes | Pixels]:

@@ -246,6 +246,19 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def size_learnt_from(network: FERNetwork, picture: Sequence[int]) -> tuple[int, int]:
+    """Size and channels of the pictures to show a network: those of its training, but no more than it looks at.
+
+    A network that enlarges 48 px to 224 px learnt from enlarged pictures, and would not know sharp ones.
+
+    Args:
+        network: The network.
+        picture: Shape of the pictures that it was trained on, (H, W) or (H, W, 3).
+    """
+    size = min(network.image_size, max(picture[:2]))
+    return size, min(network.channels, 3 if len(picture) == 3 else 1)
+
+
 def is_dense(module: nn.Module) -> bool:
     """Whether no convolution is grouped or depthwise."""
     return all(layer.groups == 1 for layer in module.modules() if isinstance(layer, nn.Conv2d))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fer_lightning.config import CONF, ROOT, build, composed, plain
+from fer_lightning.config import CONF, ROOT, build, composed, plain, top_level
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
 from fer_lightning.data.protocols import Indices, first_copies
@@ -302,6 +302,8 @@ def main(arguments: Sequence[str]) -> int:
         runs = [Measured.read(Path(folder)) for folder in given.get("measured", "").split(",") if folder]
         faces = _read(overrides)
         predicted = out_of_fold(Path(given["predictions"]), faces) if "predictions" in given else None
+        if "write" in arguments and faces.is_synthetic:
+            raise ValueError("docs/AUDIT.md is of real faces, and these are drawn: name data.path=fer2013.csv")
         found = audit(faces, predicted)
         worth = copies_worth(found, runs)
         record = {
@@ -323,4 +325,5 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
 
     words = [word for word in arguments if word != "write"]
-    return run_verb("audit", HELP, act, words, own=("predictions", "measured"))
+    of_runs = {key: "an audit looks at the data alone" for key in top_level(CONF) if key not in ("data", "paths")}
+    return run_verb("audit", HELP, act, words, ("predictions", "measured"), of_runs)

@@ -21,8 +21,8 @@ from fer_lightning.training.metrics import Predictions
 HELP = """usage: python -m fer_lightning calibrate checkpoint=RUN [key=value ...]
 
 Fits one temperature on the val part (Guo et al. 2017); no predicted class changes. Measures calibration error, negative
-log likelihood and Brier score on the test part before and after, and draws both reliability diagrams into the run's
-folder. The temperature stays in CHECKPOINT.calibration.json beside the checkpoint.
+log likelihood and Brier score on the test part before and after, and draws both reliability diagrams. Both stay beside
+the checkpoint, as best.VIEWS.calibration.json and .png. `export` fits one by itself.
 
   eval=plain          the views that it is fitted for; each needs a temperature of its own
 """
@@ -57,8 +57,8 @@ class Calibration:
         return {"temperature": self.temperature, **rows}
 
 
-def save_diagram(calibration: Calibration, folder: Path) -> Path:
-    """Draws the reliability of the test part before and after."""
+def save_diagram(calibration: Calibration, path: Path) -> Path:
+    """Draws the reliability of the test part before and after into a png."""
     panels = {}
     for title, temperature in (
         ("before", 1.0),
@@ -66,12 +66,12 @@ def save_diagram(calibration: Calibration, folder: Path) -> Path:
     ):
         bins = reliability(scaled(calibration.test, temperature))
         panels[f"{title}: ECE {bins.ece:.1%}"] = (bins.count.numpy(), bins.confidence.numpy(), bins.accuracy.numpy())
-    return figures.save(figures.reliability_diagram(panels), folder / "reliability_diagram.png")
+    return figures.save(figures.reliability_diagram(panels), path)
 
 
-def calibration_file(checkpoint: Path) -> Path:
-    """Where a checkpoint's temperature is kept: `best.calibration.json` beside `best.ckpt`."""
-    return checkpoint.with_suffix(".calibration.json")
+def calibration_file(checkpoint: Path, views: str) -> Path:
+    """Where the temperature of a checkpoint and its views is kept: `best.flip.calibration.json` beside `best.ckpt`."""
+    return checkpoint.with_suffix(f".{views}.calibration.json")
 
 
 def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -96,8 +96,9 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "protocol": net.split.name,
         "commit": records.commit(),
     }
-    file = records.write_json(calibration_file(net.checkpoint), record)
-    drawn = save_diagram(calibration, net.run)
+    file = calibration_file(net.checkpoint, net.evaluation["views"]["_target_"].rsplit(".", 1)[-1])
+    records.write_json(file, record)
+    drawn = save_diagram(calibration, file.with_suffix(".png"))
     _show(record, Console(), file, drawn)
     return record
 
@@ -118,4 +119,5 @@ def _show(record: dict[str, Any], console: Console, file: Path, drawn: Path) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    return checkpoint_verb("calibrate", HELP, calibrate, arguments)
+    parts = "a temperature is fitted on the val part and measured on the test part"
+    return checkpoint_verb("calibrate", HELP, calibrate, arguments, {"eval.split": parts})

@@ -60,8 +60,8 @@ class Recipe:
 
     name: str
     members: Mapping[str, Sequence[str]]
-    weights: str
-    choose: str
+    weights: str = "equal"
+    choose: str = "all"
 
     @classmethod
     def read(cls, name: str) -> Recipe:
@@ -74,7 +74,10 @@ class Recipe:
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
             raise ValueError(f"recipe={name}: there is no such ensemble; there are {known}")
-        return cls(name=name, **plain(OmegaConf.load(path)))
+        try:
+            return cls(name=name, **plain(OmegaConf.load(path)))
+        except TypeError as error:  # a key is missing or unknown
+            raise ValueError(f"{path}: {str(error).removeprefix('Recipe.__init__() ')}") from None
 
     def runs(self) -> dict[str, Path]:
         """The folder of each member's run."""
@@ -127,7 +130,8 @@ def members_of(words: str) -> list[Path]:
         ValueError: There is none, or one that is named twice.
     """
     paths: list[Path] = []
-    for word in words.removeprefix("[").removesuffix("]").split(","):
+    listed = words[1:-1] if words.startswith("[") and words.endswith("]") else words
+    for word in listed.split(","):
         word = word.strip().strip("'\"")
         if not has_magic(word):
             paths += [Path(word)] if word else []
@@ -331,7 +335,7 @@ def write_ensemble_report(
     write_report(folder, faces, predictions, scores, protocol=record["protocol"])
     records.write_json(folder / "record.json", record)
     (folder / "report.md").write_text(markdown(record))
-    save_diagram(calibration, folder)
+    save_diagram(calibration, folder / "reliability_diagram.png")
     runs = [Path(row["run"]) for row in record["members"]]
     alike = len({run.name for run in runs}) < len(runs)
     named = {str(run) if alike else run.name: row for run, row in zip(runs, record["members"], strict=True)}
@@ -407,11 +411,17 @@ def main(arguments: Sequence[str]) -> int:
             paths = members_of(given["members"])
         name = given.get("publish") or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
         weights, choose = given.get("weights", weights), given.get("choose", choose)
+        published = Path("results") / f"{given['publish']}_seed0.json" if "publish" in given else None
+        if published and published.is_file():
+            before = records.read_record(published, "command")["command"]
+            if before != command:
+                raise ValueError(f"{published} holds what `{before}` measured: move it away, or publish another name")
         record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
-        if "publish" in given:
+        if published:
             if record["leaky"]:
                 raise ValueError(f"protocol {record['protocol']} leaks, so its numbers are no results to publish")
-            records.write_json(Path("results") / f"{given['publish']}_seed0.json", record)
+            records.write_json(published, record)
 
     own = ("members", "recipe", "weights", "choose", "publish")
-    return run_verb("ensemble", HELP, act, arguments, own)
+    parts = "a vote is chosen on the val part and measured on the test part"
+    return run_verb("ensemble", HELP, act, arguments, own, {"eval.split": parts})

@@ -23,10 +23,9 @@ Measures a checkpoint on the data, protocol and views of its own run, or as you 
   eval=tta                                   plain, flip, tta, five_crop, ten_crop or rotations
   eval.split=val                             PublicTest instead of PrivateTest: choose on it, not on the test part
   data=fer2013 data.path=fer2013.csv         the data set, where it has moved
-  protocol=kaggle                            another split
 
-The report goes beside the checkpoint's run, into evaluate_VIEWS_SPLIT/; where data or protocol
-are not those of the run, they are named too.
+The report goes beside the checkpoint's run, into evaluate_VIEWS_PART/; what differs from the run is named too: data,
+protocol, last.ckpt, eval.KEY=VALUE.
 """
 
 
@@ -52,6 +51,9 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     views, part = evaluation["views"]["_target_"].rsplit(".", 1)[-1], evaluation["split"]
     elsewhere = [f"{faces.name}_{faces.fingerprint[:8]}"] * (faces.fingerprint != net.provenance["data_fingerprint"])
     elsewhere += [split_name] * (net.split.name != net.provenance["protocol"])
+    elsewhere += [net.checkpoint.stem] * (net.checkpoint.stem != "best")
+    typed = (word.removeprefix("eval.") for word in overrides if word.startswith("eval."))
+    elsewhere += [re.sub(r"[^\w.=]+", "_", word) for word in typed if not word.startswith(("split=", "bootstrap="))]
     folder = net.run / "_".join(["evaluate", views, part, *elsewhere])
     predictions = net.ask(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)

@@ -335,7 +335,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         status = run(overrides) if action == "run" else 0
         records = read_records()
-        if action and records:
+        if action == "write" or (action and records):
             write()
     except ValueError as error:
         print(f"fer leaks: {error}", file=sys.stderr)

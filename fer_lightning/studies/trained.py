@@ -155,7 +155,7 @@ class Trained:
         return read_record(path) if path.is_file() else {}
 
     def refuse_what_it_learnt(self, part: str) -> None:
-        """Finds pictures of a part that the net was trained on, under another protocol than is measured by.
+        """Finds pictures of a part that the net was trained or its epoch chosen on, under another protocol than now.
 
         Raises:
             ValueError: There are some, or the net comes from a protocol that leaks.
@@ -170,12 +170,15 @@ class Trained:
             )
         if self.faces.fingerprint == self.provenance["data_fingerprint"]:
             before: Split = build(plain(compose_for(self.module, []).protocol), self.faces)
-            known = np.intersect1d(before.indices["train"], self.split.indices[part]).size
-            if known:
-                raise ValueError(
-                    f"{self.checkpoint} has learnt {known:,} of the {len(self.split.indices[part]):,} pictures of "
-                    f"{part} under {self.split.name}, since it was trained under {learnt}: measure it under that"
-                )
+            used = {"train": "has learnt", "val": "was chosen on"}
+            for before_part in ("train",) if part == "val" else ("train", "val"):
+                known = np.intersect1d(before.indices[before_part], self.split.indices[part]).size
+                if known:
+                    raise ValueError(
+                        f"{self.checkpoint} {used[before_part]} {known:,} of the {len(self.split.indices[part]):,} "
+                        f"pictures of {part} under {self.split.name}, since it was trained under {learnt}: "
+                        "measure it under that"
+                    )
 
     def ask(self, part: str) -> Predictions:
         """What the net says of a part of the split, by the views of `eval`.

@@ -17,7 +17,14 @@ Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
 """What a verb does with the values of its own words and with the overrides; None or its exit status."""
 
 
-def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Sequence[str] = ("checkpoint",)) -> int:
+def run_verb(
+    name: str,
+    about: str,
+    act: Act,
+    arguments: Sequence[str],
+    own: Sequence[str] = ("checkpoint",),
+    without_effect: Mapping[str, str] | None = None,
+) -> int:
     """Runs a verb.
 
     Args:
@@ -27,6 +34,7 @@ def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Seq
         arguments: The command line behind the verb.
         own: The keys that are the verb's; every other word is an override of the configuration. Where `checkpoint`
             is one of them it must be given.
+        without_effect: Keys and groups that would change nothing here, with the reason; they are refused.
 
     Returns:
         The exit status: that of `act`, 0 done, 2 wrong use.
@@ -37,6 +45,7 @@ def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Seq
     try:
         with one_clear_sentence():
             given, overrides = split_words(arguments, own)
+            check_effect(overrides, without_effect or {})
             return act(given, overrides) or 0
     except (HydraException, OmegaConfBaseException, OSError) as error:
         print(f"fer {name}: {error}", file=sys.stderr)
@@ -44,14 +53,35 @@ def run_verb(name: str, about: str, act: Act, arguments: Sequence[str], own: Seq
 
 
 def checkpoint_verb(
-    name: str, about: str, act: Callable[[Path, Sequence[str]], object], arguments: Sequence[str]
+    name: str,
+    about: str,
+    act: Callable[[Path, Sequence[str]], object],
+    arguments: Sequence[str],
+    without_effect: Mapping[str, str] | None = None,
 ) -> int:
     """Runs a verb that takes one `checkpoint=` and overrides; see `run_verb`."""
 
     def act_on(given: Mapping[str, str], overrides: Sequence[str]) -> None:
         act(Path(given["checkpoint"]), overrides)
 
-    return run_verb(name, about, act_on, arguments)
+    return run_verb(name, about, act_on, arguments, without_effect=without_effect)
+
+
+def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) -> None:
+    """Refuses overrides that would change nothing.
+
+    Args:
+        overrides: `key=value` words.
+        without_effect: Keys and groups, with the reason.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        for name, reason in without_effect.items():
+            if key == name or key.startswith(f"{name}."):
+                raise ValueError(f"{word} would change nothing: {reason}")
 
 
 def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:

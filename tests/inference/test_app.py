@@ -278,8 +278,25 @@ def test_two_runs_of_one_name_and_score_are_told_apart(run_with_checkpoint: Path
     shutil.copytree(run_with_checkpoint, run_with_checkpoint.with_name("10-00-01_again"))
     labels = [choice.label for choice in models.available()[0]]
     assert sorted(labels) == [
-        f"Run: small seed=0 (62.5%), {folder}" for folder in sorted(["10-00-01_again", run_with_checkpoint.name])
+        f"Run: small seed=0 (62.5%), outputs/today/{folder}"
+        for folder in sorted(["10-00-01_again", run_with_checkpoint.name])
     ]
+
+
+def test_the_model_that_was_asked_for_comes_first(run_with_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = run_with_checkpoint.with_name("09-00-00_older")
+    shutil.copytree(run_with_checkpoint, again)
+    monkeypatch.setenv("FER_APP_MODEL", str(again.absolute()))
+    found, _ = models.available()
+    assert len(found) == 2
+    assert found[0].label == f"Run: small seed=0 (62.5%), outputs/today/{again.name}"
+
+
+def test_a_run_sees_pictures_like_those_it_learnt_from(run_with_checkpoint: Path) -> None:
+    model = models.available()[0][0].load()
+    sharp = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    model._network.image_size = 96  # enlarges what it is shown
+    assert model._input(sharp).shape == (1, 48, 48)
 
 
 def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint: Path, here: Path, monkeypatch) -> None:

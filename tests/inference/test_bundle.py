@@ -95,6 +95,14 @@ def test_a_zip_that_climbs_out_is_refused(small_bundle: Path, tmp_path: Path, na
         Bundle.load(archive)
 
 
+def test_a_link_out_of_a_folder_is_refused(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (copied / "MODEL_CARD.md").unlink()
+    (copied / "MODEL_CARD.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match="is a link out of the bundle"):
+        _ = Bundle.load(str(copied)).card
+
+
 def test_sizes_are_bounded(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

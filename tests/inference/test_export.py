@@ -18,11 +18,11 @@ from fer_lightning.data import synthetic
 from fer_lightning.inference import export as exporting
 from fer_lightning.inference import graphs, mlflow_model
 from fer_lightning.inference.bundle import Bundle
-from fer_lightning.inference.export import evenly, graph_input
+from fer_lightning.inference.export import evenly
 from fer_lightning.inference.parity import ExportError, Parity, check
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
-from fer_lightning.models.network import FERNetwork, build_network
+from fer_lightning.models.network import FERNetwork, build_network, size_learnt_from
 from fer_lightning.reporting import figures
 from fer_lightning.training.module import load_module
 
@@ -212,7 +212,7 @@ def test_graphs_take_what_the_network_learnt_from(network: dict, picture: tuple,
         "stem_stride": 2,
     }
     built = build_network({**model, **network, "mean": 0.5, "std": 0.5}, 3).eval()
-    assert graph_input(built, picture) == wanted
+    assert size_learnt_from(built, picture) == wanted
 
 
 def test_a_graph_that_enlarges_takes_any_batch(tmp_path: Path) -> None:

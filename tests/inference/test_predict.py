@@ -345,6 +345,18 @@ def test_a_folder_into_a_pipe(small_bundle, predictor, folder, capfd) -> None:
     assert shown.err == ""
 
 
+@pytest.mark.parametrize("form", ["jsonl", "text"])
+def test_rows_go_into_the_file_while_the_bar_goes_to_the_terminal(small_bundle, folder, tmp_path, form: str) -> None:
+    terminal, of_child = os.openpty()
+    command = [sys.executable, "-m", "fer_lightning", "predict", folder, "--whole", "--model", small_bundle]
+    with (tmp_path / "rows").open("wb") as rows:
+        done = subprocess.run([*command, "--format", form], stdout=rows, stderr=of_child, cwd=ROOT)
+    os.close(of_child)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert len((tmp_path / "rows").read_text().splitlines()) == 2
+
+
 def test_each_bad_picture_is_one_line_and_the_rest_goes_through(small_bundle, folder, capfd) -> None:
     for name, (content, _) in BAD.items():
         (folder / name).write_bytes(content)
@@ -493,6 +505,9 @@ def test_the_detector_s_model_can_be_given(small_bundle, folder, monkeypatch, ca
         (["x.png", "--model", "nobody"], "no model 'nobody'"),
         (["x.png", "--out", "results.txt"], "must end in .csv"),
         (["x.png", "--fps", "0"], "above 0"),
+        (["clip.mp4", "--fps", "inf"], "must be a number above 0"),
+        (["photos", "--annotate", "photos/"], "is where pictures are read from"),
+        (["x.png", "--detector", "eyes"], "invalid choice: 'eyes'"),
         (["x.png", "--whole", "--detect"], "not allowed with"),
         (["x.png", "--detector_model", "net.tflite"], "--detector_model is a file for --detector mediapipe"),
         ([], "required"),

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -163,6 +165,50 @@ def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pyte
     assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
     assert runner.rows([("waiting", 1)]) == 0
     assert "measured already" in capfd.readouterr().out
+
+
+def test_weights_of_measured_rows_are_trained_anew_and_their_records_stay(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "train.py").write_text(FAKE_TRAINING)
+    record = (root / "results" / "measured_seed0.json").read_text()
+    assert Runner(root=root).rows([("measured", 0)]) == 0
+    assert "its weights are not here, --weights trains them" in capfd.readouterr().out
+    assert not (root / RUNS).exists()
+    again = Runner(weights=True, root=root)
+    assert again.rows([("measured", 0)]) == 0
+    assert "measured_seed0: starts" in capfd.readouterr().out
+    assert (root / RUNS / "measured_seed0" / "record.json").is_file()
+    assert (root / "results" / "measured_seed0.json").read_text() == record
+    assert again.rows([("measured", 0)]) == 0
+    assert "starts" not in capfd.readouterr().out
+
+
+ENDED = """
+import functools, pathlib, sys, types
+from fer_lightning.studies.baselines import command, runner
+command.Runner = functools.partial(runner.Runner, root=pathlib.Path(sys.argv[1]))
+command.baselines = lambda: [types.SimpleNamespace(name="waiting")]
+sys.exit(command.main(["run", "waiting"]))
+"""
+
+
+def test_no_training_outlives_a_runner_that_is_ended(root: Path) -> None:
+    (root / "train.py").write_text(
+        FAKE_TRAINING.replace("import json,", "import os, json,").replace(
+            "time.sleep(600)", "(folder / 'pid').write_text(str(os.getpid())); time.sleep(600)"
+        )
+    )
+    process = subprocess.Popen([sys.executable, "-c", ENDED, str(root)], cwd=ROOT)
+    file = root / RUNS / "waiting_seed0" / "pid"
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == OUT_OF_TIME
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
 
 
 MEETING = """

@@ -94,6 +94,21 @@ def test_no_net_votes_twice(runs: list[Path], capsys: pytest.CaptureFixture[str]
     assert f"members names {runs[0]} more than once" in capsys.readouterr().err
 
 
+def test_a_pattern_may_end_in_a_class_of_characters(runs: list[Path]) -> None:
+    assert ensemble.members_of(f"{runs[0].parent}/smal[kl]") == [runs[0]]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_another_command_published_is_not_overwritten(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ensemble", listed(runs[:2]), "publish=both"]
+    for _ in range(2):
+        assert entry.main(words) == 0
+    assert entry.main([*words, "choose=greedy"]) == 2
+    assert "results/both_seed0.json holds what `python -m fer_lightning ensemble" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_net_is_asked_once(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.main(["ensemble", listed(runs[1:2]), "publish=first"]) == 0
@@ -199,5 +214,10 @@ def test_a_recipe_takes_the_runs_of_its_members(runs: list[Path], monkeypatch: p
     assert entry.main(["ensemble", "recipe=both"]) == 0
     assert [Path(m["run"]).name for m in record("both")["members"]] == ["small", "other_seed"]
     (runs[1] / "record.json").unlink()
+    Path("conf/ensemble/mine.yaml").write_text("# mine\nmembers: {small: [model=sequential_cnn]}\n")
+    assert (Recipe.read("mine").weights, Recipe.read("mine").choose) == ("equal", "all")
+    Path("conf/ensemble/wrong.yaml").write_text("# wrong\nmember: {small: [model=sequential_cnn]}\n")
+    with pytest.raises(ValueError, match=r"wrong\.yaml: got an unexpected keyword argument 'member'"):
+        Recipe.read("wrong")
     with pytest.raises(FileNotFoundError, match=r"train\.py seed=1 hydra\.run\.dir=runs/other_seed"):
         Recipe.read("both").trained()

@@ -38,6 +38,11 @@ def test_evaluate_with_other_views_and_another_part(run: Path) -> None:
     assert (run / "evaluate_shifts_val" / "confusion_matrix.png").exists()
 
 
+def test_reports_of_other_settings_and_checkpoints_lie_apart(run: Path) -> None:
+    assert entry.main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", "eval=tta", "eval.views.shift=0.1"]) == 0
+    assert (run / "evaluate_shifts_test_last_views.shift=0.1" / "record.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -82,6 +87,8 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle", "eval.split=val"]) == 2
     assert "best.ckpt has learnt 13 of the 13 pictures of val under kaggle" in capsys.readouterr().err
+    assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle"]) == 2
+    assert "best.ckpt was chosen on 20 of the 40 pictures of test under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kfold"]) == 0  # the same PrivateTest
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fer_lightning.inference.heatmaps import HeatMap, grad_cam, occlusion_map
 from fer_lightning.inference.images import to_input
 from fer_lightning.inference.predict import Prediction
+from fer_lightning.models.network import size_learnt_from
 from fer_lightning.training.module import load_module
 
 
@@ -30,6 +31,8 @@ class CheckpointModel:
         module = load_module(checkpoint).eval()
         self._classes = module.classes
         self._network = module.network
+        picture = (module.hparams["provenance"] or {}).get("picture", (48, 48))  # FER2013's, where it does not say
+        self._size, self._channels = size_learnt_from(module.network, picture)
         self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
@@ -53,7 +56,7 @@ class CheckpointModel:
         return occlusion_map(self._probabilities, prepared, target), "Occlusion map"
 
     def _input(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return to_input(face, self._network.image_size, self._network.channels)
+        return to_input(face, self._size, self._channels)
 
     def _probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock, torch.inference_mode():

@@ -12,6 +12,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from fer_lightning.inference.app.cards import Picture, boxed, face_card, shrunk
 from fer_lightning.inference.app.models import Choice, Model, available
 from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
+from fer_lightning.inference.heatmaps import HeatMap
 from fer_lightning.inference.images import PictureError, read_picture, to_uint8
 from fer_lightning.inference.predict import Prediction
 
@@ -84,8 +85,11 @@ def page() -> None:
         st.info("Pictures stay in this computer's memory while the page is open; nothing is written to disk.")
         return
     looked = look_at(uploads, cropped)
-    answers = {choice.label: ask(choice, model, looked) for choice, model in models.items()}
-    table = as_table(looked, answers)
+    answers = {choice: ask(choice, model, looked) for choice, model in models.items()}
+    kept = {picture.key for picture in looked}
+    maps = st.session_state.get("heat_maps", {})
+    st.session_state["heat_maps"] = {which: seen for which, seen in maps.items() if which[1] in kept}
+    table = as_table(looked, {choice.label: said for choice, said in answers.items()})
     count = sum(len(picture.faces) for picture in looked)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.markdown(f"**{count} {'face' if count == 1 else 'faces'}** in {_pictures(len(looked))}")
@@ -96,7 +100,7 @@ def page() -> None:
         first = PER_PAGE * (st.pagination(-(-len(looked) // PER_PAGE), key="part") - 1)
     for number in range(first, min(first + PER_PAGE, len(looked))):
         with st.container(border=True):
-            said = {models[c]: (c.label, answers[c.label][number]) for c in models}
+            said = {choice: (model, answers[choice][number]) for choice, model in models.items()}
             show(looked[number], said, everything=everything, heat=heat)
 
 
@@ -204,7 +208,7 @@ def as_table(looked: Sequence[Looked], answers: dict[str, list[list[Prediction]]
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
-def show(picture: Looked, said: dict[Model, tuple[str, list[Prediction]]], *, everything: bool, heat: bool) -> None:
+def show(picture: Looked, said: dict[Choice, tuple[Model, list[Prediction]]], *, everything: bool, heat: bool) -> None:
     """One picture with its faces and what the models say of them; two models stand side by side for each face."""
     st.markdown(f"**{_plain(picture.name)}**")
     if picture.shown is None:
@@ -216,12 +220,23 @@ def show(picture: Looked, said: dict[Model, tuple[str, list[Prediction]]], *, ev
     if not picture.faces:
         right.warning(picture.problem)
     for number, face in enumerate(picture.faces):
-        for column, (model, (label, answers)) in zip(right.columns(len(said)), said.items(), strict=True):
+        for column, (choice, (model, answers)) in zip(right.columns(len(said)), said.items(), strict=True):
             answer = answers[number]
-            seen = model.heat_map(face, answer.label) if heat else None
+            seen = heat_map(choice, model, picture.key, number, face, answer.label) if heat else None
             count = len(answer.probabilities) if everything else TOP
-            by = label if len(said) > 1 else ""
+            by = choice.label if len(said) > 1 else ""
             column.html(face_card(number + 1, face, answer, count, seen, by))
+
+
+def heat_map(
+    choice: Choice, model: Model, key: tuple[str, bool], number: int, face: Picture, label: str
+) -> tuple[HeatMap, str]:
+    """What a model looked at, as `Model.heat_map` says, each face asked once a session."""
+    before: dict[tuple[object, ...], tuple[HeatMap, str]] = st.session_state.setdefault("heat_maps", {})
+    which = (choice, key, number)
+    if which not in before:
+        before[which] = model.heat_map(face, label)
+    return before[which]
 
 
 def _pictures(count: int) -> str:

@@ -61,10 +61,13 @@ class Choice:
     place: str
 
     @property
-    def place_in_short(self) -> str:
+    def whereabouts(self) -> str:
         """What tells it from another of the same name: the folder of the run or bundle, or the run's id."""
-        place = Path(self.place)
-        return place.parents[1].name if self.kind == "checkpoint" else place.name
+        if self.kind == "mlflow" or not Path(self.place).exists():  # a bundle by its name
+            return self.place
+        folder = Path(self.place).resolve()
+        folder = folder.parents[1] if self.kind == "checkpoint" else folder
+        return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
     def load(self) -> Model:
         """Reads the weights.
@@ -109,13 +112,17 @@ def available() -> tuple[list[Choice], list[str]]:
     found = [_bundle(name, "Bundled", name) for name in bundled()]
     found += in_folder(OUTPUTS)
     try:
-        found += mlflow_runs(besides={file.read_text().strip() for file in OUTPUTS.rglob(RUN_ID)})
+        here = [path.parents[1] / RUN_ID for path in OUTPUTS.rglob(CHECKPOINT)]
+        found += mlflow_runs(besides={file.read_text().strip() for file in here if file.is_file()})
     except Exception as error:  # whatever a store or server that is not ours may raise
         problems.append(f"MLflow's runs are left out: {(str(error) or type(error).__name__).splitlines()[0]}")
     found = [*asked, *sorted(found, key=lambda choice: choice.synthetic)]
-    once = list({(choice.kind, choice.place): choice for choice in reversed(found)}.values())[::-1]
-    alike = Counter(choice.label for choice in once)
-    return [replace(c, label=f"{c.label}, {c.place_in_short}") if alike[c.label] > 1 else c for c in once], problems
+    once: dict[tuple[str, str], Choice] = {}
+    for choice in found:
+        once.setdefault((choice.kind, choice.whereabouts), choice)
+    alike = Counter(choice.label for choice in once.values())
+    told_apart = [replace(c, label=f"{c.label}, {c.whereabouts}") if alike[c.label] > 1 else c for c in once.values()]
+    return told_apart, problems
 
 
 def given(place: str) -> list[Choice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--seeds", default="0", help="for example 0,1,2 (default: 0)")
     runs.add_argument(
         "--at_once", type=int, default=1, metavar="N", help="so many trainings side by side, which share the cores"
+    )
+    runs.add_argument(
+        "--weights", action="store_true", help="also train measured rows whose weights are not here; records stay"
     )
     runs.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on later")
     return parser
@@ -74,7 +78,8 @@ def _act(chosen: argparse.Namespace) -> int:
             print(f"fer baselines: --at_once is {chosen.at_once}; give 1 or more", file=sys.stderr)
             return 2
         deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
-        runner = Runner(deadline, chosen.at_once)
+        runner = Runner(deadline, chosen.at_once, chosen.weights)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(OUT_OF_TIME))
         return runner.rows([(name, seed) for name in chosen.names for seed in seeds])
     show(baselines(), Console())
     if chosen.action == "write":

@@ -39,7 +39,8 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "and PrivateTest together, the 7,178 pictures that many sources report on; half of it chose the epoch, so it\n"
         "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
         "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
-        "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together. A row that names a protocol\n"
+        "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together, as are\n"
+        "its minutes, without those of nets that were trained and do not vote. A row that names a protocol\n"
         "beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )

@@ -31,15 +31,17 @@ class Runner:
         deadline: `time.monotonic()` at which it has to stop, or None.
         at_once: How many trainings share the machine. A small net fills neither a GPU nor several cores, so that two
             side by side end sooner than one after the other; each gets its share of the cores and writes to a log.
+        weights: Whether rows are trained that are measured, but whose weights are not in `RUNS`, as in a fresh clone.
         root: The project's folder.
     """
 
     deadline: float | None = None
     at_once: int = 1
+    weights: bool = False
     root: Path = ROOT
 
     def rows(self, wanted: Sequence[tuple[str, int]]) -> int:
-        """Runs the rows that have no record yet.
+        """Runs the rows that have no record yet, or with `weights` none of their weights; a record stays as it is.
 
         Args:
             wanted: Experiments, or ensembles, whose members are trained first and have seeds of their own; each with
@@ -51,25 +53,35 @@ class Runner:
         waiting: dict[str, list[str]] = {}
         for name, seed in wanted:
             record = self.root / "results" / f"{name}_seed{seed}.json"
-            if record.exists():
-                print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}")
-                continue
+            if measured := record.exists():
+                kept = self._left(name, seed).exists()
+                print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}", end="")
+                print("" if kept or self.weights else "; its weights are not here, --weights trains them")
+                if kept or not self.weights:
+                    continue
             recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
             header = header_of(recipe if recipe.exists() else self.root / "conf" / "experiment" / f"{name}.yaml")
             if needs := header.get("Needs"):
                 print(f"{name} needs {needs} ({header.get('Cost', 'cost unknown')})")
             if not recipe.exists():
                 seeded = [f"seed={seed}"] if seed else []
-                waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, "paths.results_dir=results"]
+                published = [] if measured else ["paths.results_dir=results"]
+                waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, *published]
                 continue
             for member, words in yaml.safe_load(recipe.read_text())["members"].items():
                 if not (self.root / RUNS / member / "record.json").exists():
                     waiting.setdefault(member, words)
-            vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", f"publish={name}"]
+            vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", *([] if measured else [f"publish={name}"])]
             if status := self.trainings(waiting) or self.processes({name: vote}):
                 return status
             waiting = {}
         return self.trainings(waiting)
+
+    def _left(self, name: str, seed: int) -> Path:
+        """The record that the training of a row, or the vote of an ensemble, left beside its weights."""
+        if (self.root / "conf" / "ensemble" / f"{name}.yaml").exists():
+            return self.root / "outputs" / "ensembles" / name / "record.json"
+        return self.root / RUNS / f"{name}_seed{seed}" / "record.json"
 
     def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
         """Trains in the folders of these names, on from the last checkpoint there; taught ones last."""
@@ -108,16 +120,18 @@ class Runner:
                     if self.at_once > 1:
                         print(f"{what}: {f'failed ({ended}), see {self._log(what)}' if ended else 'done'}", flush=True)
                 if running and self.deadline is not None and time.monotonic() > self.deadline:
-                    for process in running.values():
-                        process.send_signal(signal.SIGTERM)
-                    for what, process in running.items():
-                        process.wait()
+                    for what in running:
                         print(f"{what}: the time is up; the same command goes on from the last whole epoch")
                     return status or OUT_OF_TIME
         except KeyboardInterrupt:  # the processes got it too
             for process in running.values():
                 process.wait()
             raise
+        finally:
+            for process in running.values():
+                process.send_signal(signal.SIGTERM)  # does nothing to what has ended
+            for process in running.values():
+                process.wait()
         return status
 
     def _start(self, what: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
