@@ -44,6 +44,7 @@ RANGES = {
     "loss.label_smoothing": _FRACTION,
     "loss.gamma": _NOT_NEGATIVE,
     "scheduler.warmup_fraction": _FRACTION,
+    "callbacks.ema.decay": _FRACTION,
 }
 """Keys that some options have, with what they must be and the number that they must stay below."""
 

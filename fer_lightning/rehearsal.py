@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
+from fer_lightning.models.network import FERNetwork, check_image_size
 from fer_lightning.training import checkpoint_io
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.metrics import EPOCH_SCORES
@@ -32,20 +33,23 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
         FileNotFoundError: The file of `model.weights` is not there.
     """
     check_monitored(config)
-    if (weights := config.model.get("weights")) and not Path(weights).is_file():
+    if (weights := config.model.get("weights")) and not checkpoint and not Path(weights).is_file():
         raise FileNotFoundError(f"model.weights={weights}: there is no such file")
     saved = read_checkpoint(checkpoint) if checkpoint else {}
     classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
+    check_image_size(config.model.image_size)
     body = body_without_memory(plain(config.model), classes)
     if checkpoint:
         check_same(checkpoint, saved, config, body)
+    looks = {key: config.model[key] for key in ("image_size", "channels")}
+    FERNetwork(body, **looks, **{key: plain(config.model[key]) for key in ("mean", "std")})
     loss = build(plain(config.loss), class_counts=[1] * classes)
     if isinstance(loss, DistillationLoss) and "distiller" not in config.callbacks:
         raise ValueError("loss=distillation learns from a teacher: add callbacks=distillation and its teachers")
     try:
         optimizer = build_optimizer(plain(config.optimizer), body)
         build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
     for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
         if part:
@@ -54,12 +58,17 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
         resizing = build(plain(config.callbacks.progressive_resizing))
         check_other_size(body, config.model, resizing.size(0, config.trainer.max_epochs, config.model.image_size))
     for key in ("views", "validation"):
-        if views := config.eval.get(key):
+        if (views := config.eval.get(key)) or key == "views":
             try_views(f"eval.{key}", plain(views), config.model.image_size)
-    if not config.trainer.limit_test_batches > 0:
-        raise ValueError(
-            f"trainer.limit_test_batches is {config.trainer.limit_test_batches}; nothing would be measured"
-        )
+    keep = config.finetune.callback.get("keep_frozen", 0) if config.finetune.callback else 0
+    if keep > (stages := len(body.stages())):  # type: ignore[operator]
+        raise ValueError(f"finetune.callback.keep_frozen is {keep}; the model has {stages} stages")
+    for key in ("train", "val", "test"):
+        limit = config.trainer[f"limit_{key}_batches"]
+        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:
+            raise ValueError(
+                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or 1.0 for all"
+            )
 
 
 def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
@@ -221,9 +230,17 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
     if then != {key: value.shape for key, value in body.state_dict().items()}:
         differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
         raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
+    given = saved["hyper_parameters"]
     for part in ("optimizer", "scheduler"):
-        before, now = saved["hyper_parameters"][part].get("_target_"), config[part]["_target_"]
+        before, now = given[part].get("_target_"), config[part]["_target_"]
         if before != now:
             raise ValueError(
                 f"resume={path} was trained with {part} {before}, which is {now} now; it cannot go on with that"
             )
+    # what a state dict holds comes back with it, whatever the configuration says
+    plateau = str(given["scheduler"]["_target_"]).endswith("plateau")
+    held: dict[str, tuple[str, ...]] = {"optimizer": (), "loss": ("_target_", "class_weights")}
+    for part, keys in (held | {"scheduler": ()} if plateau else held).items():
+        old, new = ({k: v for k, v in d.items() if not keys or k in keys} for d in (given[part], plain(config[part])))
+        if differ := differences(old, new):
+            raise ValueError(f"resume={path}: {part} differs in {differ}; a checkpoint goes on with its own")

@@ -54,6 +54,8 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
             f"eval.split={config.eval.split}: protocol {split.name} has no such part"
             f"{nearest(config.eval.split, split.indices)} There are {', '.join(split.indices)}"
         )
+    if not len(split.indices[config.eval.split]):
+        raise ValueError(f"eval.split={config.eval.split}: that part of {faces.name} under {split.name} has no picture")
     if split.is_leaky and config.paths.results_dir:
         raise ValueError(
             f"protocol {split.name} leaks, so its numbers are no results and do not go to "
@@ -77,12 +79,15 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     """The file in `paths.results_dir` that the run's record goes to, None without such a folder.
 
     Raises:
-        ValueError: It measures another part than `test`, or the file holds what another command measured.
+        ValueError: It measures another part than `test` or not all of it, or the file holds what another command
+            measured.
     """
     if not config.paths.results_dir:
         return None
     if config.eval.split != "test":
         raise ValueError(f"paths.results_dir takes what was measured on test alone; eval.split is {config.eval.split}")
+    if not (isinstance(limit := config.trainer.limit_test_batches, float) and limit == 1):
+        raise ValueError(f"paths.results_dir takes a whole test part; trainer.limit_test_batches is {limit}")
     path = Path(config.paths.results_dir) / f"{job.label}_seed{config.seed}.json"
     if path.is_file():
         before = shlex.split(records.read_record(path, "command")["command"])[2:]
@@ -137,7 +142,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 epoch = read_checkpoint(checkpoint)["history"][-1]["epoch"]
                 datamodule.first_epoch = epoch
                 console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
-            module = build_module(config, job, faces, split, datamodule)
+            module = build_module(config, job, faces, split, datamodule, fresh=not checkpoint)
             told = description(config, job, faces, split)
             if first:
                 if not checkpoint:  # of an older run in the same folder
@@ -171,6 +176,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if first:
                 best_epoch = int(best_row["epoch"])
                 write_report(folder, faces, module.test_predictions, scores, module.history, best_epoch, split.name)
+        # what training logs of train and val stays beside what is measured of them at the end
+        named = {part if part.startswith("test") else f"measured_{part}": row for part, row in scores.items()}
         record = {
             **told,
             "precision": str(trainer.precision),
@@ -180,7 +187,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             "params": count_parameters(module.network),
             "train_accuracy": best_row["train/accuracy"],
             "val": {k.removeprefix("val/"): v for k, v in best_row.items() if k.startswith("val/")},
-            **{part: records.recorded(row) for part, row in scores.items()},
+            **{part: records.recorded(row) for part, row in named.items()},
         }
         if first:
             (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
@@ -191,7 +198,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 record["kaggle_test"] = records.recorded(kaggle)
             if first:
                 records.write_json(published, record)
-        measured = {f"{part}/{k}": v for part, row in scores.items() for k, v in tracked(row).items()}
+        measured = {f"{part}/{k}": v for part, row in named.items() for k, v in tracked(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:
             measured[second] = cost(second, module.network)
@@ -231,8 +238,20 @@ def take_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> d
     return row
 
 
-def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule) -> FERModule:
-    """The module of a run, with all that says where it comes from."""
+def build_module(
+    config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule, *, fresh: bool = True
+) -> FERModule:
+    """The module of a run, with all that says where it comes from.
+
+    Args:
+        config: The composed configuration.
+        job: What Hydra knows of the run.
+        faces: The data set.
+        split: Its parts.
+        datamodule: Knows how often each class is drawn.
+        fresh: Whether the weights to start from are read or fetched; a checkpoint brings its own.
+    """
+    fetched = () if fresh else ("weights", "pretrained")
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
@@ -243,7 +262,7 @@ def build_module(config: DictConfig, job: Job, faces: FaceArrays, split: Split, 
         "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
     }
     return FERModule(
-        model=plain(config.model),
+        model={key: value for key, value in plain(config.model).items() if key not in fetched},
         loss=plain(config.loss),
         optimizer=plain(config.optimizer),
         scheduler=plain(config.scheduler),

@@ -139,6 +139,14 @@ HARMFUL = [
     {"_target_": "torch.hub.load", "repo_or_dir": "stranger/stranger", "model": "x"},
     {"_target_": ["os.system"]},
 ]
+NOT_ITS_PLACE = [
+    {"_target_": "fer_lightning.data.synthetic.drawn_faces", "count": 2000, "seed": 0},
+    {
+        "_target_": "fer_lightning.models.timm_body.TimmBody",
+        **{"name": "resnet18", "num_classes": 2, "channels": 3, "image_size": 48, "pretrained": True},
+    },
+]
+"""Allowed where data and models are named, but they start processes, write or fetch."""
 
 
 @pytest.mark.parametrize("harmful", HARMFUL, ids=lambda harmful: str(harmful["_target_"]))
@@ -151,6 +159,17 @@ def test_a_target_from_a_checkpoint_is_not_called(tmp_path: Path, harmful: dict[
         {"evaluation": {**evaluation, "validation": harmful}},
     ):
         with pytest.raises(ValueError, match=r"is not allowed|is not a network"):
+            load_module(checkpoint(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("harmful", NOT_ITS_PLACE, ids=lambda harmful: str(harmful["_target_"]))
+def test_views_and_losses_of_a_checkpoint_are_views_and_losses(tmp_path: Path, harmful: dict[str, Any]) -> None:
+    evaluation = HYPERPARAMETERS["evaluation"]
+    for changed in (
+        {"loss": harmful},
+        *({"evaluation": evaluation | {key: harmful}} for key in ("views", "validation")),
+    ):
+        with pytest.raises(ValueError, match="is not allowed: "):
             load_module(checkpoint(tmp_path, **changed))
 
 

@@ -125,7 +125,7 @@ class BatchedAugmentation:
         if self.flip or self.rotation or self.shift or self.zoom or self.shear or self.crop or self.view < 1:
             grid = _sampling_grid(draws, height, width)
             if self.view < 1:
-                grid = _windows(grid, draws, round(self.view * height), round(self.view * width))
+                grid = _windows(grid, draws, *(max(1, round(self.view * side)) for side in (height, width)))
             height, width = grid.shape[1:3]
             out = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
         else:

@@ -69,7 +69,9 @@ class EpochSampler(Sampler[Draw]):
         world: int = 1,
     ) -> None:
         self.index = index
-        self.batch_size = min(batch_size, len(index)) if shuffle else batch_size
+        self.batch_size = min(batch_size, len(index) // world * world) if shuffle else batch_size
+        if not self.batch_size:
+            raise DataError(f"{len(index)} pictures to train on cannot be shared by {world} processes")
         self.seed = seed
         self.shuffle = shuffle
         self.weights = weights
@@ -166,7 +168,7 @@ class FERDataModule(pl.LightningDataModule):
         seed: Training seed.
 
     Raises:
-        DataError: Votes are asked for and the data set has none, or the train or val part is empty.
+        DataError: Votes are asked for and the data set has none, the train or val part is empty, or there is one class.
         ValueError: Votes are asked for and the classes are not FER2013's.
     """
 
@@ -184,6 +186,8 @@ class FERDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if len(faces.classes) < 2:
+            raise DataError(f"{faces.name} has one class alone, {faces.classes[0]}: there is nothing to tell apart")
         for part in ("train", "val"):
             if len(split.indices[part]) == 0:
                 raise DataError(f"{faces.name}: the {part} part of protocol {split.name} has no picture")
@@ -221,10 +225,10 @@ class FERDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Pictures of each class in the train part, as they are drawn: under `balanced` all classes are as frequent."""
+        """Pictures of each class in the train part; under `balanced`, where all are drawn as often, 1 of each."""
         labels = self.faces.labels[self.split.indices["train"]]
         counts: list[int] = np.bincount(labels, minlength=len(self.faces.classes)).tolist()
-        return [len(labels) // len(counts)] * len(counts) if self.sampler == "balanced" else counts
+        return [1] * len(counts) if self.sampler == "balanced" else counts
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled or balanced batches of the train part, a last smaller one left out."""
@@ -264,6 +268,10 @@ class FERDataModule(pl.LightningDataModule):
             return {}
         return {"rank": trainer.global_rank, "world": trainer.world_size}
 
+    def _on_cuda(self) -> bool:
+        trainer = self.trainer
+        return isinstance(trainer, pl.Trainer) and trainer.strategy.root_device.type == "cuda"
+
     def _loader(self, sampler: EpochSampler, policy: PictureAugmentation | None) -> DataLoader[Batch]:
         from_host = policy is not None or not self.resident
         workers = self.workers if from_host else 0
@@ -274,7 +282,7 @@ class FERDataModule(pl.LightningDataModule):
             batch_size=None,  # a Draw already is a batch
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=from_host and torch.cuda.is_available(),
+            pin_memory=from_host and self._on_cuda(),
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

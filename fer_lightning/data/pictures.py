@@ -171,17 +171,17 @@ def read_pictures(
             try:
                 image = decode(read(tree.prefix + picture.name), image_size, channels)
             except Exception as error:  # a damaged picture makes decoders raise anything
-                problems.append(f"{picture.name}: {_reason(error)}")
+                problems.append(f"{_bytes(picture.name).decode()}: {_reason(error)}")
                 continue
             if images:
-                check_alike(good[0].name.encode(), images[0], picture.name.encode(), image)
+                check_alike(_bytes(good[0].name), images[0], _bytes(picture.name), image)
             images.append(image)
             good.append(picture)
         return Piece(
             np.stack(images) if images else np.empty((0, 0, 0), np.uint8),
             np.array([picture.label for picture in good], np.int64),
             np.array([picture.usage for picture in good], f"U{max(map(len, USAGES))}"),
-            np.array([picture.name.encode() for picture in good], "S"),
+            np.array([_bytes(picture.name) for picture in good], "S"),
             tuple(problems),
         )
 
@@ -195,6 +195,11 @@ def read_pictures(
     )
     starts = range(0, len(tree.pictures), _PIECE)
     yield from in_order(piece, (tree.pictures[start : start + _PIECE] for start in starts))
+
+
+def _bytes(name: str) -> bytes:
+    """A file's name; what of it is not UTF-8 becomes question marks."""
+    return name.encode("utf-8", "replace")
 
 
 def _reason(error: Exception) -> str:

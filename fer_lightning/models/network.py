@@ -120,9 +120,7 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
         raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
     if config.get("weights") and "pretrained" in options:
         options["pretrained"] = False
-    size = config.get("image_size")
-    if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
-        raise ValueError(f"model.image_size is {size!r}; it must be a whole number from 1 to {MAX_SIDE}")
+    size = check_image_size(config.get("image_size"))
     target = str(config.get("_target_"))
     try:
         body = _body_class(target)(num_classes=num_classes, **options)
@@ -140,6 +138,17 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
     if config.get("weights"):
         load_weights(network, Path(config["weights"]))
     return network
+
+
+def check_image_size(size: object) -> int:
+    """The size, unless it is too large for anybody's memory.
+
+    Raises:
+        ValueError: It is no whole number from 1 to `MAX_SIDE`.
+    """
+    if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"model.image_size is {size!r}; it must be a whole number from 1 to {MAX_SIDE}")
+    return size
 
 
 def _body_class(target: str) -> type[nn.Module]:

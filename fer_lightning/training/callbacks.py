@@ -133,11 +133,12 @@ class TrainingProgress(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score and the time so far."""
-        return {"best": self.best, "seconds": self.seconds}
+        return {"objective": self.objective, "best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes score and time over."""
-        self.best = state_dict["best"]
+        if state_dict.get("objective") == self.objective:
+            self.best = state_dict["best"]
         self._seconds_before = state_dict.get("seconds", 0.0)
 
     def _stop(self) -> None:

@@ -51,22 +51,19 @@ class DistillationLoss(nn.Module):
 
         Args:
             logits: float (B, C), the student's.
-            target: float (B, 2, C) in training: the labels' distribution and the teacher's logits, as `Distiller` gives
-                them. Elsewhere there is no teacher: int64 (B,) or float (B, C), for plain cross entropy.
+            target: float (B, 2, C), the labels' distribution and the teacher's logits, as `Distiller` gives them.
 
         Returns:
             A scalar, float32.
 
         Raises:
-            ValueError: A training batch came without a teacher.
+            ValueError: The batch came without a teacher.
         """
         logits = logits.float()
         if target.ndim < 3:
-            if self.training:
-                raise ValueError(
-                    "loss=distillation learns from a teacher, and there is none: callbacks=distillation brings it"
-                )
-            return F.cross_entropy(logits, target)
+            raise ValueError(
+                "loss=distillation learns from a teacher, and there is none: callbacks=distillation brings it"
+            )
         labels, teacher = target.unbind(dim=1)
         soft = (teacher / self.temperature).softmax(dim=1)
         of_teacher = self.temperature**2 * F.cross_entropy(logits / self.temperature, soft)

@@ -57,6 +57,10 @@ class EMA(WeightAveraging):
             average.n_averaged += 1
             self._latest_update_step = trainer.global_step
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lets the average, of which a checkpoint is made now, be the network before its first step."""
+        self._follow(pl_module)
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lets the network be the average, which before its first step is the network."""
         self._follow(pl_module)

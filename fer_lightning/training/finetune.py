@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import nn
@@ -63,6 +65,10 @@ class GradualUnfreezing(Callback):
         """Freezes and thaws; each epoch anew, since training mode is set by others too."""
         stages = _stages(pl_module)
         frozen = self.frozen_stages(trainer.current_epoch, len(stages))
+        body: Any = pl_module.network.body  # type: ignore[union-attr]
+        if frozen == len(stages):  # also what has no weights and lies between the stages, as stochastic depth
+            body.eval()
+            body.head.train()
         for module in stages[frozen:]:
             module.requires_grad_(True).train()
         for module in stages[:frozen]:  # after the others: where two stages share a layer it stays frozen

@@ -1,4 +1,4 @@
-"""FERModule: one network, one loss, one step for train, val and test."""
+"""FERModule: one network and one loss; train, val and test look at pictures by one path."""
 
 from __future__ import annotations
 
@@ -85,6 +85,8 @@ class FERModule(pl.LightningModule):
         self.classes = list(classes)
         self.network = build_network(model, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        if not str(loss.get("_target_")).startswith("fer_lightning.training."):
+            raise ValueError(f"loss {loss.get('_target_')!r} is not allowed: it must be of fer_lightning.training")
         self.loss = build(loss, class_counts=list(class_counts))
         self.set_evaluation(evaluation)
         self.history: list[dict[str, float]] = []
@@ -97,7 +99,14 @@ class FERModule(pl.LightningModule):
         self._losses: list[Tensor] = []  # not looked at yet
 
     def set_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Chooses how test pictures are looked at (conf/eval)."""
+        """Chooses how test pictures are looked at (conf/eval).
+
+        Raises:
+            ValueError: The views are none of `models.tta`; a checkpoint may come from a stranger.
+        """
+        for views in filter(None, (evaluation["views"], evaluation.get("validation"))):
+            if not str(target := views.get("_target_")).startswith("fer_lightning.models.tta."):
+                raise ValueError(f"views {target!r} is not allowed: they must be of fer_lightning.models.tta")
         self._views = build(evaluation["views"])
         of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key
         self._validation_views = build(of_validation) if of_validation else None
@@ -108,10 +117,10 @@ class FERModule(pl.LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def _step(self, batch: Batch, views: Any = None) -> tuple[Tensor, Tensor]:
+    def _logits(self, batch: Batch, views: Any = None) -> Tensor:
         image = batch["image"].contiguous(memory_format=torch.channels_last)
-        logits = average_views(self.network, views(image), self._average) if views else self(image)
-        return logits, self.loss(logits, batch.get("target", batch["label"]))
+        logits: Tensor = average_views(self.network, views(image), self._average) if views else self(image)
+        return logits
 
     def on_fit_start(self) -> None:
         """Gives a resumed run's loggers what they lack, and lets one that had stopped early stay stopped."""
@@ -130,7 +139,8 @@ class FERModule(pl.LightningModule):
         """One batch; returns the loss, or None where the batch is skipped."""
         seed_device(self.device, batch["seed"])  # of dropout, so that a resumed run draws the same
         buffers = [buffer.clone() for buffer in self.network.buffers()] if self._skips else []
-        logits, loss = self._step(batch)
+        logits = self._logits(batch)
+        loss: Tensor = self.loss(logits, batch.get("target", batch["label"]))
         if self._skips and not math.isfinite(loss.item()):
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # BatchNorm has seen the batch
@@ -175,12 +185,12 @@ class FERModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Stores the predictions of a batch, by the views chosen for validation."""
-        logits, _ = self._step(batch, self._validation_views)
+        logits = self._logits(batch, self._validation_views)
         self._store.update(batch["index"], logits, batch["label"])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Stores the predictions of a batch, by the chosen views."""
-        logits, _ = self._step(batch, self._views)
+        logits = self._logits(batch, self._views)
         self._store.update(batch["index"], logits, batch["label"])
 
     def on_validation_epoch_end(self) -> None:

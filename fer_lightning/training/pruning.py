@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 if TYPE_CHECKING:
     import optuna
+
+log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
@@ -35,8 +38,16 @@ class Pruning(Callback):
         if not math.isfinite(value):
             trainer.should_stop = True
             return
-        self.trial.report(value, epoch)
-        if epoch < (trainer.max_epochs or math.inf) and self.trial.should_prune():
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            self.trial.report(value, epoch)
+            unpromising = self.trial.should_prune()
+        except (StorageInternalError, SQLAlchemyError) as error:  # a database that is away costs no training
+            log.warning("epoch %d of trial %d was not reported: %s", epoch, self.trial.number, error)
+            return
+        if unpromising and epoch < (trainer.max_epochs or math.inf):
             self.pruned = trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

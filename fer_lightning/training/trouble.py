@@ -70,11 +70,13 @@ def trouble_in_words(config: DictConfig) -> Iterator[None]:
 def explained(error: BaseException, config: DictConfig) -> str | None:
     """The sentence for an error, None for one that is not known here."""
     message = str(error)
-    if isinstance(error, NonFiniteLossError):
-        return message
+    if isinstance(error, (NonFiniteLossError, MisconfigurationException)):
+        return " ".join(message.split())
+    if "Expected more than 1 value per channel when training" in message:
+        return "BatchNorm cannot train on batches of one picture: trainer.batch_size must be 2 or more for each process"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in message:
         size = int(config.trainer.batch_size)
-        way = f"try trainer.batch_size={size // 2}" if size > 1 else "try a smaller model.image_size or model"
+        way = f"try trainer.batch_size={size // 2}" if size > 2 else "try a smaller model.image_size or model"
         where = "on the GPU" if isinstance(error, torch.OutOfMemoryError) else "in main memory"
         return f"There is not enough memory {where} for trainer.batch_size={size}: {way}"
     if isinstance(error, RuntimeError) and "DataLoader worker" in message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -66,7 +67,8 @@ def retrain_command(trial: FrozenTrial) -> str:
     for option in ("config_path", "config_name", "config_dir"):
         if value := getattr(options, option, None):
             program += [f"--{option.replace('_', '-')}", value]
-    return shlex.join(["python", *program, *trial.user_attrs.get(OVERRIDES, [])])
+    command = shlex.join(["python", *program, *trial.user_attrs.get(OVERRIDES, [])])
+    return re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", command)  # passwords stay out of files and terminals
 
 
 def _counts(study: optuna.Study) -> dict[str, int]:

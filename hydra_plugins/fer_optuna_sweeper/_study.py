@@ -1,5 +1,6 @@
 """A study in a database, shared by any number of processes: who may run what, and who has died."""
 
+import json
 import logging
 import sqlite3
 import threading
@@ -36,14 +37,14 @@ class StudyAddress:
     Attributes:
         url: SQLAlchemy URL of a sqlite file (absolute) or a PostgreSQL database.
         name: The study's name in it.
-        pruner: The pruner's config, as pairs.
+        pruner: The pruner's config, as JSON, since it may be nested.
         heartbeat_interval: Seconds between signs of life.
         grace_period: Seconds of silence that mean death.
     """
 
     url: str
     name: str
-    pruner: tuple[tuple[str, Any], ...]
+    pruner: str
     heartbeat_interval: int
     grace_period: int
 
@@ -66,7 +67,7 @@ class StudyAddress:
         from hydra.utils import instantiate
 
         with _quiet():
-            pruner: optuna.pruners.BasePruner = instantiate(dict(self.pruner))
+            pruner: optuna.pruners.BasePruner = instantiate(json.loads(self.pruner))
         return pruner
 
     @contextmanager

@@ -164,7 +164,7 @@ class Sweep:
         try:
             url = absolute_url(options["storage"], Path("outputs", "sweeps", f"{get_valid_filename(name)}.db"))
             shown = make_url(url).render_as_string(hide_password=True)
-            pruner = tuple(options["pruner"].items())
+            pruner = json.dumps(options["pruner"])
             address = StudyAddress(url, name, pruner, options["heartbeat_interval"], options["grace_period"])
             with address.lock():
                 study = optuna.create_study(

@@ -146,6 +146,19 @@ def test_class_counts_are_those_of_the_train_part() -> None:
     assert module(NONE).class_counts == [0, 3, 0, 27, 0, 0, 0]
 
 
+def test_one_class_alone_is_refused() -> None:
+    faces = replace(random_faces(), classes=("happy",))
+    with pytest.raises(DataError, match="has one class alone, happy"):
+        module(NONE, faces=faces)
+
+
+def test_every_process_gets_as_many_pictures_of_a_small_part() -> None:
+    shares = [list(EpochSampler(np.arange(5), 64, shuffle=True, rank=rank, world=2)) for rank in range(2)]
+    assert [[len(draw.positions) for draw in share] for share in shares] == [[2], [2]]
+    with pytest.raises(DataError, match="2 pictures to train on cannot be shared by 3 processes"):
+        EpochSampler(np.arange(2), 64, shuffle=True, world=3)
+
+
 def test_class_counts_are_even_where_classes_are_drawn_evenly() -> None:
     assert len(set(module(NONE, sampler="balanced").class_counts)) == 1
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -463,6 +464,14 @@ def test_kaggle_layout_as_folder_and_as_zip(tmp_path):
         assert seen[f"train/{emotion}/Training_{code}.png"] == (code, emotion, "Training")
         assert seen[f"test/{emotion}/PublicTest_{code}.png"] == (10 + code, emotion, "PublicTest")
         assert seen[f"test/{emotion}/PrivateTest_{code}.png"] == (20 + code, emotion, "PrivateTest")
+
+
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    folder = unpacked(tmp_path / "fer", kaggle_files())
+    first = next((folder / "train").rglob("*.png"))
+    first.rename(os.fsdecode(os.fsencode(first.parent) + b"/Training_caf\xe9.png"))
+    read = read_faces(folder)
+    assert sum("Training_caf?.png" in name for name in by_name(read)) == 1
 
 
 def test_split_folders_tell_the_usage_when_names_do_not(tmp_path):

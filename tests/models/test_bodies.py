@@ -130,6 +130,8 @@ def test_a_new_spatial_transformer_is_the_identity_and_then_moves_pictures() -> 
     transformer = SpatialTransformer(1, 20).eval()
     images = torch.rand(2, 1, 20, 20)
     assert torch.allclose(transformer(images), images, atol=1e-4)
+    with torch.autocast("cpu"):
+        assert torch.allclose(transformer(images), images, atol=1e-4)  # half precision would be a pixel off
     with torch.no_grad():
         transformer.change[-1].bias[2] = 2.0  # a whole half to the left: all that is seen lies beyond the border
     assert transformer(images)[..., 1:].abs().max() == 0

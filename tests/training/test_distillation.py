@@ -47,11 +47,9 @@ def test_the_gradient_vanishes_where_the_student_says_what_the_teacher_says() ->
     assert logits.grad.abs().max() < 1e-6
 
 
-def test_without_a_teacher_training_is_refused_and_validation_is_cross_entropy() -> None:
-    loss, logits = DistillationLoss([1, 1], 2.0, 0.9), torch.randn(1, 2)
+def test_without_a_teacher_training_is_refused() -> None:
     with pytest.raises(ValueError, match="callbacks=distillation"):
-        loss(logits, torch.tensor([0]))
-    assert torch.equal(loss.eval()(logits, torch.tensor([0])), F.cross_entropy(logits, torch.tensor([0])))
+        DistillationLoss([1, 1], 2.0, 0.9)(torch.randn(1, 2), torch.tensor([0]))
 
 
 @pytest.mark.parametrize(("temperature", "share", "named"), [(0.0, 0.5, "loss.temperature"), (1.0, 1.5, "loss.share")])

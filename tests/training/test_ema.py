@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from conftest import TINY
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from fer_lightning.run import train
@@ -31,13 +34,14 @@ class OneWeight(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def trained(callback: EMA, epochs: int) -> OneWeight:
+def trained(callback: EMA, epochs: int, more: Sequence[Callback] = (), **options: Any) -> OneWeight:
     """After epochs of two steps each."""
     module = OneWeight()
     loader = torch.utils.data.DataLoader(torch.zeros(2, 1))
     trainer = pl.Trainer(
-        max_epochs=epochs, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        max_epochs=epochs, callbacks=[callback, *more], accelerator="cpu", logger=False,
+        enable_checkpointing=bool(more), enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, **options,
     )  # fmt: skip
     trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(1, 1)))
     return module
@@ -60,6 +64,13 @@ def test_validation_sees_the_average_which_before_it_begins_is_the_network() -> 
 
 def test_a_training_that_ends_before_the_average_begins_keeps_its_network() -> None:
     assert float(trained(EMA(update_starting_at_step=100), epochs=3).weight) == 6.0
+
+
+def test_a_checkpoint_of_before_the_average_begins_holds_the_network(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, save_on_train_epoch_end=True)
+    trained(EMA(decay=0.75, update_starting_at_step=100), epochs=1, more=[save], limit_val_batches=0)
+    state = torch.load(save.best_model_path, weights_only=True)["state_dict"]
+    assert float(state["weight"]) == 2.0
 
 
 def test_a_short_run_is_measured_with_what_it_learnt(composed, tmp_path: Path) -> None:

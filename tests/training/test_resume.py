@@ -186,11 +186,7 @@ def test_a_run_that_has_ended_cannot_be_chosen_from_on_other_data(composed, tmp_
 def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
     train(composed(*TINY))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    train(
-        composed(
-            *TINY, "trainer.max_epochs=2", "optimizer.lr=1e-12", f"resume={path}", f"paths.output_dir={tmp_path}/new"
-        )
-    )
+    train(composed(*TINY, "trainer.max_epochs=2", f"resume={path}", f"paths.output_dir={tmp_path}/new"))
     assert (tmp_path / "new" / "checkpoints" / "best.ckpt").exists()  # though no later epoch is better
 
 
@@ -208,6 +204,9 @@ def test_workers_draw_the_epoch_that_a_resumed_run_is_in(composed, tmp_path: Pat
         ("model.width=16", r"model differs in width 32 \(now 16\)"),
         ("model=sequential_cnn", "model differs in _target_"),
         ("optimizer=sgd", "trained with optimizer torch.optim.AdamW"),
+        ("optimizer.lr=1e-5", r"optimizer differs in lr .* \(now 1e-05\); a checkpoint goes on with its own"),
+        ("loss=cross_entropy", r"loss differs in class_weights balanced \(now none\)"),
+        ("loss=focal", "loss differs in _target_"),
         ("scheduler=plateau", "trained with scheduler"),
     ],
 )

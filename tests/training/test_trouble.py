@@ -93,6 +93,16 @@ def test_an_epoch_of_skipped_batches_ends_the_run(composed, monkeypatch) -> None
         train(composed(*TINY, "trainer.on_nan=skip"))
 
 
+def test_batches_of_one_picture_are_told(composed) -> None:
+    with pytest.raises(CompactHydraException, match=r"trainer\.batch_size must be 2 or more"):
+        train(composed(*TINY, "trainer.batch_size=1", "data.count=40"))
+
+
+def test_a_fraction_of_no_batch_is_one_sentence(composed) -> None:
+    with pytest.raises(CompactHydraException, match=r"limit_val_batches"):
+        train(composed(*TINY, "trainer.limit_val_batches=0.01"))
+
+
 def test_out_of_memory_suggests_half_the_batch(composed, monkeypatch) -> None:
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
