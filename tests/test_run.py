@@ -61,17 +61,6 @@ def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None
     assert set(table["usage"]) == {"PrivateTest"}
 
 
-def test_a_reloaded_checkpoint_gives_the_same_logits(composed, tmp_path: Path) -> None:
-    train(composed(*TINY))
-    run = tmp_path / "run"
-    module = load_module(run / "checkpoints" / "best.ckpt").eval()
-    saved = checkpoint(run)
-    images = torch.rand(3, 1, 24, 24)
-    again = load_module(run / "checkpoints" / "best.ckpt").eval()
-    assert torch.equal(module(images), again(images))
-    assert all(torch.equal(v, saved["state_dict"][k]) for k, v in module.state_dict().items())
-
-
 def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> None:
     rows = []
     for seed in (3, 3, 4):
@@ -128,9 +117,8 @@ def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path)
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id], "params.model = 'sequential_cnn'")
     assert run.info.status == "FINISHED"
-    assert (
-        run.info.run_name == "sequential_cnn optimizer.lr=3e-4 trainer.max_epochs=2 seed=0"[:200] or run.info.run_name
-    )
+    assert run.info.run_name.startswith("sequential_cnn ")
+    assert run.info.run_name.endswith("optimizer.lr=3e-4 trainer.max_epochs=2 seed=0")
     assert run.data.params["optimizer.lr"] == "0.0003"
     assert run.data.params["optimizer"] == "adamw"
     assert run.data.tags["synthetic"] == "true"

@@ -71,7 +71,7 @@ def commit() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory in GiB and GPU of this machine."""
+    """Processor, cores, threads of this process, memory in GiB and GPU of this machine."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -89,6 +89,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": memory,
         "gpu": gpu,
         "system": platform.platform(),

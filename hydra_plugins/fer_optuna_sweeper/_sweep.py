@@ -207,7 +207,7 @@ class Sweep:
             self.config.hydra.job.config_name,
             self.options["custom_search_space"],
             self.grid is not None,
-            OmegaConf.to_container(OmegaConf.masked_copy(self.config, [k for k in self.config if k != "hydra"])),
+            OmegaConf.to_container(OmegaConf.masked_copy(self.config, [str(k) for k in self.config if k != "hydra"])),
         ]
         digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         return f"{self.config.hydra.job.name}-{digest[:8]}"

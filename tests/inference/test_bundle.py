@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from fer_lightning.inference import bundle as bundles
 from fer_lightning.inference.bundle import Bundle, BundleError, bundled
@@ -84,6 +85,11 @@ def test_what_is_no_graph_is_refused(copied: Path, describe) -> None:
     describe(copied)
     with pytest.raises(BundleError, match="cannot run"):
         FERPredictor.load(copied)
+
+
+def test_the_readme_says_how_good_the_model_in_the_box_is() -> None:
+    accuracy = Bundle.load("default").scores["test"]["accuracy"]
+    assert f"right on {accuracy:.1%} of PrivateTest" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/../../b", "..\\b"])

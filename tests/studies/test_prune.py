@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import draw_faces_once
+from conftest import TINY, draw_faces_once
 
 from fer_lightning import __main__ as entry
+from fer_lightning.config import plain
 from fer_lightning.data import synthetic
+from fer_lightning.models.network import build_network
 from fer_lightning.reporting import figures
 from fer_lightning.run import train
 from fer_lightning.training.module import load_module
@@ -39,6 +41,17 @@ def test_a_net_is_cut_and_trained_on_by_the_command_that_is_printed(
     train(composed(*words, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
     trained_on = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
     assert torch.allclose(trained_on.state_dict()["body.layers.0.0.weight"], cut["body.layers.0.0.weight"], atol=1e-6)
+
+
+def test_experiment_pruned_mobile_runs_from_weights(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+    words = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
+    model = plain(composed(*words).model) | {"weights": None}
+    file = tmp_path / "pruned.safetensors"
+    safetensors.torch.save_file(build_network(model, 7).state_dict(), file)
+    train(composed(*words, f"model.weights={file}"))
+    assert (tmp_path / "run" / "record.json").is_file()
 
 
 def test_what_cannot_be_cut_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

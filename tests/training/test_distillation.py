@@ -161,9 +161,11 @@ def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp
 
 
 @pytest.mark.usefixtures("_quick")
-def test_experiment_distill_mobile_runs_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
+@pytest.mark.parametrize("name", ["distill_mobile", "born_again_mobile", "taught_mobile", "taught_light"])
+def test_taught_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path], name: str) -> None:
     teachers = f"callbacks.distiller.teachers=[{tiny_runs[0]},{tiny_runs[2]}]"
-    train(composed("experiment=distill_mobile", *TINY, "eval=plain", teachers, "model.widths=[8,16,24]"))
+    widths = "model.widths=[8,16,24,32]" if name.startswith("taught") else "model.widths=[8,16,24]"
+    train(composed(f"experiment={name}", *TINY, "eval=plain", teachers, widths))
     assert (tmp_path / "run" / "record.json").is_file()
 
 

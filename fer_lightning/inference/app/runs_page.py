@@ -34,7 +34,7 @@ def published() -> None:
     """The table of the published systems that were measured, with their confusion matrices."""
     rows = baselines()
     measured = [row for row in rows if row.records]
-    st.subheader("Published systems, measured here", anchor=False)
+    st.subheader("Measured systems", anchor=False)
     if not measured:
         st.info("None was measured yet: `python -m fer_lightning baselines` lists them.")
         return

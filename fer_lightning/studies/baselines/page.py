@@ -40,8 +40,10 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
         "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
         "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together, as are\n"
-        "its minutes, without those of nets that were trained and do not vote. A row that names a protocol\n"
-        "beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
+        "its minutes, without those of nets that were trained and do not vote. light_mobile's two runs, and those of\n"
+        "taught_pair, went side by side, one core each; their minutes count that core as two. A row that names a\n"
+        "protocol beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the\n"
+        "rest.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )
     page.append(markdown(rows))

@@ -107,7 +107,9 @@ class Baseline:
             command = f"`python -m fer_lightning baselines run {self.name}`"
             return cells | {TEST: NOT_RUN + why, "minutes": self.header.get("Cost", ""), "command": command}
         record = self.records[0]
-        machine = record["machine"]["gpu"] or f"{record['machine']['cores']} CPU cores"
+        on = record["machine"]
+        threads = min(on["cores"], on.get("threads", on["cores"]))
+        machine = on["gpu"] or f"{threads} CPU core{'s' * (threads > 1)}"
         return cells | {
             "macro F1": f"{mean(r['test']['macro_f1'] for r in self.records):.2%}",
             "minutes": f"{record['minutes']:.0f} on {machine}",
