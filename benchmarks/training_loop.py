@@ -82,7 +82,7 @@ def bare(config: DictConfig, skip: int) -> tuple[float, str]:
 
 
 def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str]:
-    skip = 4  # the first steps warm caches up
+    skip = steps // 4  # the first steps warm caches up, and the memory that a new network takes
     config = config_for(model, steps)
     _, precision = bare(config, skip)
     pairs = in_turns(lambda: bare(config, skip)[0], lambda: lightning(config, skip), rounds)
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet()
