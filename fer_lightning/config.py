@@ -139,6 +139,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import ConfigCompositionException, OverrideParseException
+    from hydra.types import RunMode
 
     typed = [word for word in words if not word.startswith("-")]
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -147,7 +148,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
-            if not flags & MULTIRUN:
+            if not flags & MULTIRUN and composed.hydra.mode != RunMode.MULTIRUN:
                 _check_one_run(parsed, shown=bool(flags & SHOW))
             _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:

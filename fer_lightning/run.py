@@ -227,6 +227,8 @@ def take_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> d
     Raises:
         ValueError: No epoch was measured.
     """
+    if not checkpoint and not resume:
+        raise ValueError("the training ended before an epoch was measured: lower trainer.check_val_every_n_epoch")
     if not checkpoint:
         raise ValueError(
             f"resume={resume}: its {len(module.history)} epochs are over, and none was measured on "

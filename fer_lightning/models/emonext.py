@@ -47,7 +47,8 @@ class SpatialTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Changed images of the same shape (B, channels, image_size, image_size); 0 beyond their border."""
         change = self.change(self.look(images).flatten(start_dim=1)).view(-1, 2, 3).float()
-        with torch.autocast(images.device.type, enabled=False):  # half precision cannot address pixels
+        kind = images.device.type if torch.amp.is_autocast_available(images.device.type) else "cpu"  # meta has none
+        with torch.autocast(kind, enabled=False):  # half precision cannot address pixels
             grid = F.affine_grid(self.get_buffer("same") + change, list(images.shape), align_corners=True)
             return F.grid_sample(images.float(), grid, align_corners=True)
 

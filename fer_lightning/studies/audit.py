@@ -325,5 +325,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
 
     words = [word for word in arguments if word != "write"]
-    of_runs = {key: "an audit looks at the data alone" for key in top_level(CONF) if key not in ("data", "paths")}
+    of_runs = {
+        key: "an audit looks at the data alone" for key in top_level(CONF) if key not in ("data", "model", "paths")
+    }
     return run_verb("audit", HELP, act, words, ("predictions", "measured"), of_runs)

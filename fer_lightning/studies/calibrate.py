@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.reporting import figures, records
-from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.studies.trained import Trained, sha256, views_typed
 from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
@@ -96,7 +96,8 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "protocol": net.split.name,
         "commit": records.commit(),
     }
-    file = calibration_file(net.checkpoint, net.evaluation["views"]["_target_"].rsplit(".", 1)[-1])
+    views = [net.evaluation["views"]["_target_"].rsplit(".", 1)[-1], *views_typed(overrides)]
+    file = calibration_file(net.checkpoint, "_".join(views))
     records.write_json(file, record)
     drawn = save_diagram(calibration, file.with_suffix(".png"))
     _show(record, Console(), file, drawn)

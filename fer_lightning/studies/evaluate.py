@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import Trained, views_typed
 from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.evaluation import score_part
@@ -52,8 +52,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     elsewhere = [f"{faces.name}_{faces.fingerprint[:8]}"] * (faces.fingerprint != net.provenance["data_fingerprint"])
     elsewhere += [split_name] * (net.split.name != net.provenance["protocol"])
     elsewhere += [net.checkpoint.stem] * (net.checkpoint.stem != "best")
-    typed = (word.removeprefix("eval.") for word in overrides if word.startswith("eval."))
-    elsewhere += [re.sub(r"[^\w.=]+", "_", word) for word in typed if not word.startswith(("split=", "bootstrap="))]
+    elsewhere += views_typed(overrides)
     folder = net.run / "_".join(["evaluate", views, part, *elsewhere])
     predictions = net.ask(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)

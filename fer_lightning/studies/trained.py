@@ -59,6 +59,12 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     return composed(CONF, overrides, kept)
 
 
+def views_typed(overrides: Sequence[str]) -> list[str]:
+    """What of `eval.KEY=VALUE` changes the views, as parts of a file's name: `views.shift=0.1`."""
+    typed = (word.removeprefix("eval.") for word in overrides if word.startswith("eval."))
+    return [re.sub(r"[^\w.=]+", "_", word) for word in typed if not word.startswith(("split=", "bootstrap="))]
+
+
 def checkpoint_of(path: Path) -> Path:
     """A checkpoint itself, or the best one of a run's folder."""
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path

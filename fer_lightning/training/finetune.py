@@ -66,9 +66,8 @@ class GradualUnfreezing(Callback):
         stages = _stages(pl_module)
         frozen = self.frozen_stages(trainer.current_epoch, len(stages))
         body: Any = pl_module.network.body  # type: ignore[union-attr]
-        if frozen == len(stages):  # also what has no weights and lies between the stages, as stochastic depth
-            body.eval()
-            body.head.train()
+        body.train(frozen < len(stages))  # also what has no weights and lies between the stages, as stochastic depth
+        body.head.train()
         for module in stages[frozen:]:
             module.requires_grad_(True).train()
         for module in stages[:frozen]:  # after the others: where two stages share a layer it stays frozen

@@ -37,6 +37,8 @@ class RunState:
             numbers = ended if isinstance(ended, list) else [ended]
             if not isinstance(kept, dict) or not all(isinstance(n, (int, float, type(None))) for n in numbers):
                 return None
+            if isinstance(trainer := kept.get("trainer"), dict):
+                trainer.setdefault("check_val_every_n_epoch", 1)  # of before it was an option
             return cls(kept, tuple(ended) if isinstance(ended, list) else ended)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None

@@ -20,6 +20,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from fer_lightning.data.arrays import DataError
 from fer_lightning.training.checkpoint_io import NO_ROOM
 
 INTERRUPTED = 130
@@ -70,7 +71,7 @@ def trouble_in_words(config: DictConfig) -> Iterator[None]:
 def explained(error: BaseException, config: DictConfig) -> str | None:
     """The sentence for an error, None for one that is not known here."""
     message = str(error)
-    if isinstance(error, (NonFiniteLossError, MisconfigurationException)):
+    if isinstance(error, (NonFiniteLossError, MisconfigurationException, DataError)):
         return " ".join(message.split())
     if "Expected more than 1 value per channel when training" in message:
         return "BatchNorm cannot train on batches of one picture: trainer.batch_size must be 2 or more for each process"

@@ -292,11 +292,25 @@ def test_the_model_that_was_asked_for_comes_first(run_with_checkpoint: Path, mon
     assert found[0].label == f"Run: small seed=0 (62.5%), outputs/today/{again.name}"
 
 
-def test_a_run_sees_pictures_like_those_it_learnt_from(run_with_checkpoint: Path) -> None:
-    model = models.available()[0][0].load()
+@pytest.mark.parametrize(
+    ("provenance", "seen"),
+    [
+        ({"picture": [24, 24]}, (1, 24, 24)),
+        ({"picture": [200, 200, 3]}, (1, 96, 96)),  # no more than it looks at
+        ({"config": {"data": {"image_size": 64, "channels": 1}}}, (1, 64, 64)),  # of before it was written
+        ({}, (1, 48, 48)),
+    ],
+)
+def test_a_run_sees_pictures_like_those_it_learnt_from(
+    run_with_checkpoint: Path, provenance: dict[str, Any], seen: tuple[int, ...]
+) -> None:
+    path = run_with_checkpoint / "checkpoints" / "best.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["hyper_parameters"]["model"]["image_size"] = 96
+    saved["hyper_parameters"]["provenance"] = provenance
+    torch.save(saved, path)
     sharp = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    model._network.image_size = 96  # enlarges what it is shown
-    assert model._input(sharp).shape == (1, 48, 48)
+    assert models.available()[0][0].load()._input(sharp).shape == seen
 
 
 def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint: Path, here: Path, monkeypatch) -> None:

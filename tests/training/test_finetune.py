@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +157,16 @@ def test_every_option_builds(path: Path) -> None:
 def test_wrong_numbers_are_named(options: dict, named: str) -> None:
     with pytest.raises(ValueError, match=rf"finetune\.callback\.{named} is"):
         GradualUnfreezing(**options)
+
+
+def test_what_lies_between_the_stages_sleeps_while_all_are_frozen() -> None:
+    body: Any = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Linear(2, 2))
+    body.head, body.stages = body[2], lambda: [body[0]]
+    module: Any = SimpleNamespace(network=SimpleNamespace(body=body))
+    for epoch, awake in ((0, False), (1, True), (2, True)):
+        trainer: Any = SimpleNamespace(current_epoch=epoch)
+        GradualUnfreezing(frozen_epochs=1).on_train_epoch_start(trainer, module)
+        assert [body[0].training, body[1].training, body.head.training] == [awake, awake, True]
 
 
 def test_more_frozen_stages_than_there_are(tmp_path: Path) -> None:

@@ -184,9 +184,10 @@ def test_a_run_that_has_ended_cannot_be_chosen_from_on_other_data(composed, tmp_
 
 
 def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
-    train(composed(*TINY))
+    still = [*TINY, "optimizer.lr=1e-12"]
+    train(composed(*still))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    train(composed(*TINY, "trainer.max_epochs=2", f"resume={path}", f"paths.output_dir={tmp_path}/new"))
+    train(composed(*still, "trainer.max_epochs=2", f"resume={path}", f"paths.output_dir={tmp_path}/new"))
     assert (tmp_path / "new" / "checkpoints" / "best.ckpt").exists()  # though no later epoch is better
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ class CheckpointModel:
         module = load_module(checkpoint).eval()
         self._classes = module.classes
         self._network = module.network
-        picture = (module.hparams["provenance"] or {}).get("picture", (48, 48))  # FER2013's, where it does not say
+        picture = picture_learnt_from(module.hparams["provenance"] or {})
         self._size, self._channels = size_learnt_from(module.network, picture)
         self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
 
@@ -61,3 +63,17 @@ class CheckpointModel:
     def _probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock, torch.inference_mode():
             return np.asarray(self._network(torch.from_numpy(inputs)).float().softmax(dim=1))
+
+
+def picture_learnt_from(provenance: Mapping[str, Any]) -> Sequence[int]:
+    """Shape of the pictures that a net was trained on, (H, W) or (H, W, 3).
+
+    Args:
+        provenance: The checkpoint's. Older ones only say how the pictures were read, FER2013's not even that.
+    """
+    if "picture" in provenance:
+        shape: Sequence[int] = provenance["picture"]
+        return shape
+    data = provenance.get("config", {}).get("data", {})
+    side = data.get("image_size") or 48
+    return (side, side, 3) if data.get("channels") == 3 else (side, side)

@@ -112,7 +112,8 @@ def available() -> tuple[list[Choice], list[str]]:
     found = [_bundle(name, "Bundled", name) for name in bundled()]
     found += in_folder(OUTPUTS)
     try:
-        here = [path.parents[1] / RUN_ID for path in OUTPUTS.rglob(CHECKPOINT)]
+        runs = [*OUTPUTS.rglob(CHECKPOINT), *(Path(choice.place) for choice in asked if choice.kind == "checkpoint")]
+        here = [path.parents[1] / RUN_ID for path in runs]
         found += mlflow_runs(besides={file.read_text().strip() for file in here if file.is_file()})
     except Exception as error:  # whatever a store or server that is not ours may raise
         problems.append(f"MLflow's runs are left out: {(str(error) or type(error).__name__).splitlines()[0]}")
