@@ -24,9 +24,10 @@ from fer_lightning.reporting.report import write_report
 from fer_lightning.studies.baselines.runner import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired, points
-from fer_lightning.studies.trained import Trained, checkpoint_of, sha256
+from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
+from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
 from fer_lightning.training.voting import vote_weights

@@ -24,6 +24,7 @@ from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
+from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 
@@ -63,11 +64,6 @@ def views_typed(overrides: Sequence[str]) -> list[str]:
     """What of `eval.KEY=VALUE` changes the views, as parts of a file's name: `views.shift=0.1`."""
     typed = (word.removeprefix("eval.") for word in overrides if word.startswith("eval."))
     return [re.sub(r"[^\w.=]+", "_", word) for word in typed if not word.startswith(("split=", "bootstrap="))]
-
-
-def checkpoint_of(path: Path) -> Path:
-    """A checkpoint itself, or the best one of a run's folder."""
-    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -19,6 +19,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the quota is used up, or the file would be larger than is allowed."""
 
 
+def checkpoint_of(path: Path) -> Path:
+    """A checkpoint itself, or the best one of a run's folder."""
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+
+
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint of this project; no code in the file runs.
 

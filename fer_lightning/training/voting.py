@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fer_lightning.training.checkpoint_io import checkpoint_of
+
 SMALLEST = 1e-3
 """Fitted weights below it are 0: such a net is not worth asking."""
 
@@ -25,7 +27,7 @@ def voters(path: Path) -> list[tuple[Path, float]]:
     record = path / "record.json"
     if record.is_file() and (members := _members(record)):
         return [(Path(m["checkpoint"]), m["weight"]) for m in members if m["weight"] > 0]
-    return [(path / "checkpoints" / "best.ckpt" if path.is_dir() else path, 1.0)]
+    return [(checkpoint_of(path), 1.0)]
 
 
 def _members(record: Path) -> list[dict[str, Any]]:
