@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from fer_lightning.run import train
+from fer_lightning.training.losses import FocalLoss
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
 from fer_lightning.training.trouble import explained
 
@@ -21,20 +22,24 @@ CONFIG = OmegaConf.create(
 
 def diverging(monkeypatch, *wrong: int, value: float = float("nan")) -> None:
     """Makes the loss of these batches (counted from 0 over the epochs, 5 in each) no number."""
-    step = FERModule._step
-    seen = -1
+    look, forward = FERModule._logits, FocalLoss.forward
+    seen, networks = -1, []
 
-    def sometimes(self: FERModule, batch: dict, views: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def remembered(self: FERModule, batch: dict, views: object = None) -> torch.Tensor:
+        networks[:] = [self.network]
+        return look(self, batch, views)
+
+    def sometimes(self: FocalLoss, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         nonlocal seen
-        logits, loss = step(self, batch, views)
-        if self.training:
-            seen += 1
-            if seen in wrong:
-                next(self.network.buffers()).add_(1)
-                return logits, loss * value
-        return logits, loss
+        seen += 1
+        loss = forward(self, logits, target)
+        if seen not in wrong:
+            return loss
+        next(networks[0].buffers()).add_(1)
+        return loss * value
 
-    monkeypatch.setattr(FERModule, "_step", sometimes)
+    monkeypatch.setattr(FERModule, "_logits", remembered)
+    monkeypatch.setattr(FocalLoss, "forward", sometimes)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -95,7 +100,7 @@ def test_an_epoch_of_skipped_batches_ends_the_run(composed, monkeypatch) -> None
 
 def test_batches_of_one_picture_are_told(composed) -> None:
     with pytest.raises(CompactHydraException, match=r"trainer\.batch_size must be 2 or more"):
-        train(composed(*TINY, "trainer.batch_size=1", "data.count=40"))
+        train(composed(*TINY, "trainer.batch_size=1"))
 
 
 def test_a_fraction_of_no_batch_is_one_sentence(composed) -> None:
