@@ -54,9 +54,6 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
         if part:
             build(plain(part))
-    if "progressive_resizing" in config.callbacks:
-        resizing = build(plain(config.callbacks.progressive_resizing))
-        check_other_size(body, config.model, resizing.size(0, config.trainer.max_epochs, config.model.image_size))
     for key in ("views", "validation"):
         if (views := config.eval.get(key)) or key == "views":
             try_views(f"eval.{key}", plain(views), config.model.image_size)
@@ -178,29 +175,6 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
             f"model.image_size={size} or another option does not suit {model['_target_']}: {reason}"
         ) from None
     return body
-
-
-def check_other_size(body: nn.Module, model: Mapping[str, Any], size: int) -> None:
-    """Refuses progressive resizing for a network that takes pictures of one size alone.
-
-    Args:
-        body: On the meta device.
-        model: conf/model.
-        size: Side of the smallest pictures in pixels.
-
-    Raises:
-        ValueError: The network cannot look at a picture of that size.
-    """
-    try:
-        with torch.no_grad():
-            body(torch.zeros(1, model["channels"], size, size, device="meta"))
-    except NotImplementedError:  # an operator that torch cannot do without memory
-        pass
-    except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError):
-        raise ValueError(
-            f"callbacks=progressive_resizing begins at {size} px, but {model['_target_']} cannot look at pictures of "
-            "that size: give a larger callbacks.progressive_resizing.start, or a network that takes any size"
-        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

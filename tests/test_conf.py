@@ -25,7 +25,6 @@ NOT_RUN_HERE = {
     ("experiment", "distill_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "born_again_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "taught_mobile"): "needs a teacher: tests/training/test_distillation.py",
-    ("experiment", "taught_light"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "pruned_mobile"): "needs a net that was cut: tests/studies/test_prune.py",
 }
 NEEDED = {
