@@ -149,7 +149,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
             if not flags & MULTIRUN and composed.hydra.mode != RunMode.MULTIRUN:
-                _check_one_run(parsed, shown=bool(flags & SHOW))
+                _check_one_run(parsed, [] if flags & SHOW else composed.hydra.sweeper.get("params") or [])
             _check_search(parsed, composed.hydra.sweeper)
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
@@ -189,12 +189,19 @@ def _check_options(overrides: Sequence[Override], conf: Path) -> None:
             raise ValueError(f"{group}={value}: there is no such option. There are {known}")
 
 
-def _check_one_run(overrides: Sequence[Override], *, shown: bool) -> None:
-    """Refuses what needs a multirun in a run that is none; where it is only shown, a search may be."""
+def _check_one_run(overrides: Sequence[Override], searched: Iterable[str]) -> None:
+    """Refuses what needs a multirun in a run that is none.
+
+    Args:
+        overrides: The command line.
+        searched: The keys that a search would choose. One run with its `search=...` is meant where they are typed, as
+            in the command that trains the best trial again.
+    """
+    chosen = {override.key_or_group for override in overrides}.intersection(searched)
     for override in overrides:
         if override.is_sweep_override():
             raise ValueError(f"{override.input_line} stands for several runs: add -m")
-        if override.key_or_group == "search" and not override.is_delete() and not shown:
+        if override.key_or_group == "search" and not override.is_delete() and searched and not chosen:
             raise ValueError(f"{override.input_line} is searched with -m: python train.py -m {override.input_line}")
 
 

@@ -218,9 +218,9 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
         old, new = ({k: v for k, v in d.items() if not keys or k in keys} for d in (given[part], plain(config[part])))
         if differ := differences(old, new):
             raise ValueError(f"resume={path}: {part} differs in {differ}; a checkpoint goes on with its own")
-    before = ((given["provenance"].get("config") or {}).get("callbacks") or {}).get("early_stopping") or {}
-    now = plain(config.callbacks).get("early_stopping") or {}
-    if before and now and (differ := differences(before, now)):
-        raise ValueError(
-            f"resume={path}: callbacks.early_stopping differs in {differ}; a checkpoint goes on with its own"
-        )
+    before = given["provenance"].get("config")
+    for key in ("callbacks", "early_stopping"):
+        before = before.get(key) if isinstance(before, Mapping) else None
+    now = plain(config.get("callbacks") or {}).get("early_stopping")
+    if isinstance(before, Mapping) and now and (differ := differences(before, now)):
+        raise ValueError(f"resume={path}: early_stopping differs in {differ}; a checkpoint goes on with its own")

@@ -136,7 +136,8 @@ def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str)
     "words",
     ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)",
      "-m search=custom_cnn optimizer.lr=interval(1,2)",
-     "-m experiment=glob(*)", "--cfg job search=loss --resolve", "-p model --cfg job model=vgg", "--info searchpath",
+     "-m experiment=glob(*)", "--cfg job search=loss --resolve", "search=custom_cnn optimizer.lr=1e-3",
+     "-p model --cfg job model=vgg", "--info searchpath",
      "~tracking", "~search", "resume=auto", "hydra.mode=MULTIRUN seed=1,2"],
 )  # fmt: skip
 def test_right_words_pass(words: str) -> None:
