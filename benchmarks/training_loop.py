@@ -45,7 +45,8 @@ class Lap(pl.Callback):
 
 def config_for(model: str, steps: int) -> DictConfig:
     return config_of(
-        *("data=synthetic", f"model={model}", "tracking=none", "trainer.max_epochs=1", "scheduler=constant"),
+        *("data=synthetic", f"data.count={100 * steps}", f"model={model}", "tracking=none"),
+        *("trainer.max_epochs=1", "scheduler=constant"),
         *(f"trainer.limit_train_batches={steps}", "trainer.limit_val_batches=1"),
     )
 
@@ -65,6 +66,8 @@ def lightning(config, skip: int) -> float:
         enable_checkpointing=False,
     )
     trainer.fit(module, datamodule=datamodule)
+    if trainer.global_step != config.trainer.limit_train_batches:
+        raise SystemExit(f"the epoch has {trainer.global_step} steps alone: data.count is too small")
     return lap.seconds
 
 
