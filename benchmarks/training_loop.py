@@ -103,7 +103,7 @@ def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
