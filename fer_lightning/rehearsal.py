@@ -14,6 +14,7 @@ from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
 from fer_lightning.models.network import FERNetwork, check_image_size
 from fer_lightning.training import checkpoint_io
 from fer_lightning.training.distillation import DistillationLoss
+from fer_lightning.training.finetune import GradualUnfreezing
 from fer_lightning.training.metrics import EPOCH_SCORES
 from fer_lightning.training.optim import build_optimizer
 from fer_lightning.training.resume import differences
@@ -52,14 +53,12 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
     for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
-        if part:
-            build(plain(part))
+        built = build(plain(part)) if part else None
+        if isinstance(built, GradualUnfreezing):
+            built.check_stages(len(body.stages()))  # type: ignore[operator]
     for key in ("views", "validation"):
         if (views := config.eval.get(key)) or key == "views":
             try_views(f"eval.{key}", plain(views), config.model.image_size)
-    keep = config.finetune.callback.get("keep_frozen", 0) if config.finetune.callback else 0
-    if keep > (stages := len(body.stages())):  # type: ignore[operator]
-        raise ValueError(f"finetune.callback.keep_frozen is {keep}; the model has {stages} stages")
     for key in ("train", "val", "test"):
         limit = config.trainer[f"limit_{key}_batches"]
         if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:

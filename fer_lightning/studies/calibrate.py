@@ -96,8 +96,7 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "protocol": net.split.name,
         "commit": records.commit(),
     }
-    views = [net.evaluation["views"]["_target_"].rsplit(".", 1)[-1], *views_typed(overrides)]
-    file = calibration_file(net.checkpoint, "_".join(views))
+    file = calibration_file(net.checkpoint, "_".join([net.views_name, *views_typed(overrides)]))
     records.write_json(file, record)
     drawn = save_diagram(calibration, file.with_suffix(".png"))
     _show(record, Console(), file, drawn)

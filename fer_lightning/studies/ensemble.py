@@ -210,7 +210,7 @@ def tell(net: Trained) -> dict[str, Any]:
         "checkpoint": str(net.checkpoint),
         "checkpoint_sha256": sha256(net.checkpoint),
         "name": trained.get("name"),
-        "views": net.evaluation["views"]["_target_"].rsplit(".", 1)[-1],
+        "views": net.views_name,
         "params": count_parameters(net.module.network),
         "minutes": trained.get("minutes"),
         "machine": trained.get("machine"),

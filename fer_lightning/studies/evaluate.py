@@ -48,12 +48,12 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
             f"[yellow]This net was trained on {net.provenance['data']}, other data than {faces.name} here.[/]"
         )
     split_name = re.sub(r"\W+", "_", net.split.name).strip("_")
-    views, part = evaluation["views"]["_target_"].rsplit(".", 1)[-1], evaluation["split"]
+    part = evaluation["split"]
     elsewhere = [f"{faces.name}_{faces.fingerprint[:8]}"] * (faces.fingerprint != net.provenance["data_fingerprint"])
     elsewhere += [split_name] * (net.split.name != net.provenance["protocol"])
     elsewhere += [net.checkpoint.stem] * (net.checkpoint.stem != "best")
     elsewhere += views_typed(overrides)
-    folder = net.run / "_".join(["evaluate", views, part, *elsewhere])
+    folder = net.run / "_".join(["evaluate", net.views_name, part, *elsewhere])
     predictions = net.ask(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)

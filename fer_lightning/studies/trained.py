@@ -145,6 +145,12 @@ class Trained:
         return evaluation
 
     @property
+    def views_name(self) -> str:
+        """The function that makes the views: `flip`."""
+        name: str = self.evaluation["views"]["_target_"].rsplit(".", 1)[-1]
+        return name
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Where the net comes from: data set, fingerprint, protocol and so on, as at its training."""
         provenance: dict[str, Any] = self.module.hparams["provenance"]

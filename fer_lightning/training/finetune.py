@@ -44,6 +44,15 @@ class GradualUnfreezing(Callback):
         thawed = 1 + (epoch - self.frozen_epochs) // self.every_epochs
         return max(min(self.keep_frozen, stages), stages - thawed)
 
+    def check_stages(self, stages: int) -> None:
+        """Refuses to keep more stages frozen than there are.
+
+        Raises:
+            ValueError: The network has fewer stages than `keep_frozen`.
+        """
+        if self.keep_frozen > stages:
+            raise ValueError(f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {stages} stages")
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Freezes before the strategy wraps the module.
 
@@ -56,8 +65,7 @@ class GradualUnfreezing(Callback):
         if self.frozen_epochs is not None and trainer.world_size > 1:
             raise ValueError("finetune=gradual works on one device: set trainer.devices=1, or finetune=frozen or full")
         stages = _stages(pl_module)
-        if self.keep_frozen > len(stages):
-            raise ValueError(f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {len(stages)} stages")
+        self.check_stages(len(stages))
         for module in stages[: self.frozen_stages(0, len(stages))]:
             module.requires_grad_(False)
 
