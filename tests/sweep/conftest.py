@@ -67,10 +67,12 @@ def sweep(start_sweep: Start) -> Sweep:
 @pytest.fixture
 def study(tmp_path: Path) -> Callable[..., optuna.Study]:
     """Opens the study `toy` as it stands now, and waits `patience` seconds at most while a worker writes."""
-    url = f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}"
+    # Read only: tables that the reader made at the same moment as a new worker would end the worker.
+    url = f"sqlite:///file:{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}?mode=ro&uri=true"
 
     def opened(patience: float = 60) -> optuna.Study:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": patience}})
+        options = {"connect_args": {"timeout": patience}}
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
         return optuna.load_study(study_name="toy", storage=storage)
 
     return opened

@@ -105,7 +105,7 @@ def test_a_resume_goes_on_to_the_total_as_if_it_had_never_stopped(sweep: Sweep, 
 def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, study: Open, tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=10", f"log={tmp_path / 'log'}", "hydra.sweeper.n_trials=2"]
     worker = start_sweep(*command, "sleep=1")
-    wait_for(lambda: any(t.intermediate_values for t in study().trials))
+    wait_for(lambda: any(t.intermediate_values for t in study().trials), worker)
     worker.send_signal(signal.SIGINT)
     output, _ = worker.communicate(timeout=300)
     assert worker.returncode == 130
@@ -131,7 +131,7 @@ def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sw
     assert "stopped by SystemExit 75" in next(iter(study().trials)).user_attrs["failure"]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], worker: "subprocess.Popen[str]", seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -139,6 +139,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
                 return
         except Exception:
             pass  # no database, no study yet
+        assert worker.poll() is None, worker.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
