@@ -148,7 +148,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 if not checkpoint:  # of an older run in the same folder
                     (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
                 RunState(settings(config)).write(folder)
-            loggers = stack.enter_context(open_tracking(config, job, told, folder, resumed=earlier is not None))
+            tracking_run = open_tracking(config, job, told, faces, folder, resumed=earlier is not None)
+            loggers = stack.enter_context(tracking_run)
             best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
             progress = TrainingProgress(config.objective, config.objective_mode, console)
             chosen = [*config.callbacks.values(), config.finetune.callback]
@@ -277,7 +278,7 @@ def build_module(
 
 
 def open_tracking(
-    config: DictConfig, job: Job, told: Mapping[str, Any], folder: Path, *, resumed: bool = False
+    config: DictConfig, job: Job, told: Mapping[str, Any], faces: FaceArrays, folder: Path, *, resumed: bool = False
 ) -> AbstractContextManager[list[Logger]]:
     """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
     tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
@@ -294,6 +295,11 @@ def open_tracking(
         tags=tags,
         params=params | options,
         sweep_dir=job.sweep_dir,
+        dataset={
+            "name": faces.name,
+            "digest": faces.fingerprint[:12],
+            "profile": {"num_rows": len(faces), "shape": faces.images.shape[1:], "classes": faces.classes},
+        },
         resumed=resumed,
         parent_id=job.trial and job.trial.study.user_attrs.get(mlflow_parents.STUDY_PARENT),
     )

@@ -6,6 +6,7 @@ yields the loggers for the Trainer, and closes the run when it is left, whicheve
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -31,7 +32,7 @@ from fer_lightning.reporting.records import RUN_ID, masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import DatasetInput, Metric, Run
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def mlflow(
     tags: Mapping[str, str],
     params: Mapping[str, Any],
     sweep_dir: Path | None,
+    dataset: Mapping[str, Any] | None = None,
     parent_id: str | None = None,
     resumed: bool = False,
 ) -> Iterator[list[Logger]]:
@@ -83,6 +85,7 @@ def mlflow(
         tags: What it ran on.
         params: Flat settings, by dotted name.
         sweep_dir: The folder of the multirun that the run belongs to; its jobs share a parent run.
+        dataset: What the run learns from: `name`, `digest` (36 characters at most) and `profile`, which JSON can hold.
         parent_id: The run's parent where it is known already, in place of the multirun's.
         resumed: Go on with the run that `folder` was tracked as before, where the store has it.
 
@@ -107,6 +110,8 @@ def mlflow(
             timeout=timeout,
         )
         logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
+        if dataset:
+            client.log_inputs(str(logger.run_id), datasets=[_training_data(**dataset)])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_ID).write_text(str(logger.run_id))
         return logger
@@ -154,7 +159,8 @@ class RunLogger(MLFlowLogger):
     def where(self) -> str:
         """What opens the run: its address on a server, or the command that starts MLflow's UI."""
         if self.uri.startswith("http"):
-            return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+            run = f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+            return f"{run}?workflowType=machine_learning"  # else the page is laid out for language models
         return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.uri}"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -228,6 +234,14 @@ class RunLogger(MLFlowLogger):
 def where(loggers: Sequence[Logger]) -> str | None:
     """What opens the run in MLflow (`RunLogger.where`), or None where it is not tracked there."""
     return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
+
+
+def _training_data(name: str, digest: str, profile: Mapping[str, Any]) -> DatasetInput:
+    """What MLflow shows as a run's dataset; its source is the name, since where files lie is nobody else's business."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(name, digest, source_type="local", source=json.dumps({"name": name}), profile=json.dumps(profile))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ def client_of(store):
     return MlflowClient(f"sqlite:///{store}/mlflow.db")
 
 
-def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, sweep_dir=None, timeout=5):
+def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, sweep_dir=None, timeout=5, dataset=None):
     folder.mkdir(exist_ok=True)
     return tracking.mlflow(
         uri,
@@ -41,6 +42,7 @@ def mlflow(store, folder, uri=None, run_name="run", tags=None, params=None, swee
         tags=tags or {},
         params=params or {},
         sweep_dir=sweep_dir,
+        dataset=dataset,
     )
 
 
@@ -64,7 +66,9 @@ def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
     }
     params |= {f"many.{number}": number for number in range(150)}
     tags = {"data": "fer2013", "synthetic": "false", "seed": "0"}
-    with mlflow(store, folder, run_name="efficientnet seed=0", tags=tags, params=params) as (logger,):
+    dataset = {"name": "fer2013", "digest": "ec219cb045d6", "profile": {"num_rows": 35887, "shape": (48, 48)}}
+    told = {"run_name": "efficientnet seed=0", "tags": tags, "params": params, "dataset": dataset}
+    with mlflow(store, folder, **told) as (logger,):
         for epoch in (1, 2, 3):
             logger.log_metrics({"val/accuracy": epoch / 10, "val/f1_happy": epoch / 20}, step=epoch)
         logger.finalize("success")  # as Lightning does after fit
@@ -82,6 +86,9 @@ def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
     history = client.get_metric_history(logger.run_id, "val/f1_happy")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.05), (2, 0.1), (3, 0.15)]
     assert run.data.metrics["test/accuracy"] == 0.25
+    [learnt] = [given.dataset for given in run.inputs.dataset_inputs]
+    assert (learnt.name, learnt.digest) == ("fer2013", "ec219cb045d6")
+    assert json.loads(learnt.profile) == {"num_rows": 35887, "shape": [48, 48]}
     assert {file.path for file in client.list_artifacts(logger.run_id)} == {"checkpoints", "record.json"}
     kept = store / "artifacts" / logger.run_id / "artifacts" / "checkpoints" / "best.ckpt"
     assert kept.read_bytes() == b"weights"
@@ -317,7 +324,8 @@ def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog,
     assert client.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["sweep_dir"] == str(sweep)
     copied = client.download_artifacts(logger.run_id, "record.json", str(tmp_path))
     assert Path(copied).read_text() == '{"accuracy": 0.6}'
-    assert tracking.where([logger]) == f"{url}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}"
+    page = f"{url}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
+    assert tracking.where([logger]) == page
     assert warnings_of(caplog) == []
     assert capfd.readouterr().out == ""
 
