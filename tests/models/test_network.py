@@ -128,6 +128,8 @@ def test_parameter_counts() -> None:
     assert count_parameters(network("sequential_cnn")) == 9 * (32 + 32 * 64 + 64 * 128) + 2 * 224 + (
         4608 * 128 + 128 + 128 * 7 + 7
     )
+    five = 25 * 32 + 16 * 32 * 32 + 25 * 32 * 64 + 2 * (32 + 32 + 64)
+    assert count_parameters(network("five_layer_cnn")) == five + 2304 * 1024 + 1024 + 1024 * 7 + 7
     blocks = 9 * (32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 2 * 2 * 224
     assert count_parameters(network("custom_cnn")) == blocks + 128 * 128 + 2 * 128 + 128 * 7 + 7
 

@@ -1,0 +1,69 @@
+"""FiveLayerCNN: three convolutions of wide kernels and two dense layers (Kim et al. 2016; Khanzada et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from fer_lightning.models.layers import init_weights, map_size, output_layer
+
+
+class FiveLayerCNN(nn.Module):
+    """Convolutions of 5x5, 4x4 and 5x5, each with BatchNorm, ReLU and MaxPool3x3/2, then two dense layers.
+
+    The net of Kim et al., "Fusing Aligned and Non-Aligned Face Information for Automatic Affect Recognition in the
+    Wild", 2016, as Khanzada, Bai & Celepcikay (arXiv 2004.11823) trained it.
+
+    Args:
+        num_classes: Number of logits.
+        channels: Input channels.
+        image_size: Side of the input in pixels.
+        width: Channels of the first two layers; the third has twice as many.
+        hidden: Units of the fully connected layer.
+        dropout: Probability of dropping a hidden unit.
+
+    Raises:
+        ValueError: `image_size` is too small for three poolings.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int,
+        image_size: int,
+        width: int = 32,
+        hidden: int = 1024,
+        dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        map_size("FiveLayerCNN", image_size, poolings=3)
+        layers = [(channels, width, 5), (width, width, 4), (width, 2 * width, 5)]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.ZeroPad2d((0, 1, 0, 1)) if kernel % 2 == 0 else nn.Identity(),  # so that the size stays
+                    nn.Conv2d(before, after, kernel, padding=(kernel - 1) // 2, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(inplace=True),
+                    nn.MaxPool2d(3, stride=2, padding=1),
+                )
+                for before, after, kernel in layers
+            )
+        )
+        side = math.ceil(image_size / 8)  # this pooling rounds up
+        self.head = nn.Sequential(
+            nn.Linear(2 * width * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        ).apply(init_weights)
+        self.layers.apply(init_weights)
+        self.head.append(output_layer(hidden, num_classes))
+
+    def stages(self) -> list[nn.Module]:
+        """The feature stages from input to output."""
+        return list(self.layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        logits: Tensor = self.head(self.layers(images).flatten(start_dim=1))
+        return logits
