@@ -1,8 +1,8 @@
 """How fast is a face classified on one thread? PyTorch against ONNX Runtime, float and int8, and ExecuTorch.
 
-All answer the same faces; the rounds of the runtimes are interleaved and the table shows medians. The last lines are
-what a user sees: 1,000 JPEGs of 48x48 on the disk through `FERPredictor.predict`, reading included, and the start of
-Python until the first answer.
+All answer the same faces; the rounds of the runtimes are interleaved and the table shows medians. ExecuTorch's
+programs take one face, so that its batch is as many calls. The last lines are what a user sees: 1,000 JPEGs of 48x48 on
+the disk through `FERPredictor.predict`, reading included, and the start of Python until the first answer.
 
     python benchmarks/inference.py --checkpoint RUN --bundle FOLDER \
         --out benchmarks/results/inference.json

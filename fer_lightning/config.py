@@ -151,6 +151,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             if not flags & MULTIRUN and composed.hydra.mode != RunMode.MULTIRUN:
                 _check_one_run(parsed, [] if flags & SHOW else composed.hydra.sweeper.get("params") or [])
             _check_search(parsed, composed.hydra.sweeper)
+            _check_data_folder(parsed, composed.hydra.runtime.choices)
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
 
@@ -212,6 +213,16 @@ def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
     for override in overrides:
         if override.value_type is ValueType.INTERVAL_SWEEP and sweeper._target_.endswith("BasicSweeper"):
             raise ValueError(f"{override.input_line} is a range to search in: add hydra/sweeper=fer_optuna")
+
+
+def _check_data_folder(overrides: Sequence[Override], choices: Mapping[str, str]) -> None:
+    """Refuses a folder of data typed beside `data=auto`: what that stands for is known before anything typed is."""
+    for override in overrides:
+        if override.key_or_group == "paths.data_dir" and choices["data"] == "auto":
+            folder = override.value()
+            raise ValueError(
+                f"data=auto does not look into {override.input_line}: set FER_DATA_DIR={folder}, or add data=fer2013"
+            )
 
 
 def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:

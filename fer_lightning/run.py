@@ -198,7 +198,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
                 record["kaggle_test"] = records.recorded(kaggle)
             if first:
-                records.write_json(published, record)
+                records.publish(published, record)
         measured = {f"{part}/{k}": v for part, row in named.items() for k, v in tracked(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols import is_leaky
+from fer_lightning.data.protocols import is_leaky, same_pictures
 from fer_lightning.models.network import weights_origin
 from fer_lightning.rehearsal import read_checkpoint
 from fer_lightning.training.resume import RunState, go_on, settings
@@ -104,9 +104,11 @@ def refuse_what_it_learnt(named: str, origin: Mapping[str, Any], faces: FaceArra
     Raises:
         ValueError: It was trained on these pictures under another protocol, or under one that leaks.
     """
-    learnt = origin.get("protocol", protocol)
-    if learnt != protocol and (origin.get("data_fingerprint") == faces.fingerprint or is_leaky(learnt)):
+    learnt, data = origin.get("protocol", protocol), origin.get("data", "")
+    other_form = data != faces.name and same_pictures(data, faces.name)
+    known = is_leaky(learnt) or other_form or origin.get("data_fingerprint") == faces.fingerprint
+    if learnt != protocol and known:
         raise ValueError(
             f"{named} was trained under protocol {learnt}; under {protocol} it would be measured on "
-            "pictures that it has learnt: start anew, or keep its protocol"
+            "pictures that it may have learnt: start anew, or keep its protocol"
         )

@@ -26,7 +26,7 @@ from fer_lightning.labels import EMOTIONS, soft_targets
 Batch = dict[str, Any]
 """What a step gets: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data
 set, `seed` of all that is drawn for this batch, and `target` float (B, classes) where targets are soft. Metrics read
-`label`, losses read `target` when it is there."""
+`label`, of mixed pictures the class with the largest share; losses read `target` when it is there."""
 
 RESIDENT_LIMIT = 2 * 1024**3
 """Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
@@ -303,6 +303,7 @@ class FERDataModule(pl.LightningDataModule):
             if self.mix is not None:
                 soft = ready.get("target", F.one_hot(label, len(self.faces.classes)).float())
                 ready["image"], ready["target"] = self.mix(ready["image"], soft, generator)
+                ready["label"] = ready["target"].argmax(dim=1)  # of the picture that is seen most
         return ready
 
     def _on(self, device: torch.device, name: str) -> Tensor:

@@ -41,6 +41,11 @@ def is_leaky(protocol: str) -> bool:
     return protocol.startswith("leaky_")
 
 
+def same_pictures(data: str, other: str) -> bool:
+    """Whether two data sets' names stand for the same faces, as FER2013's csv and Kaggle's JPEGs of it do."""
+    return data == other or {data, other} == {"fer2013", "fer2013_kaggle"}
+
+
 def official(faces: FaceArrays) -> Split:
     """FER2013's own split: trained on Training, chosen on PublicTest, measured on PrivateTest.
 

@@ -146,6 +146,13 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     return record
 
 
+def publish(path: Path, record: Mapping[str, Any]) -> Path:
+    """Writes a record for everybody to read: its command without the folders in which data lie."""
+    words = shlex.split(record["command"])
+    shown = [without_folders(word) if word.startswith("data.") else word for word in words]
+    return write_json(path, {**record, "command": shlex.join(shown)})
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a whole file or none: aside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -421,7 +421,7 @@ def main(arguments: Sequence[str]) -> int:
         if published:
             if record["leaky"]:
                 raise ValueError(f"protocol {record['protocol']} leaks, so its numbers are no results to publish")
-            records.write_json(published, record)
+            records.publish(published, record)
 
     own = ("members", "recipe", "weights", "choose", "publish")
     parts = "a vote is chosen on the val part and measured on the test part"

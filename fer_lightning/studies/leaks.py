@@ -21,7 +21,7 @@ from rich.table import Table
 from fer_lightning.config import CONF, ROOT
 from fer_lightning.help import wrapped
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.records import read_record, settings_typed, without_folders, write_json
+from fer_lightning.reporting.records import publish, read_record, settings_typed
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
 
@@ -149,14 +149,8 @@ def collect(words: Sequence[str], root: Path = ROOT) -> None:
         if path.is_file():
             record = read_record(path, "command")
             if settings_of(record["command"]) == settings_typed(words, "protocol="):
-                publish(record, root / "results" / "leaks" / f"{protocol}.json")
+                publish(root / "results" / "leaks" / f"{protocol}.json", record)
                 path.unlink()
-
-
-def publish(record: Mapping[str, Any], path: Path) -> None:
-    """Writes a record for everybody's eyes: without the folder that the data lie in."""
-    words = [without_folders(w) if w.startswith("data.") else w for w in shlex.split(record["command"])]
-    write_json(path, {**record, "command": shlex.join(words)})
 
 
 def gain(reported: Mapping[str, Any], honest: Mapping[str, Any]) -> tuple[float, float, float]:

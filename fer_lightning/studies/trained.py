@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from fer_lightning.config import CONF, build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split, is_leaky
+from fer_lightning.data.protocols import Split, is_leaky, same_pictures
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
@@ -168,13 +168,20 @@ class Trained:
         Raises:
             ValueError: There are some, or the net comes from a protocol that leaks.
         """
-        learnt = self.provenance["protocol"]
-        if self.split.name == learnt or self.faces.name != self.provenance["data"]:
+        learnt, data = self.provenance["protocol"], self.provenance["data"]
+        if self.split.name == learnt:
             return
         if is_leaky(learnt):
             raise ValueError(
                 f"{self.checkpoint} was trained under {learnt}, which leaks: under {self.split.name} "
-                "it would be measured on pictures that it has learnt"
+                "it would be measured on pictures that it may have learnt"
+            )
+        if not same_pictures(self.faces.name, data):
+            return
+        if self.faces.name != data:
+            raise ValueError(
+                f"{self.checkpoint} was trained on {data} under {learnt}: which pictures of {self.faces.name} it has "
+                f"learnt cannot be told under {self.split.name}; measure it on {data}, or under {learnt}"
             )
         if self.faces.fingerprint == self.provenance["data_fingerprint"]:
             before: Split = build(plain(compose_for(self.module, []).protocol), self.faces)

@@ -118,9 +118,13 @@ def test_workers_give_the_same_batches() -> None:
 
 
 def test_mixed_batches_have_soft_targets() -> None:
-    target = batches(module(MIXED))[0]["target"]
+    batch = batches(module(MIXED))[0]
+    target = batch["target"]
     assert target.shape == (8, len(EMOTIONS))
     assert torch.allclose(target.sum(dim=1), torch.ones(8))
+    shares = target.gather(1, batch["label"][:, None]).squeeze(1)
+    assert torch.equal(shares, target.max(dim=1).values), "train/accuracy counts the picture that is seen most"
+    assert (shares >= 0.5).all()
 
 
 def test_votes_become_soft_targets_of_training_only() -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -55,6 +56,18 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     ]  # fmt: skip
     assert {waiting.cells()[column] for column in ("parameters", "size")} == {""}
     assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
+
+
+def test_drawn_faces_and_other_labels_are_told_from_results(root: Path) -> None:
+    file = root / "results" / "measured_seed0.json"
+    record = json.loads(file.read_text()) | {"kaggle_test": part(0.7)}
+    file.write_text(json.dumps(record))
+    assert baselines(root)[0].cells()["kaggle_test (95%)"] == "70.00% (65.0% to 75.0%)"
+    file.write_text(json.dumps(record | {"protocol": "fer_plus(soft)"}))
+    assert baselines(root)[0].cells()["kaggle_test (95%)"] == "other labels"
+    file.write_text(json.dumps(record | {"synthetic": True}))
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json was measured on drawn faces"):
+        baselines(root)
 
 
 def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(root: Path) -> None:
@@ -239,12 +252,37 @@ def test_trainings_run_side_by_side_and_share_the_cores(
     assert "waiting_seed2: done" in capfd.readouterr().out
 
 
-def test_a_net_that_another_teaches_is_trained_after_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "conf" / "experiment" / "pupil.yaml").write_text("# Claim     none\n# Needs     a trained waiting: first\n")
+def test_a_row_comes_after_what_it_starts_from(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = root / "conf"
+    (conf / "experiment" / "pupil.yaml").write_text("# Claim     none\n# After     waiting\n")
+    cut = "# Claim     none\n# After     waiting\n# First     python -m fer_lightning prune 'model.widths=[4,8]'\n"
+    (conf / "experiment" / "cut.yaml").write_text(cut)
+    (conf / "ensemble").mkdir()
+    members = "members:\n  waiting_seed0: [experiment=waiting]\n  pupil_seed0: [experiment=pupil]\n"
+    (conf / "ensemble" / "vote.yaml").write_text(f"# Claim     none\n{members}")
+    (conf / "experiment" / "taught.yaml").write_text("# Claim     none\n# After     vote\n")
     batches: list[list[str]] = []
-    monkeypatch.setattr(Runner, "processes", lambda self, commands: batches.append(list(commands)) or 0)
-    assert Runner(at_once=3, root=root).rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
+
+    def processes(self: Runner, commands: dict[str, list[str]]) -> int:
+        if commands:
+            batches.append([" ".join(words) if "first" in run else run for run, words in commands.items()])
+        for run in commands:
+            folder = root / ("outputs/ensembles" if run == "vote" else RUNS) / run
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "record.json").touch()
+        return 0
+
+    monkeypatch.setattr(Runner, "processes", processes)
+    runner = Runner(at_once=3, root=root)
+    assert runner.rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
     assert batches == [["waiting_seed0", "waiting_seed1"], ["pupil_seed0"]]
+    batches.clear()
+    assert runner.rows([("cut", 0)]) == 0
+    assert batches == [["waiting_seed0"], ["-m fer_lightning prune model.widths=[4,8]"], ["cut_seed0"]]
+    batches.clear()
+    shutil.rmtree(root / RUNS)
+    assert runner.rows([("taught", 0), ("vote", 0)]) == 0
+    assert batches == [["waiting_seed0"], ["pupil_seed0"], ["vote"], ["taught_seed0"]]
 
 
 def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

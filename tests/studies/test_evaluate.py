@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.Cap
     torch.save(saved, checkpoint)
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=official"]) == 2
     assert "leaks" in capsys.readouterr().err
+
+
+def test_kaggles_jpegs_of_what_was_trained_on_are_not_measured_under_another_protocol(run: Path) -> None:
+    net = Trained.load(run, ["protocol=kfold"])
+    net.provenance["data"] = "fer2013"
+    jpegs = replace(net, faces=replace(net.faces, name="fer2013_kaggle"))
+    with pytest.raises(ValueError, match=r"trained on fer2013 under official: .* cannot be told under kfold"):
+        jpegs.refuse_what_it_learnt("test")
+    replace(net, faces=replace(net.faces, name="RAF-DB")).refuse_what_it_learnt("test")  # other faces
 
 
 def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,10 +40,9 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
         "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
         "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together, as are\n"
-        "its minutes, without those of nets that were trained and do not vote. light_mobile's two runs went\n"
-        "side by side, one core each; their minutes count that core as two. A row that names a\n"
-        "protocol beside its interval is measured on other labels, FER+'s: it compares with FER+ alone, behind the\n"
-        "rest.\n"
+        "its minutes, without those of nets that were trained and do not vote. Of several seeds the mean is shown, and\n"
+        "in place of the interval the lowest and the highest. A row that names a protocol beside its interval is\n"
+        "measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )
     page.append(markdown(rows))
@@ -53,7 +52,7 @@ def results_page(rows: Sequence[Baseline]) -> str:
             device = record["machine"]["gpu"] or record["machine"]["cpu"]
             page.append(
                 f"## {row.name}, seed {record['seed']}\n\n"
-                f"{row.header.get('Source', '')}.\n\n"
+                f"{'. '.join(row.header[key] for key in ('Source', 'Note') if key in row.header)}.\n\n"
                 f"F1: {f1}.\n\n"
                 f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
                 f"{record['test']['ece']:.1%}, {_chosen(record)} (PublicTest {record['val']['accuracy']:.2%}). "
@@ -96,12 +95,13 @@ def show(rows: Sequence[Baseline], console: Console) -> None:
         queue = _table("Not run, most valuable first", ("experiment", "source's claim", "needs", "GPU minutes"))
         queue.columns[3].justify = "right"
         for row in waiting:
-            needs = row.header.get("Needs", "").partition(":")[0]  # without the command
-            queue.add_row(row.name, row.header.get("Claim", ""), needs, str(row.gpu_minutes or ""))
+            queue.add_row(row.name, row.header.get("Claim", ""), row.needs, str(row.gpu_minutes or ""))
         console.print(queue)
-        console.print(f"About {sum(row.gpu_minutes or 0 for row in waiting)} minutes on a GPU in all. Run one with")
+        alone = {row.name: row.gpu_minutes or 0 for row in waiting}
+        twice = sum(alone.get(member, 0) for row in waiting for member in row.members)
+        console.print(f"About {sum(alone.values()) - twice} minutes on a GPU in all. Run one with")
         console.print(f"  python -m fer_lightning baselines run {waiting[0].name}", highlight=False)
-        if anywhere := [row for row in waiting if "Needs" not in row.header and row is not waiting[0]]:
+        if anywhere := [row for row in waiting if not row.needs and row is not waiting[0]]:
             console.print("or, on any machine,")
             console.print(f"  python -m fer_lightning baselines run {anywhere[0].name}", highlight=False)
 

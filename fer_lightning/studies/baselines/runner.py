@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from fer_lightning.config import ROOT
-from fer_lightning.studies.baselines.rows import header_of
+from fer_lightning.studies.baselines.rows import experiment_of, header_of, members_of
 
 RUNS = Path("outputs") / "baselines"
 """Where rows and members of ensembles are trained."""
@@ -43,6 +42,8 @@ class Runner:
     def rows(self, wanted: Sequence[tuple[str, int]]) -> int:
         """Runs the rows that have no record yet, or with `weights` none of their weights; a record stays as it is.
 
+        What a row starts from (`After`) is trained before it where its weights are not here.
+
         Args:
             wanted: Experiments, or ensembles, whose members are trained first and have seeds of their own; each with
                 its seed.
@@ -51,16 +52,15 @@ class Runner:
             The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
         """
         waiting: dict[str, list[str]] = {}
-        for name, seed in wanted:
+        for (name, seed), weights in self._in_order(wanted).items():
             record = self.root / "results" / f"{name}_seed{seed}.json"
             if measured := record.exists():
                 kept = self._left(name, seed).exists()
                 print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}", end="")
-                print("" if kept or self.weights else "; its weights are not here, --weights trains them")
-                if kept or not self.weights:
+                print("" if kept or weights else "; its weights are not here, --weights trains them")
+                if kept or not weights:
                     continue
-            recipe = self.root / "conf" / "ensemble" / f"{name}.yaml"
-            header = header_of(recipe if recipe.exists() else self.root / "conf" / "experiment" / f"{name}.yaml")
+            recipe, header = self._recipe(name), self._header(name)
             if needs := header.get("Needs"):
                 print(f"{name} needs {needs} ({header.get('Cost', 'cost unknown')})")
             if not recipe.exists():
@@ -68,7 +68,7 @@ class Runner:
                 published = [] if measured else ["paths.results_dir=results"]
                 waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, *published]
                 continue
-            for member, words in yaml.safe_load(recipe.read_text())["members"].items():
+            for member, words in members_of(recipe).items():
                 if not (self.root / RUNS / member / "record.json").exists():
                     waiting.setdefault(member, words)
             vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", *([] if measured else [f"publish={name}"])]
@@ -77,31 +77,57 @@ class Runner:
             waiting = {}
         return self.trainings(waiting)
 
+    def _in_order(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bool]:
+        """The rows with those that they start from before them, and whether a row's weights are needed."""
+        ordered: dict[tuple[str, int], bool] = {}
+
+        def add(row: tuple[str, int], weights: bool) -> None:
+            recipe = self._recipe(row[0])
+            nets = [experiment_of(words) for words in members_of(recipe).values()] if recipe.exists() else []
+            for name in (row[0], *nets):
+                if first := self._header(name).get("After"):
+                    add((first, 0), weights=True)
+            ordered[row] = weights or ordered.get(row, False)
+
+        for row in wanted:
+            add(row, self.weights)
+        return ordered
+
+    def _recipe(self, name: str) -> Path:
+        return self.root / "conf" / "ensemble" / f"{name}.yaml"
+
+    def _header(self, name: str) -> dict[str, str]:
+        recipe, experiment = self._recipe(name), self.root / "conf" / "experiment" / f"{name}.yaml"
+        return next((header_of(file) for file in (recipe, experiment) if file.exists()), {})
+
     def _left(self, name: str, seed: int) -> Path:
         """The record that the training of a row, or the vote of an ensemble, left beside its weights."""
-        if (self.root / "conf" / "ensemble" / f"{name}.yaml").exists():
+        if self._recipe(name).exists():
             return self.root / "outputs" / "ensembles" / name / "record.json"
         return self.root / RUNS / f"{name}_seed{seed}" / "record.json"
 
     def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
-        """Trains in the folders of these names, on from the last checkpoint there; taught ones last."""
-        taught = {run: words for run, words in runs.items() if self._is_taught(words)}
-        others = {run: words for run, words in runs.items() if run not in taught}
-        return self._train(others) or self._train(taught)
+        """Trains in the folders of these names, on from the last checkpoint there; each after what it starts from."""
+        waiting = dict(runs)
+        while waiting:
+            experiments = {experiment_of(words) for words in waiting.values()}
+            later = {
+                run for run, words in waiting.items() if self._header(experiment_of(words)).get("After") in experiments
+            }
+            if status := self._train({run: words for run, words in waiting.items() if run not in later}):
+                return status
+            waiting = {run: waiting[run] for run in waiting if run in later}
+        return 0
 
     def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
-        commands = {}
+        commands, first = {}, {}
         for run, words in runs.items():
             last = RUNS / run / "checkpoints" / "last.ckpt"
             resume = [f"resume={last}"] if (self.root / last).exists() else []
             commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
-        return self.processes(commands)
-
-    def _is_taught(self, words: Sequence[str]) -> bool:
-        """Whether a training begins with what another one left."""
-        experiments = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
-        files = [self.root / "conf" / "experiment" / f"{name}.yaml" for name in experiments]
-        return any(header_of(file).get("Needs", "").startswith("a trained") for file in files if file.exists())
+            if not resume and (command := self._header(experiment_of(words)).get("First")):
+                first[f"{run}, first"] = shlex.split(command)[1:]  # without `python`
+        return self.processes(first) or self.processes(commands)
 
     def processes(self, commands: Mapping[str, Sequence[str]]) -> int:
         """Runs Python with each of these command lines until they end, one fails or the time is up."""
