@@ -138,6 +138,15 @@ def training_loop(result: Result) -> list[Row]:
     return rows
 
 
+def compilation(result: Result) -> list[Row]:
+    rows: list[Row] = [("model", "as it is, ms a step", "compiled, ms a step", "ratio", "seconds to compile", "rounds")]
+    for model, row in result.items():
+        if isinstance(row, Mapping) and "compiled_ms" in row:
+            times = (f"{row['plain_ms']:.1f}", f"{row['compiled_ms']:.1f}", f"{row['ratio']:.3f}")
+            rows.append((model, *times, f"{row['seconds_to_compile']:.0f}", f"{row['rounds']}"))
+    return rows
+
+
 def inference(result: Result) -> list[Row]:
     batches = result["milliseconds_a_face_one_thread"]
     net = f"{result['bundle']}, {result['parameters'] / 1e6:.2f} M parameters"
@@ -283,6 +292,7 @@ SECTIONS = (
         "*Lowest to highest* are the ratios of single rounds.",
         [("at most 1.03 for custom_cnn", lambda r: r["custom_cnn"]["ratio"] <= 1.03)],
     ),
+    Section("compilation", "torch.compile", compilation, "`trainer.compile=true`, which is not the default."),
     Section("growth", "Growth", growth, "A small net; the memory is that of the largest process."),
     Section(
         "side_by_side",

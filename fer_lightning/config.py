@@ -55,6 +55,7 @@ CHOICES: Mapping[str, tuple[str | bool | None, ...]] = {
     "eval.average": ("probabilities", "logits"),
     "objective_mode": ("max", "min"),
     "second_objective": (None, "parameters", "latency"),
+    "trainer.compile": (True, False),
     "trainer.on_nan": ("stop", "skip"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
 }

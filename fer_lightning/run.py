@@ -143,6 +143,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 datamodule.first_epoch = epoch
                 console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
             module = build_module(config, job, faces, split, datamodule, fresh=not checkpoint)
+            if config.trainer.compile:
+                module.network.compile()  # in place, so that the names in its checkpoints stay
             told = description(config, job, faces, split)
             if first:
                 if not checkpoint:  # of an older run in the same folder

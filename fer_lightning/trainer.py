@@ -91,7 +91,7 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
 
 def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **kwargs: Any) -> pl.Trainer:
     """conf/trainer as a Lightning Trainer that writes nothing of its own to the terminal."""
-    options = {k: v for k, v in plain(config.trainer).items() if k not in ("batch_size", "on_nan")}
+    options = {k: v for k, v in plain(config.trainer).items() if k not in ("batch_size", "compile", "on_nan")}
     options["precision"] = choose_precision(options["precision"], network, options["accelerator"])
     trainer: pl.Trainer = build(
         options,

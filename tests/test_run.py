@@ -170,6 +170,27 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
     assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
 
 
+def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_path: Path) -> None:
+    words = [
+        *TINY,
+        "model=sequential_cnn",
+        "model.width=4",
+        "model.hidden=8",
+        "objective=val/loss",
+        "objective_mode=min",
+    ]
+    plain_loss = train(composed(*words))
+    plain = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert train(composed(*words, "trainer.compile=true")) == pytest.approx(plain_loss, abs=1e-3)
+    compiled = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert compiled.keys() == plain.keys()
+
+
+def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(composed) -> None:
+    clipped = [*TINY, "model=sequential_cnn", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"]
+    assert train(composed(*clipped, "optimizer=adam")) >= 0
+
+
 def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -> None:
     value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
     history = checkpoint(tmp_path / "run", "last")["history"]

@@ -34,9 +34,12 @@ def check_strengths(**strengths: float) -> None:
     """Refuses a strength that no picture can have.
 
     Raises:
-        ValueError: A strength is negative or above its largest meaningful value.
+        ValueError: A strength is no number, negative or above its largest meaningful value.
     """
     for name, value in strengths.items():
+        if isinstance(value, str):
+            hint = "; flip=alternate is for augmentation=batched_..." if value == "alternate" else ""
+            raise ValueError(f"augmentation.policy.{name} is {value!r}; give a number{hint}")
         if not 0 <= value <= _LARGEST[name]:
             raise ValueError(
                 f"augmentation.policy.{name} must lie between 0 and {_LARGEST[name]:g}, got {value}; 0 turns it off"

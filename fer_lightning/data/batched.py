@@ -26,7 +26,8 @@ class BatchedAugmentation:
     four more: shear, gamma, noise, view.
 
     Args:
-        flip: Probability of a left-right flip.
+        flip: Probability of a left-right flip; or `alternate`: half of the pictures are flipped in one epoch, the
+            others in the next, so that each is seen as often from both sides (Jordan 2024, arXiv 2404.00498).
         rotation: Largest rotation in degrees, either way.
         shift: Largest shift along each axis, either way, as a fraction of the width and height.
         zoom: Largest relative change of size: 0.1 draws a scale between 0.9 and 1.1 for both axes.
@@ -47,7 +48,7 @@ class BatchedAugmentation:
     def __init__(
         self,
         *,
-        flip: float = 0.5,
+        flip: float | str = 0.5,
         rotation: float = 10.0,
         shift: float = 0.0,
         zoom: float = 0.0,
@@ -60,10 +61,12 @@ class BatchedAugmentation:
         noise: float = 0.0,
         view: float = 1.0,
     ) -> None:
-        self.flip, self.rotation, self.shift, self.zoom = flip, rotation, shift, zoom
+        self.flip = 0.5 if flip == "alternate" else flip
+        self.rotation, self.shift, self.zoom = rotation, shift, zoom
         self.brightness, self.contrast, self.crop, self.erasing = brightness, contrast, crop, erasing
         self.shear, self.gamma, self.noise = shear, gamma, noise
         check_strengths(**vars(self))
+        self.flips_alternate = flip == "alternate"
         if not 0 < view <= 1:
             raise ValueError(f"augmentation.policy.view is {view}; it must lie above 0 and up to 1, which is all")
         self.view = view
@@ -108,12 +111,13 @@ class BatchedAugmentation:
             "erasing": (drawn["erasing"] < self.erasing).float(),
         }
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, flipped: Tensor | None = None) -> Tensor:
         """Changes each picture by a draw of its own.
 
         Args:
             images: Float (B, C, H, W) in [0, 1], C is 1 or 3, of any floating dtype; left as they are.
             generator: On the images' device, or on the CPU (then every device sees the same draws).
+            flipped: Bool (B,), on the images' device: which pictures are flipped, in place of the draw.
 
         Returns:
             A new tensor of the same shape (with `view`: of that part of the height and width), dtype and memory
@@ -121,6 +125,8 @@ class BatchedAugmentation:
         """
         channels, height, width = images.shape[1:]
         draws = self.draw(len(images), generator, images.device)
+        if flipped is not None:
+            draws["flip"] = flipped.float()
         per_picture = {name: value.view(-1, 1, 1, 1) for name, value in draws.items()}
         if self.flip or self.rotation or self.shift or self.zoom or self.shear or self.crop or self.view < 1:
             grid = _sampling_grid(draws, height, width)

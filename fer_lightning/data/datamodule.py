@@ -19,6 +19,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from fer_lightning.config import build
 from fer_lightning.data.arrays import DataError, FaceArrays, release
 from fer_lightning.data.augment import PictureAugmentation
+from fer_lightning.data.batched import BatchedAugmentation
 from fer_lightning.data.pieces import in_order
 from fer_lightning.data.protocols import Split
 from fer_lightning.labels import EMOTIONS, soft_targets
@@ -202,13 +203,16 @@ class FERDataModule(pl.LightningDataModule):
         self.resident = faces.images.nbytes <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
         policy = build(augmentation["policy"]) if augmentation["policy"] else None
         self.picture_policy = policy if isinstance(policy, PictureAugmentation) else None
-        self.batch_policy: Callable[[Tensor, torch.Generator], Tensor] | None = None if self.picture_policy else policy
+        self.batch_policy: Callable[..., Tensor] | None = None if self.picture_policy else policy
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
             self._held = {"pictures": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
+        if isinstance(policy, BatchedAugmentation) and policy.flips_alternate:
+            drawn = torch.Generator().manual_seed(seed)
+            self._held["flipped"] = torch.randint(2, (len(faces),), generator=drawn, dtype=torch.bool)  # in epoch 0
         self._moved: dict[str, Tensor] = {}
         if faces.targets is not None:
             self._held["targets"] = torch.from_numpy(faces.targets)
@@ -296,7 +300,10 @@ class FERDataModule(pl.LightningDataModule):
         ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
         if self.trainer is not None and self.trainer.training:
             generator = torch.Generator().manual_seed(batch["seed"])
-            if self.batch_policy is not None:
+            if "flipped" in self._held:
+                flipped = self._on(index.device, "flipped")[index] ^ bool(self.trainer.current_epoch % 2)
+                ready["image"] = self.batch_policy(image, generator, flipped)
+            elif self.batch_policy is not None:
                 ready["image"] = self.batch_policy(image, generator)
             if "targets" in self._held:
                 ready["target"] = self._on(index.device, "targets")[index]

@@ -22,6 +22,8 @@ def build_optimizer(config: Mapping[str, Any], network: nn.Module) -> Optimizer:
     others = [p for p in parameters if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer: Optimizer = build(config, [group for group in groups if group["params"]])
+    # A fused one would take float16's scale off the gradients in its step, after they were clipped: Lightning refuses.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
 

@@ -85,6 +85,9 @@ def explained(error: BaseException, config: DictConfig) -> str | None:
             f"A process that prepares batches died ({message.split(' with')[0].splitlines()[0]}), most often because "
             f"memory ran out: try data.workers={int(config.data.workers) // 2} (now {config.data.workers})"
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        why = next(iter(message.splitlines()), "")
+        return f"trainer.compile=true needs a C++ compiler, on a GPU Triton ({why[:200]}): train without it"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
         return (

@@ -110,6 +110,16 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
             ["| net | 500 | 1,500 | 3.00 | 32-true |"],
         ),
         (
+            "compilation",
+            {
+                "compact": {
+                    **{"plain_ms": 80.0, "compiled_ms": 60.0, "ratio": 0.749, "seconds_to_compile": 41.6},
+                    **{"rounds": 5, "batch_size": 64, "precision": "bf16-mixed"},
+                }
+            },
+            ["| compact | 80.0 | 60.0 | 0.749 | 42 | 5 |"],
+        ),
+        (
             "training_loop",
             {
                 "sequential_cnn": {

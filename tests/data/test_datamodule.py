@@ -117,6 +117,33 @@ def test_workers_give_the_same_batches() -> None:
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(alone, shared, strict=True))
 
 
+def test_flips_alternate_by_epoch() -> None:
+    augmentation = {"policy": {"_target_": "fer_lightning.data.batched.BatchedAugmentation"}, "mix": None}
+    augmentation["policy"] |= {"flip": "alternate", "rotation": 0.0}
+    faces = random_faces()
+    sides: list[dict[int, bool]] = []
+    for epoch in range(4):
+        made = module(augmentation, faces=faces, seed=3)
+        made.trainer.current_epoch = epoch
+        seen = {}
+        for batch in batches(made, epoch):
+            for index, image in zip(batch["index"].tolist(), batch["image"][:, 0], strict=True):
+                own = torch.from_numpy(faces.images[index]) / 255
+                as_it_is, mirrored = (torch.allclose(image, face, atol=1e-5) for face in (own, own.flip(1)))
+                assert as_it_is != mirrored
+                seen[index] = mirrored
+        sides.append(seen)
+    for index in sides[0].keys() & sides[1].keys():
+        assert sides[0][index] != sides[1][index]
+    for index in sides[0].keys() & sides[2].keys():
+        assert sides[0][index] == sides[2][index]
+    assert 0 < sum(sides[0].values()) < len(sides[0]), "each epoch flips some"
+    with pytest.raises(ValueError, match=r"policy\.flip is 'alternate'; give a number; flip=alternate is for"):
+        module({"policy": {**PER_PICTURE["policy"], "flip": "alternate"}, "mix": None})
+    with pytest.raises(ValueError, match=r"policy\.flip is 'often'; give a number"):
+        module({"policy": {**augmentation["policy"], "flip": "often"}, "mix": None})
+
+
 def test_mixed_batches_have_soft_targets() -> None:
     batch = batches(module(MIXED))[0]
     target = batch["target"]

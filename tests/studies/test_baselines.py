@@ -320,12 +320,20 @@ def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
     assert "62.50%" in readme
     assert "1 more experiments are ready and not run yet" in readme
     assert "old" not in readme
+    page.write(root)
+    head = (root / "conf" / "experiment" / "measured.yaml").read_text().splitlines()
+    assert head[-1] == "# Measured  62.50% (57.5% to 67.5%) on PrivateTest, 41 minutes on 2 CPU cores"
+    assert sum("Measured" in line for line in head) == 1
+    assert "Measured" not in (root / "conf" / "experiment" / "waiting.yaml").read_text()
 
 
 def test_the_readme_and_the_page_are_what_the_records_say() -> None:
     rows = baselines()
     assert page.results_head(rows) in (ROOT / "README.md").read_text()
     assert (ROOT / "docs" / "RESULTS.md").read_text() == page.results_page(rows)
+    for row in rows:
+        text = row.file(ROOT).read_text()
+        assert text == page.with_measured(text, row), row.name
 
 
 def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:

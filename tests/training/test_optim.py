@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
+from omegaconf import OmegaConf
 from torch import nn
 
 from fer_lightning.training import optim
@@ -33,6 +35,24 @@ def test_no_weight_decay_on_norms_and_biases() -> None:
     assert decayed["weight_decay"] == 0.5
     assert others["weight_decay"] == 0.0
     assert len(others["params"]) == 4
+
+
+@pytest.mark.parametrize("option", ["adam", "adamw", "sgd"])
+def test_fused_steps_are_those_of_the_plain_optimizer(option: str) -> None:
+    config = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "optimizer" / f"{option}.yaml"))
+    assert isinstance(config, dict)
+    assert config["fused"]
+    ended = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = small_net()
+        optimizer = optim.build_optimizer({**config, "fused": fused, "weight_decay": 0.1}, net)
+        for step in range(3):
+            for position, parameter in enumerate(net.parameters()):
+                parameter.grad = torch.full_like(parameter, 0.3 * (step - 1) + 0.1 * position)
+            optimizer.step()
+        ended.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+    assert torch.allclose(*ended, atol=1e-6)
 
 
 def test_cosine_by_hand() -> None:

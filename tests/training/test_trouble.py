@@ -146,3 +146,12 @@ def test_a_worker_that_dies_is_named() -> None:
 
 def test_what_is_not_known_keeps_its_traceback() -> None:
     assert explained(RuntimeError("a bug"), CONFIG) is None
+
+
+def test_a_network_that_cannot_be_compiled() -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    sentence = explained(InvalidCxxCompiler(), CONFIG)
+    assert sentence is not None
+    assert sentence.startswith("trainer.compile=true needs a C++ compiler")
+    assert "\n" not in sentence

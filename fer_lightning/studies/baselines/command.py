@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
         "and the queue of those that are not run.",
     )
     actions = parser.add_subparsers(dest="action", metavar="write | run")
-    actions.add_parser("write", help="also write docs/RESULTS.md and the head of the table in README.md")
+    actions.add_parser(
+        "write", help="also write docs/RESULTS.md, the table in README.md and the line `Measured` of each row's yaml"
+    )
     runs = actions.add_parser(
         "run",
         help="train rows and record them in results/; goes on where it was stopped",

@@ -40,9 +40,9 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "only serves to compare with them. Intervals are 95% bootstrap intervals over the pictures. Size is that of\n"
         "float32 weights, latency one face on one CPU thread in PyTorch, all measured in one run\n"
         "(`benchmarks/network_cost.py`); an ensemble's is that of its nets together, as are\n"
-        "its minutes, without those of nets that were trained and do not vote. Of several seeds the mean is shown, and\n"
-        "in place of the interval the lowest and the highest. A row that names a protocol beside its interval is\n"
-        "measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
+        "its minutes, without those of nets that were trained and do not vote. Of several seeds the mean is shown,\n"
+        "and in place of the interval the lowest and the highest. A row that names a protocol beside its interval\n"
+        "is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )
     page.append(markdown(rows))
@@ -71,13 +71,28 @@ def _chosen(record: Mapping[str, Any]) -> str:
 
 
 def write(root: Path = ROOT) -> None:
-    """Writes docs/RESULTS.md and the table between the marks in README.md."""
+    """Writes docs/RESULTS.md, the table between the marks in README.md and what was measured into each row's header."""
     rows = baselines(root)
     (root / "docs" / "RESULTS.md").write_text(results_page(rows))
     readme = root / "README.md"
     before, rest = readme.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}")
+    for row in rows:
+        path = row.file(root)
+        path.write_text(with_measured(path.read_text(), row))
+
+
+def with_measured(text: str, row: Baseline) -> str:
+    """The yaml of a row, with the line `Measured` at the end of its header where there are records, else without."""
+    lines = [line for line in text.splitlines() if not line.startswith("# Measured ")]
+    if row.records:
+        cells = row.cells()
+        minutes, machine = cells["minutes"].split(" on ", 1)
+        line = f"# Measured  {cells[TEST]} on PrivateTest, {minutes} minutes on {machine}"
+        end = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
+        lines.insert(end, line)
+    return "\n".join(lines) + "\n"
 
 
 def show(rows: Sequence[Baseline], console: Console) -> None:

@@ -57,8 +57,8 @@ class Baseline:
         header: The comment that opens its yaml, by key. `Claim` is what the source reports, `Protocol` how it measured,
             `Verdict` what that is worth, `Ours` where this project's recipe differs, `Needs` what a run cannot do
             without, `After` the row whose trained net it starts from, `First` the command that makes of that net what
-            it starts from, `Queue` its place among the rows that wait, `Cost` what a run is estimated to take, `Note` what
-            else must be known of the measured runs.
+            it starts from, `Queue` its place among the rows that wait, `Cost` what a run is estimated to take,
+            `Note` what else must be known of the measured runs, `Measured` what `write` puts there of them.
         records: The measured runs, by seed.
         members: Of an ensemble, those nets that are rows too.
         cost: What the network costs, `parameters` and `milliseconds` a face; empty where it was not measured.
@@ -69,6 +69,10 @@ class Baseline:
     records: list[dict[str, Any]] = field(default_factory=list)
     members: Sequence[str] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
+
+    def file(self, root: Path) -> Path:
+        """The row's yaml."""
+        return next(path for group in GROUPS if (path := root / "conf" / group / f"{self.name}.yaml").exists())
 
     @property
     def gpu_minutes(self) -> int | None:
