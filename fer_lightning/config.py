@@ -30,7 +30,8 @@ TARGET_PREFIXES = (
 )
 """Where what a `_target_` names must be defined, since a config may come from a checkpoint that somebody sent.
 
-Nothing in these writes a file or starts a process when it is called with plain data. Verbs, which do, lie elsewhere.
+Called with plain data, nothing in these writes a file but the cache of a data set, or starts a process but those that
+draw faces. Verbs, which do, lie elsewhere.
 """
 
 

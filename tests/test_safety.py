@@ -197,14 +197,16 @@ def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_checkpoint_does_not_say_where_things_go(tmp_path: Path) -> None:
-    """What was typed when it was trained is typed again, but for what writes or sends."""
+    """What was typed when it was trained is typed again, but for what writes, sends or fills the machine."""
     module = FERModule(**HYPERPARAMETERS)
     module.hparams["provenance"]["overrides"] = [
         *("model.width=4", "tracking.uri=http://example.org", "paths.output_dir=stranger"),
         *("paths.mlruns_dir=stranger", "hydra.run.dir=stranger", "hydra.searchpath=[file://.]", "paths.data_dir=faces"),
+        "data.workers=5000",
     ]
     config = compose_for(module, [])
     assert config.model.width == 4
+    assert config.data.workers == 0
     assert config.paths.data_dir == "faces"
     assert config.tracking.uri is None
     assert config.paths.output_dir is None

@@ -30,7 +30,7 @@ _LARGEST: Final = {
 }
 
 
-def check_strengths(**strengths: float) -> None:
+def check_strengths(**strengths: float | str) -> None:
     """Refuses a strength that no picture can have.
 
     Raises:

@@ -61,12 +61,12 @@ class BatchedAugmentation:
         noise: float = 0.0,
         view: float = 1.0,
     ) -> None:
-        self.flip = 0.5 if flip == "alternate" else flip
+        strength = 0.5 if flip == "alternate" else flip
         self.rotation, self.shift, self.zoom = rotation, shift, zoom
         self.brightness, self.contrast, self.crop, self.erasing = brightness, contrast, crop, erasing
         self.shear, self.gamma, self.noise = shear, gamma, noise
-        check_strengths(**vars(self))
-        self.flips_alternate = flip == "alternate"
+        check_strengths(flip=strength, **vars(self))
+        self.flip, self.flips_alternate = float(strength), flip == "alternate"
         if not 0 < view <= 1:
             raise ValueError(f"augmentation.policy.view is {view}; it must lie above 0 and up to 1, which is all")
         self.view = view

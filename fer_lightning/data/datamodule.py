@@ -300,11 +300,12 @@ class FERDataModule(pl.LightningDataModule):
         ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
         if self.trainer is not None and self.trainer.training:
             generator = torch.Generator().manual_seed(batch["seed"])
-            if "flipped" in self._held:
-                flipped = self._on(index.device, "flipped")[index] ^ bool(self.trainer.current_epoch % 2)
-                ready["image"] = self.batch_policy(image, generator, flipped)
-            elif self.batch_policy is not None:
-                ready["image"] = self.batch_policy(image, generator)
+            if self.batch_policy is not None:
+                flipped = {}
+                if "flipped" in self._held:
+                    first = self._on(index.device, "flipped")[index]
+                    flipped = {"flipped": first ^ bool(self.trainer.current_epoch % 2)}
+                ready["image"] = self.batch_policy(image, generator, **flipped)
             if "targets" in self._held:
                 ready["target"] = self._on(index.device, "targets")[index]
             if self.mix is not None:

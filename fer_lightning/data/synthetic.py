@@ -46,6 +46,9 @@ FREQUENCIES: Final = {
 SMALLEST_SIZE: Final = 24
 """Pixels a side below which an expression can no longer be drawn."""
 
+LARGEST_SET: Final = 2**30
+"""Bytes that drawn faces may take in memory."""
+
 _WORTH_KEEPING: Final = 1000  # pictures, which take two seconds of one core
 _A_PROCESS: Final = 1000  # pictures that are worth one, which takes a quarter of a second to start
 _USAGE_SHARES: Final = (0.8, 0.1, 0.1)  # in the order of USAGES
@@ -143,11 +146,16 @@ def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceAr
         The set named `synthetic`: images uint8 (count, image_size, image_size), gray.
 
     Raises:
-        ValueError: `count`, `seed` or `image_size` is too small.
+        ValueError: `count`, `seed` or `image_size` is too small, or both together too large.
     """
     if image_size < SMALLEST_SIZE:
         raise ValueError(
             f"data.image_size={image_size} is too small to draw an expression; take {SMALLEST_SIZE} or more"
+        )
+    if count * image_size**2 > LARGEST_SET:
+        raise ValueError(
+            f"data.count={count} faces of {image_size} x {image_size} pixels would take "
+            f"{count * image_size**2 / 2**30:.1f} GiB of memory; the limit is {LARGEST_SET // 2**30} GiB"
         )
     if seed < 0:
         raise ValueError(f"data.seed={seed} is negative; take 0 or more")

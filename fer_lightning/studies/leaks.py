@@ -45,7 +45,7 @@ NOT_RUN = "not run"
 
 STUDIED = {
     "official": "trained on Training, epoch chosen on PublicTest, measured on PrivateTest once",
-    "leaky_selected": "the official parts, but the epoch is chosen on PrivateTest itself",
+    "leaky_selected": "the official parts, but PrivateTest itself chooses the epoch and lowers the learning rate",
     "leaky_pooled": "all parts pooled and split at random in the official sizes: copies of a picture lie on both sides",
     "leaky_oversampled": (
         "rare classes filled up with exact copies to the size of the largest, all pooled, only then split at random"

@@ -38,7 +38,8 @@ PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
 def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a checkpoint was trained with, composed anew with changes.
 
-    Where files are written and runs are tracked is not for the checkpoint to say: it may be somebody else's.
+    Where files are written, runs are tracked and how much of a machine is used is not for the checkpoint to say: it
+    may be somebody else's.
 
     Args:
         module: The trained module; its provenance holds what was typed when it was trained.
@@ -49,7 +50,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """
     typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
     before = module.hparams["provenance"]["overrides"]
-    elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir")
+    elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir", "data.workers")
     kept = [
         o
         for o in before

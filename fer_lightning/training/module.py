@@ -262,6 +262,8 @@ def load_module(path: Path) -> FERModule:
         with parameters_within(2 * path.stat().st_size):  # which all of them lie in; some bodies drop a layer
             module = FERModule(**{**hyperparameters, "model": unfetched})
         module.load_state_dict(checkpoint["state_dict"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # settings that somebody changed make constructors raise anything
         raise ValueError(
             f"checkpoint={path} is not a checkpoint that this project wrote ({reason_of(error)})"

@@ -147,6 +147,7 @@ def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot(faces
         ({"count": 0}, r"data\.count=0 is too few"),
         ({"seed": -1}, r"data\.seed=-1 is negative"),
         ({"image_size": 23}, r"data\.image_size=23 is too small .* take 24 or more"),
+        ({"count": 10**8}, r"data\.count=100000000 faces .* would take 214\.6 GiB of memory; the limit is 1 GiB"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_sentence(arguments, message):

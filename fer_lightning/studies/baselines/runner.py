@@ -51,7 +51,7 @@ class Runner:
         Returns:
             The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
         """
-        waiting: dict[str, list[str]] = {}
+        waiting: dict[str, Sequence[str]] = {}
         for (name, seed), weights in self._in_order(wanted).items():
             record = self.root / "results" / f"{name}_seed{seed}.json"
             if measured := record.exists():
