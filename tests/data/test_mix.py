@@ -31,6 +31,11 @@ def test_mixup_blends_pictures_and_targets_with_one_share(seed):
     shares = {round(float(row[i]), 5) for i, row in enumerate(soft) if row[i] < 0.9999}
     assert len(shares) <= 1, "one lambda a batch"
 
+    mixed, soft = MixUp(1.0, per_picture=True)(images, targets, seeded(seed))
+    torch.testing.assert_close(mixed, (soft @ torch.arange(7.0)).view(-1, 1, 1, 1).expand_as(mixed))
+    moved = [round(float(row[i]), 5) for i, row in enumerate(soft) if row[i] < 0.9999]
+    assert len(set(moved)) == len(moved) > 1, "a lambda for each picture"
+
 
 def test_mixup_draws_beta():
     images, targets = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), torch.eye(2)
@@ -45,10 +50,11 @@ def test_mixup_draws_beta():
     assert shares.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # Var Beta(a, a) = 1 / (4 (2a + 1))
 
 
+@pytest.mark.parametrize("per_picture", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_cutmix_mixes_targets_by_the_area_that_was_pasted(seed):
+def test_cutmix_mixes_targets_by_the_area_that_was_pasted(seed, per_picture):
     images, targets = flat_batch()
-    mixed, soft = CutMix(1.0)(images, targets, seeded(seed))
+    mixed, soft = CutMix(1.0, per_picture)(images, targets, seeded(seed))
 
     for i in range(CLASSES):
         for j in range(CLASSES):
@@ -57,10 +63,12 @@ def test_cutmix_mixes_targets_by_the_area_that_was_pasted(seed):
     assert (mixed == mixed[:, :1]).all(), "all channels of a place come from one picture"
 
 
-def test_cutmix_pastes_one_rectangle_that_keeps_its_place():
+@pytest.mark.parametrize("per_picture", [False, True])
+def test_cutmix_pastes_one_rectangle_that_keeps_its_place(per_picture):
     images = torch.rand(CLASSES, 1, 12, 10, generator=seeded(1))
-    mixed, _ = CutMix(1.0)(images, torch.eye(CLASSES), seeded(4))
+    mixed, _ = CutMix(1.0, per_picture)(images, torch.eye(CLASSES), seeded(4))
     pasted = (mixed != images)[:, 0]
+    assert (len({tuple(places.flatten().tolist()) for places in pasted if places.any()}) > 1) == per_picture
     moved = pasted.any(dim=(1, 2))
     assert moved.any()
     for own, changed in zip(mixed[moved, 0], pasted[moved], strict=True):
@@ -70,7 +78,7 @@ def test_cutmix_pastes_one_rectangle_that_keeps_its_place():
         assert any(torch.equal(own[changed], other[changed]) for other in images[:, 0])
 
 
-@pytest.mark.parametrize("mix", [MixUp(0.2), CutMix(1.0)])
+@pytest.mark.parametrize("mix", [MixUp(0.2), CutMix(1.0), MixUp(0.2, per_picture=True), CutMix(1.0, per_picture=True)])
 def test_reproducible_by_the_generator_and_leaves_its_input(mix):
     images, targets = flat_batch()
     before = images.clone()
