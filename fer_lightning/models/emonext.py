@@ -67,6 +67,7 @@ class EmoNeXt(TimmBody):
         image_size: Side of the input in pixels.
         pretrained: Whether to fetch the weights that timm has for this name.
         dropout: Probability of dropping an input of the last layer.
+        drop_path: Probability of leaving out the last block's residual in training; rises evenly from 0 at the first.
 
     Raises:
         ValueError: As `TimmBody`, `name` is not a ConvNeXt, or `image_size` is too small.
@@ -81,7 +82,10 @@ class EmoNeXt(TimmBody):
         image_size: int,
         pretrained: bool = False,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
+        if not name.startswith(("convnext", "test_convnext")):  # before anything of it is fetched
+            raise ValueError(f"model.name={name} is not a ConvNeXt, such as convnext_tiny")
         super().__init__(
             name,
             num_classes=num_classes,
@@ -89,9 +93,8 @@ class EmoNeXt(TimmBody):
             image_size=image_size,
             pretrained=pretrained,
             dropout=dropout,
+            drop_path=drop_path,
         )
-        if not name.startswith(("convnext", "test_convnext")):
-            raise ValueError(f"model.name={name} is not a ConvNeXt, such as convnext_tiny")
         self.transformer = SpatialTransformer(channels, image_size)
         widths = [stage["num_chs"] for stage in self.backbone.feature_info[1:]]
         self.gates = nn.ModuleList(SEModule(width, rd_ratio=1 / 16, rd_divisor=1, bias=False) for width in widths)

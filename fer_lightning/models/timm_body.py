@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -23,8 +23,10 @@ class TimmBody(nn.Module):
         channels: Input channels; pretrained first convolutions are adapted by timm (3 to 1 by summing).
         image_size: Side of the input in pixels; transformers are built for it.
         pretrained: Whether to fetch the weights that timm has for this name.
-        hidden: Units of a fully connected layer with ReLU before the last one, 0 for none.
-        dropout: Probability of dropping an input of the last layer.
+        hidden: Units of a fully connected layer with ReLU before the last one, 0 for none; a list for several of them.
+        dropout: Probability of dropping an input of the last layer, or a unit of any hidden one.
+        drop_path: Probability of leaving out the last block's residual in training, rising evenly from the first
+            block; for backbones that know stochastic depth.
 
     Raises:
         ValueError: timm has no such name, its weights cannot be fetched, or it cannot work at this size.
@@ -38,17 +40,23 @@ class TimmBody(nn.Module):
         channels: int,
         image_size: int,
         pretrained: bool = False,
-        hidden: int = 0,
+        hidden: int | Sequence[int] = 0,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.name, self.channels, self.image_size = name, channels, image_size
+        self.name, self.channels, self.image_size, self.drop_path = name, channels, image_size, drop_path
         self.backbone: Any = self._fetched_backbone() if pretrained else self._backbone()
         features = self._feature_count()
         self.head = nn.Sequential()
-        if hidden:
-            self.head.extend([nn.Linear(features, hidden).apply(init_weights), nn.ReLU(inplace=True)])
-        self.head.extend([nn.Dropout(dropout), output_layer(hidden or features, num_classes)])
+        layers = [hidden] if isinstance(hidden, int) else hidden
+        for units in filter(None, layers):
+            layer = nn.Linear(features, units).apply(init_weights)
+            self.head.extend([layer, nn.ReLU(inplace=True), nn.Dropout(dropout)])
+            features = units
+        if not len(self.head):
+            self.head.append(nn.Dropout(dropout))
+        self.head.append(output_layer(features, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The backbone's stages from input to output, as timm groups them for layer-wise learning rates."""
@@ -103,6 +111,8 @@ class TimmBody(nn.Module):
     def _backbone(self, **options: Any) -> nn.Module:
         if self._published().fixed_input_size:
             options["img_size"] = self.image_size
+        if self.drop_path:
+            options["drop_path_rate"] = self.drop_path
         backbone: nn.Module = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **options)
         return backbone
 
