@@ -125,9 +125,15 @@ odd_targets = st.sampled_from(
 ).map(lambda name: {"_target_": name, "arguments": ["run"], "command": "touch stranger"})
 odd_values: SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), odd_integers, st.floats(), odd_texts, odd_targets,
-    st.just([]), st.just({}), st.lists(odd_integers, max_size=3), st.just([[[[]]]]),
-    st.sampled_from([functools.reduce(lambda inner, _: [inner], range(900), [])]),
+    st.builds(list), st.builds(dict), st.lists(odd_integers, max_size=3), st.builds(lambda: nested(4)),
+    st.builds(lambda: nested(900)),
 )  # fmt: skip
+"""Lists and dicts are new each time, since `spoilt` writes into them."""
+
+
+def nested(depth: int) -> list[Any]:
+    """An empty list in a list in a list."""
+    return functools.reduce(lambda inner, _: [inner], range(depth - 1), [])
 
 
 @st.composite

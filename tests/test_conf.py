@@ -22,6 +22,7 @@ NOT_RUN_HERE = {
     ("data", "folder"): "read from written folders in tests/data",
     ("loss", "distillation"): "needs a teacher: tests/training/test_distillation.py",
     ("callbacks", "distillation"): "needs a teacher: tests/training/test_distillation.py",
+    ("experiment", "vggnet_tuned"): "needs a trained vggnet: tests/test_recipes.py",
     ("experiment", "distill_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "born_again_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "taught_mobile"): "needs a teacher: tests/training/test_distillation.py",

@@ -66,7 +66,7 @@ from fer_lightning.run import train
         ("model.image_size=2000", r"model\.image_size is 2000; it must be a whole number from 1 to"),
         ("eval.views=null", "None' stands where an option of conf/"),
         ("resume=true", "resume is True; it must be auto or a run's last.ckpt"),
-        ("augmentation.policy.rotation=abc", "BatchedAugmentation: "),
+        ("augmentation.policy.rotation=abc", r"policy\.rotation is 'abc'; give a number"),
     ],
 )
 def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:
