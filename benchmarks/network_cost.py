@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -23,14 +22,18 @@ from fer_lightning.config import CONF, composed, plain
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.reporting import records
+from fer_lightning.studies.baselines.rows import members_of
 
 
 def command_lines() -> dict[str, list[str]]:
     """What is typed for each experiment, and for those nets of ensembles that differ from theirs."""
     lines = {path.stem: [f"experiment={path.stem}"] for path in sorted((CONF / "experiment").glob("*.yaml"))}
     for recipe in sorted((CONF / "ensemble").glob("*.yaml")):
-        members = yaml.safe_load(recipe.read_text())["members"]
-        lines |= {name: words for name, words in members.items() if any(word.startswith("model") for word in words)}
+        lines |= {
+            name: list(words)
+            for name, words in members_of(recipe).items()
+            if any(word.startswith("model") for word in words)
+        }
     return lines
 
 

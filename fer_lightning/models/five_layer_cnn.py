@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import init_weights, map_size, output_layer
+from fer_lightning.models.layers import conv_norm_relu, init_weights, map_size, output_layer
 
 
 class FiveLayerCNN(nn.Module):
@@ -42,13 +42,7 @@ class FiveLayerCNN(nn.Module):
         layers = [(channels, width, 5), (width, width, 4), (width, 2 * width, 5)]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.ZeroPad2d((0, 1, 0, 1)) if kernel % 2 == 0 else nn.Identity(),  # so that the size stays
-                    nn.Conv2d(before, after, kernel, padding=(kernel - 1) // 2, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(inplace=True),
-                    nn.MaxPool2d(3, stride=2, padding=1),
-                )
+                nn.Sequential(*conv_norm_relu(before, after, kernel), nn.MaxPool2d(3, stride=2, padding=1))
                 for before, after, kernel in layers
             )
         )

@@ -7,8 +7,9 @@ from torch import nn
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size (divided by the stride, rounded up), BatchNorm with the bias of both, ReLU."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    uneven: list[nn.Module] = [] if kernel % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]  # an even one needs more on one side
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+    return [*uneven, convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 def init_weights(module: nn.Module) -> None:

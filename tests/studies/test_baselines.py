@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from fer_lightning import __main__ as entry
 from fer_lightning.studies.baselines import page
-from fer_lightning.studies.baselines.rows import NETWORK_COST, baselines, header_of
+from fer_lightning.studies.baselines.rows import NETWORK_COST, baselines, file_of, header_of
 from fer_lightning.studies.baselines.runner import OUT_OF_TIME, RUNS, Runner
 
 
@@ -332,7 +332,7 @@ def test_the_readme_and_the_page_are_what_the_records_say() -> None:
     assert page.results_head(rows) in (ROOT / "README.md").read_text()
     assert (ROOT / "docs" / "RESULTS.md").read_text() == page.results_page(rows)
     for row in rows:
-        text = row.file(ROOT).read_text()
+        text = file_of(ROOT, row.name).read_text()
         assert text == page.with_measured(text, row), row.name
 
 

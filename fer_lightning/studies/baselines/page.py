@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.config import ROOT
-from fer_lightning.studies.baselines.rows import COLUMNS, HEAD, NOT_RUN, TEST, WITHOUT_COPIES, Baseline, baselines
+from fer_lightning.studies.baselines.rows import (
+    COLUMNS,
+    HEAD,
+    NOT_RUN,
+    TEST,
+    WITHOUT_COPIES,
+    Baseline,
+    baselines,
+    file_of,
+)
 
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
 
@@ -79,7 +88,8 @@ def write(root: Path = ROOT) -> None:
     after = rest.split(MARKS[1])[1]
     readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}")
     for row in rows:
-        path = row.file(root)
+        path = file_of(root, row.name)
+        assert path is not None
         path.write_text(with_measured(path.read_text(), row))
 
 

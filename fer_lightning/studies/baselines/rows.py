@@ -70,10 +70,6 @@ class Baseline:
     members: Sequence[str] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
 
-    def file(self, root: Path) -> Path:
-        """The row's yaml."""
-        return next(path for group in GROUPS if (path := root / "conf" / group / f"{self.name}.yaml").exists())
-
     @property
     def gpu_minutes(self) -> int | None:
         """The estimate of `Cost` for a run on a GPU."""
@@ -131,6 +127,11 @@ class Baseline:
             "minutes": f"{record['minutes']:.0f} on {machine}",
             "command": self.command,
         }
+
+
+def file_of(root: Path, name: str) -> Path | None:
+    """The yaml of an experiment or ensemble, None where there is none of that name."""
+    return next((path for group in GROUPS if (path := root / "conf" / group / f"{name}.yaml").exists()), None)
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lightning.config import ROOT
-from fer_lightning.studies.baselines.rows import experiment_of, header_of, members_of
+from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of, members_of
 
 RUNS = Path("outputs") / "baselines"
 """Where rows and members of ensembles are trained."""
@@ -97,8 +97,8 @@ class Runner:
         return self.root / "conf" / "ensemble" / f"{name}.yaml"
 
     def _header(self, name: str) -> dict[str, str]:
-        recipe, experiment = self._recipe(name), self.root / "conf" / "experiment" / f"{name}.yaml"
-        return next((header_of(file) for file in (recipe, experiment) if file.exists()), {})
+        file = file_of(self.root, name)
+        return header_of(file) if file else {}
 
     def _left(self, name: str, seed: int) -> Path:
         """The record that the training of a row, or the vote of an ensemble, left beside its weights."""
