@@ -25,7 +25,7 @@ from fer_lightning.models.network import count_parameters
 from fer_lightning.rehearsal import check_monitored, read_checkpoint, rehearse
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.report import write_report
-from fer_lightning.start import alone_in, check_start, place_to_go_on
+from fer_lightning.start import alone_in, check_start, keep_what_lies_in, place_to_go_on
 from fer_lightning.trainer import build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
@@ -79,8 +79,8 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     """The file in `paths.results_dir` that the run's record goes to, None without such a folder.
 
     Raises:
-        ValueError: It measures another part than `test` or not all of it, or the file holds what another command
-            measured.
+        ValueError: It measures another part than `test` or not all of it, the file holds what another command
+            measured, or it could not be written.
     """
     if not config.paths.results_dir:
         return None
@@ -89,6 +89,7 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     if not (isinstance(limit := config.trainer.limit_test_batches, float) and limit == 1):
         raise ValueError(f"paths.results_dir takes a whole test part; trainer.limit_test_batches is {limit}")
     path = Path(config.paths.results_dir) / f"{job.label}_seed{config.seed}.json"
+    records.check_place(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = shlex.split(records.read_record(path, "command")["command"])[2:]
         if records.settings_typed(before) != records.settings_typed(job.overrides):
@@ -127,6 +128,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             check_devices(config, job)
             if first:
                 stack.enter_context(alone_in(folder))
+                keep_what_lies_in(folder, config)
+                records.mask_hydras_files(folder, job.sweep_dir)
             checkpoint, earlier = place_to_go_on(config, folder, console)
             rehearse(config, checkpoint)
             published = place_of_result(config, job)
@@ -147,8 +150,6 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 module.network.compile()  # in place, so that the names in its checkpoints stay
             told = description(config, job, faces, split)
             if first:
-                if not checkpoint:  # of an older run in the same folder
-                    (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
                 RunState(settings(config)).write(folder)
             tracking_run = open_tracking(config, job, told, faces, folder, resumed=earlier is not None)
             loggers = stack.enter_context(tracking_run)
@@ -263,7 +264,7 @@ def build_module(
         "picture": list(faces.images.shape[1:]),
         "protocol": split.name,
         "objective": config.objective,
-        "overrides": list(job.overrides),
+        "overrides": [records.masked(word) for word in job.overrides],
         "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
     }
     return FERModule(

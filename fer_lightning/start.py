@@ -16,7 +16,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols import is_leaky, same_pictures
 from fer_lightning.models.network import weights_origin
 from fer_lightning.rehearsal import read_checkpoint
-from fer_lightning.training.resume import RunState, go_on, settings
+from fer_lightning.training.resume import RunState, differences, go_on, settings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,33 @@ def alone_in(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(f"{folder} belongs to a run that another process is training at this moment") from None
+        raise ValueError(
+            f"{folder} belongs to a run that another process is training at this moment: give this one a folder of "
+            "its own, or start it again"
+        ) from None
+
+
+def keep_what_lies_in(folder: Path, config: DictConfig) -> None:
+    """Refuses to train over a run that `resume` does not go on with.
+
+    Raises:
+        ValueError: The folder holds one.
+    """
+    there, last = RunState.read(folder), folder / "checkpoints" / "last.ckpt"
+    if config.resume and Path(config.resume).resolve().parent == last.resolve().parent:
+        return
+    if there is None and last.exists():
+        raise ValueError(
+            f"{folder} holds a run that does not say which it was: resume={last} goes on with it; or give this one a "
+            "folder of its own"
+        )
+    if there is None or config.resume == "auto":  # whose rule is `go_on`'s
+        return
+    if there.objective is None and not last.exists():  # it did not end an epoch
+        return
+    if differ := differences(there.settings, settings(config)):
+        raise ValueError(f"{folder} holds another run, with {differ}: give this one a folder of its own")
+    raise ValueError(f"{folder} holds this run already: add resume=auto to go on with it, or give another folder")
 
 
 def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[Path | None, RunState | None]:
@@ -68,7 +94,8 @@ def check_start(
         console: Says so where the checkpoint comes from other data.
 
     Raises:
-        ValueError: The class names or their order differ, or the protocol does; or, with `resume=auto`, the data.
+        ValueError: The class names or their order differ, the protocol does, or more epochs are trained than are asked
+            for; or, with `resume=auto`, the data differ.
     """
     if weights := config.model.get("weights"):
         refuse_what_it_learnt(f"model.weights={weights}", weights_origin(Path(weights)), faces, protocol)
@@ -76,7 +103,13 @@ def check_start(
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
     if checkpoint is None:
         return
-    then = read_checkpoint(checkpoint)["hyper_parameters"]
+    saved = read_checkpoint(checkpoint)
+    then, trained = saved["hyper_parameters"], saved["history"][-1]["epoch"]
+    if trained > config.trainer.max_epochs:
+        raise ValueError(
+            f"resume={checkpoint} has been trained for {trained} epochs: trainer.max_epochs={config.trainer.max_epochs} "
+            f"must be {trained} or more"
+        )
     refuse_what_it_learnt(f"resume={checkpoint}", then["provenance"], faces, protocol)
     if list(then["classes"]) != list(faces.classes):
         raise ValueError(

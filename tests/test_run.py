@@ -10,8 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import TINY
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow.tracking import MlflowClient
+from omegaconf import open_dict, read_write
 
 from fer_lightning.job import Job
 from fer_lightning.run import train
@@ -63,9 +65,9 @@ def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None
 
 def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> None:
     rows = []
-    for seed in (3, 3, 4):
-        train(composed(*TINY, f"seed={seed}", "augmentation=mixup"))
-        rows.append(checkpoint(tmp_path / "run", "last")["history"])
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        train(composed(*TINY, f"seed={seed}", "augmentation=mixup", f"paths.output_dir={tmp_path / name}"))
+        rows.append(checkpoint(tmp_path / name, "last")["history"])
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]
 
@@ -154,6 +156,42 @@ def test_wrong_settings_end_with_one_sentence(composed, override: str, named: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_is_not_trained_over(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(CompactHydraException, match=r"run holds another run, with optimizer\.lr 0\.0\d+ \(now 0\.5\)"):
+        train(composed(*TINY, "optimizer.lr=0.5"))
+    with pytest.raises(CompactHydraException, match="run holds this run already: add resume=auto"):
+        train(composed(*TINY))
+    (tmp_path / "run" / ".resume.json").write_text("")
+    with pytest.raises(CompactHydraException, match=r"does not say which it was: resume=.*last\.ckpt goes on"):
+        train(composed(*TINY))
+    (tmp_path / "run" / ".resume.json").write_bytes(kept[tmp_path / "run" / ".resume.json"])
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+
+
+def test_passwords_do_not_go_into_checkpoints_and_hidden_files(composed, tmp_path: Path) -> None:
+    uri = "tracking.uri=postgresql://me:hunter2@db.example/runs"
+    config = composed(*TINY)
+    with open_dict(HydraConfig.get()), read_write(HydraConfig.get()):
+        HydraConfig.get().overrides.task = [uri]
+    hidden = tmp_path / "run" / ".hydra"
+    hidden.mkdir(parents=True)
+    (hidden / "overrides.yaml").write_text(f"- {uri}\n")
+    train(config)
+    assert "postgresql://me:***@db.example/runs" in (hidden / "overrides.yaml").read_text()
+    written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"hunter2" in content for content in written)
+
+
+def test_a_place_for_results_that_cannot_be_written_is_named_before_training(composed, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/results")):
+        with pytest.raises(CompactHydraException, match=f"paths.results_dir={place}: .* cannot be written"):
+            train(composed(*TINY, f"paths.results_dir={place}"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
@@ -162,11 +200,12 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
     with pytest.raises(CompactHydraException, match="holds what `python train"):
         train(composed(*TINY, f"paths.results_dir={results}"))
     kept.unlink()
-    for _ in range(2):
-        train(composed(*TINY, f"paths.results_dir={results}"))
+    for name in ("run", "again"):
+        train(composed(*TINY, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
     record = json.loads(kept.read_text())
     assert record["kaggle_test"]["n"] == 40
-    train(composed(*TINY, "protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}"))
+    folds = ["protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}", f"paths.output_dir={tmp_path / 'fold'}"]
+    train(composed(*TINY, *folds))
     assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
 
 
@@ -181,8 +220,9 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_p
     ]
     plain_loss = train(composed(*words))
     plain = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert train(composed(*words, "trainer.compile=true")) == pytest.approx(plain_loss, abs=1e-3)
-    compiled = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    fast = ["trainer.compile=true", f"paths.output_dir={tmp_path / 'compiled'}"]
+    assert train(composed(*words, *fast)) == pytest.approx(plain_loss, abs=1e-3)
+    compiled = torch.load(tmp_path / "compiled" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert compiled.keys() == plain.keys()
 
 
@@ -219,8 +259,9 @@ def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_ru
         key: value.contiguous() for key, value in load_module(checkpoint).network.state_dict().items() if key != "luma"
     }
     safetensors.torch.save_file(weights, tmp_path / "leaky.safetensors", metadata=origin)
+    leaky = ["model=sequential_cnn", f"model.weights={tmp_path}/leaky.safetensors", f"paths.output_dir={tmp_path}/leaky"]
     with pytest.raises(CompactHydraException, match=r"leaky\.safetensors was trained under protocol leaky_pooled"):
-        train(composed(*TINY, "model=sequential_cnn", f"model.weights={tmp_path}/leaky.safetensors"))
+        train(composed(*TINY, *leaky))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,6 +126,18 @@ def masked(text: str) -> str:
     return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
+def mask_hydras_files(folder: Path, sweep_dir: Path | None) -> None:
+    """Takes the passwords out of what Hydra keeps of a command line.
+
+    Args:
+        folder: The run's; `.hydra/` is in it.
+        sweep_dir: Its multirun's, with `multirun.yaml`; None where it belongs to none.
+    """
+    for file in [*(folder / ".hydra").glob("*.yaml"), *(sweep_dir.glob("multirun.yaml") if sweep_dir else ())]:
+        if (shown := masked(typed := file.read_text("utf-8"))) != typed:
+            file.write_text(shown, "utf-8")
+
+
 def recorded(scores: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of one part of the data as a record holds them."""
     return {name: scores[name] for name in RECORDED_SCORES if name in scores}
@@ -144,6 +158,26 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     if missing := [key for key in keys if key not in record]:
         raise ValueError(f"{path} is no record of a run: it lacks {', '.join(missing)}")
     return record
+
+
+def check_place(path: Path, key: str) -> None:
+    """Tries whether a file could be written, before there is anything to lose.
+
+    Args:
+        path: The file; its folders are made.
+        key: What names its place on the command line, for the message.
+
+    Raises:
+        ValueError: It could not.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
+    except OSError as error:
+        raise ValueError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
 
 
 def publish(path: Path, record: Mapping[str, Any]) -> Path:

@@ -224,7 +224,7 @@ class RunLogger(MLFlowLogger):
     def _log_artifacts(self, folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith("."):
-                continue  # .hydra holds the command line as it was typed, passwords included
+                continue  # .hydra holds what was typed, the names of folders included
             if entry.is_dir():
                 self.experiment.log_artifacts(self._run_id, str(entry), entry.name)
             else:

@@ -191,6 +191,15 @@ def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
     assert (tmp_path / "new" / "checkpoints" / "best.ckpt").exists()  # though no later epoch is better
 
 
+def test_fewer_epochs_than_were_trained_leave_a_run_as_it_was(composed, tmp_path: Path) -> None:
+    train(composed(*TINY, "trainer.max_epochs=2"))
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match=r"trained for 2 epochs: trainer\.max_epochs=1 must be 2 or more"):
+        train(composed(*TINY, f"resume={last}"))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+
+
 def test_workers_draw_the_epoch_that_a_resumed_run_is_in(composed, tmp_path: Path, monkeypatch) -> None:
     options = [*TINY, "trainer.max_epochs=2", "augmentation=standard", "data.workers=1"]
     train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
