@@ -28,4 +28,7 @@ if __name__ == "__main__":
         check_words(CONF, sys.argv[1:])
     except ValueError as error:
         sys.exit(str(error))
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # before there is anything to go on with, or in a multirun
+        sys.exit(130)

@@ -8,14 +8,16 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
+
+from fer_lightning.files import check_place
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -35,6 +37,15 @@ draw faces. Verbs, which do, lie elsewhere.
 """
 
 
+COUNTS = (
+    *("trainer.max_epochs", "trainer.batch_size", "eval.bootstrap", "scheduler.every_epochs"),
+    *("model.image_size", "model.width", "model.widths", "model.depths", "model.stem_kernel", "model.stem_stride"),
+)
+"""Keys that some options have and that are a whole number from 1 on, or a list of such."""
+
+COUNTS_OR_NONE = ("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs")
+"""The same from 0 on."""
+
 _FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
 RANGES = {
     "optimizer.weight_decay": _NOT_NEGATIVE,
@@ -46,14 +57,17 @@ RANGES = {
     "loss.gamma": _NOT_NEGATIVE,
     "scheduler.warmup_fraction": _FRACTION,
     "callbacks.ema.decay": _FRACTION,
+    "trainer.gradient_clip_val": _NOT_NEGATIVE,
+    "tracking.timeout": _NOT_NEGATIVE,
 }
-"""Keys that some options have, with what they must be and the number that they must stay below."""
+"""Keys that some options have, with what they, or all in their list, must be and the number to stay below."""
 
-CHOICES: Mapping[str, tuple[str | bool | None, ...]] = {
+CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
     "data.resident": ("auto", True, False),
     "data.sampler": ("shuffled", "balanced"),
     "data.targets": ("labels", "votes"),
     "eval.average": ("probabilities", "logits"),
+    "model.channels": (1, 3),
     "objective_mode": ("max", "min"),
     "second_objective": (None, "parameters", "latency"),
     "trainer.compile": (True, False),
@@ -150,10 +164,13 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
-            if not flags & MULTIRUN and composed.hydra.mode != RunMode.MULTIRUN:
+            many = bool(flags & MULTIRUN) or composed.hydra.mode == RunMode.MULTIRUN
+            if not many:
                 _check_one_run(parsed, [] if flags & SHOW else composed.hydra.sweeper.get("params") or [])
             _check_search(parsed, composed.hydra.sweeper)
             _check_data_folder(parsed, composed.hydra.runtime.choices)
+            if not flags & SHOW:
+                _check_run_folder(parsed, composed.hydra.sweep.dir, "hydra.sweep.dir" if many else "hydra.run.dir")
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
 
@@ -187,7 +204,7 @@ def _check_options(overrides: Sequence[Override], conf: Path) -> None:
     for override in overrides:
         group, value = override.key_or_group, override.value()
         names = value if isinstance(value, list) else [value]
-        if (conf / group).is_dir() and any(isinstance(name, (int, float, dict, list)) for name in names):
+        if group and (conf / group).is_dir() and any(isinstance(name, (int, float, dict, list)) for name in names):
             known = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
             raise ValueError(f"{group}={value}: there is no such option. There are {known}")
 
@@ -227,6 +244,21 @@ def _check_data_folder(overrides: Sequence[Override], choices: Mapping[str, str]
             )
 
 
+def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -> None:
+    """Refuses a folder in which nothing can be written; Hydra would stumble over it.
+
+    Args:
+        overrides: The command line.
+        sweep_dir: `hydra.sweep.dir`; where no folder is typed, that of one run lies in the same place.
+        key: What names the folder of the run, or of the runs.
+    """
+    typed = [str(override.value()).strip("'\"") for override in overrides if override.key_or_group == key]
+    folder = Path(typed[-1]) if typed else Path(sweep_dir).parent
+    check_place(folder, f"{key}={folder}" if typed else key)
+    if folder.is_file():
+        raise ValueError(f"{key}={folder} is a file, and must be a folder")
+
+
 def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
     """Command lines that between them try every option of a group which a multirun lists, and every key."""
     from hydra.core.override_parser.types import ValueType
@@ -252,6 +284,12 @@ def _explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
     from hydra.errors import HydraException, OverrideParseException
 
     if isinstance(error, OverrideParseException):
+        key, equals, value = str(error.override).partition("=")
+        if '"' in value or "'" in value:
+            return f"{error.override} cannot be read: a quote in it has no other half, or does not stand at the ends"
+        if key and equals and value:
+            quoted = shlex.quote(f'{key}="{value}"')
+            return f"{error.override} cannot be read; if this is one value, quote it for Hydra: {quoted}"
         return f"{error.override} is not key=value: {error.message.splitlines()[0]}"
     message = str(error)
     if found := re.search(r"Could not find '(.+)/([^/']+)'", message):
@@ -273,7 +311,8 @@ def _explained(error: Exception, typed: Sequence[str], conf: Path) -> str:
         alike = [name for name in known if name.rsplit(".")[-1] == key.rsplit(".")[-1]]
         near = nearest(key, alike, cutoff=0) if alike else nearest(key, known)
         return f"there is no key {key!r}{near} (+{key}=... adds one that conf/ does not list)"
-    return " ".join(message.split())
+    reason = str(error.__cause__ or "").partition("\n")[0]
+    return " ".join(f"{message}: {reason}".split()) if reason else " ".join(message.split())
 
 
 def top_level(conf: Path) -> list[str]:
@@ -331,13 +370,31 @@ def _allowed(target: object) -> Callable[..., Any]:
     found: Any = None
     if isinstance(target, str) and target.startswith((*TARGET_PREFIXES, "pytorch_lightning.Trainer")):
         module, _, name = target.rpartition(".")
-        with suppress(ImportError, AttributeError, ValueError):
-            found = None if name.startswith("_") else getattr(importlib.import_module(module), name)
+        found = None if name.startswith("_") else _found(module, name)
     if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(TARGET_PREFIXES):
         shown = repr(target)[:100] if isinstance(target, (str, type(None))) else f"of type {type(target).__name__}"
         raise ValueError(f"_target_ {shown} is not allowed: it must lie under one of {', '.join(TARGET_PREFIXES)}")
     allowed: Callable[..., Any] = found
     return allowed
+
+
+def _found(module: str, name: str) -> Any:
+    """What a module has under a name.
+
+    Raises:
+        ValueError: It has nothing of that name, or cannot be imported; the message says why.
+    """
+    try:
+        inside = vars(importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if module.startswith(str(error.name)):
+            raise ValueError(f"_target_ {module}.{name} is not allowed: there is no module {error.name}") from None
+        raise ValueError(f"_target_ {module}.{name}: {error}") from None
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise ValueError(f"_target_ {module}.{name}: {error}") from None
+    if name not in inside:
+        raise ValueError(f"_target_ {module}.{name}: the module has nothing of that name{nearest(name, inside)}")
+    return inside[name]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "", *, targets: bool = False) -> dict[str, Any]:
@@ -357,13 +414,13 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: One sentence that names the key, its value and what it must be.
     """
-    for key in ("optimizer.lr", "trainer.max_epochs", "trainer.batch_size", "model.image_size"):
-        value = OmegaConf.select(config, key)
-        if not _is_number(value) or value <= 0:
-            raise ValueError(f"{key} is {value!r}; it must be a number above 0")
-    for key in ("trainer.max_epochs", "trainer.batch_size", "model.image_size"):
-        if not isinstance(value := OmegaConf.select(config, key), int):
-            raise ValueError(f"{key} is {value!r}; it must be a whole number")
+    rate = OmegaConf.select(config, "optimizer.lr")
+    if not _is_number(rate) or rate <= 0:
+        raise ValueError(f"optimizer.lr is {rate!r}; it must be a number above 0")
+    for keys, least in ((COUNTS, 1), (COUNTS_OR_NONE, 0)):
+        for key, value, each in _given(config, keys):
+            if not isinstance(each, int) or isinstance(each, bool) or each < least:
+                raise ValueError(f"{key} is {value!r}; it must be a whole number {'above 0' if least else 'from 0 on'}")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     if not isinstance(every, int) or every < 1 or epochs % every:
         raise ValueError(
@@ -372,29 +429,37 @@ def check(config: DictConfig) -> None:
         )
     if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
-    for key, (allowed, below) in RANGES.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and not (_is_number(value) and 0 <= value < below):
+    betas = plain(OmegaConf.select(config, "optimizer.betas"))
+    if betas is not None and not (isinstance(betas, list) and all(_is_number(b) and 0 <= b < 1 for b in betas)):
+        raise ValueError(f"optimizer.betas is {betas!r}; it must be a list of numbers from 0 to below 1")
+    for key, value, each in _given(config, RANGES):
+        allowed, below = RANGES[key]
+        if not (_is_number(each) and 0 <= each < below):
             raise ValueError(f"{key} is {value!r}; it must be {allowed}")
     for key, names in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in names:
             listed = " or ".join(_typed(name) for name in names)
             raise ValueError(f"{key} is {value!r}; it must be {listed}")
-    bootstrap = config.eval.bootstrap
-    if not isinstance(bootstrap, int) or bootstrap < 1:
-        raise ValueError(f"eval.bootstrap is {bootstrap!r}; it must be a whole number above 0")
-    if not isinstance(config.data.workers, int) or config.data.workers < 0:
-        raise ValueError(f"data.workers is {config.data.workers!r}; it must be 0 or more")
     if config.resume is not None and not isinstance(config.resume, str):
         raise ValueError(f"resume is {config.resume!r}; it must be auto or a run's last.ckpt")
+    if config.resume and Path(config.resume).is_dir():
+        raise ValueError(f"resume={config.resume} is a folder: give {Path(config.resume, 'checkpoints', 'last.ckpt')}")
     if config.resume and config.resume != "auto" and not Path(config.resume).is_file():
         raise FileNotFoundError(
             f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt, or resume=auto"
         )
 
 
-def _typed(choice: str | bool | None) -> str:
+def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Of the keys that a configuration has: the key, its value, and the value or, of a list, each one in it."""
+    for key in keys:
+        value = plain(OmegaConf.select(config, key))
+        for each in value if isinstance(value, list) else [] if value is None else [value]:
+            yield key, value, each
+
+
+def _typed(choice: str | int | None) -> str:
     """A choice as it is written in yaml; words in quotes."""
     return repr(choice) if isinstance(choice, str) else "null" if choice is None else str(choice).lower()
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
-from fer_lightning.models.network import FERNetwork, check_image_size
+from fer_lightning.models.network import FERNetwork, check_image_size, check_weights_file
 from fer_lightning.training import checkpoint_io
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
@@ -34,8 +34,8 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
         FileNotFoundError: The file of `model.weights` is not there.
     """
     check_monitored(config)
-    if (weights := config.model.get("weights")) and not checkpoint and not Path(weights).is_file():
-        raise FileNotFoundError(f"model.weights={weights}: there is no such file")
+    if (weights := config.model.get("weights")) and not checkpoint:
+        check_weights_file(Path(weights))
     saved = read_checkpoint(checkpoint) if checkpoint else {}
     classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
     check_image_size(config.model.image_size)
@@ -55,6 +55,8 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
         built = build(plain(part)) if part else None
         if isinstance(built, GradualUnfreezing):
+            if not hasattr(body, "stages"):
+                raise ValueError(f"finetune=gradual thaws stages(), and {config.model._target_} has none")
             built.check_stages(len(body.stages()))  # type: ignore[operator]
     for key in ("views", "validation"):
         if (views := config.eval.get(key)) or key == "views":
@@ -165,7 +167,10 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
     try:
         with torch.device("meta"), torch.no_grad():
             body: nn.Module = build(options, num_classes=classes)
-            body.eval()(torch.zeros(1, model["channels"], size, size))
+            said = body.eval()(torch.zeros(1, model["channels"], size, size))
+        if tuple(said.shape) != (1, classes):
+            shape = " x ".join(map(str, said.shape))
+            raise ValueError(f"{model['_target_']} answers a picture with {shape} values, not 1 x {classes} logits")
     except NotImplementedError:  # an operator that torch cannot do without memory
         pass
     except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:

@@ -19,6 +19,7 @@ from fer_lightning.config import build, check, flatten, nearest, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split
+from fer_lightning.files import check_place
 from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters
@@ -89,7 +90,7 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     if not (isinstance(limit := config.trainer.limit_test_batches, float) and limit == 1):
         raise ValueError(f"paths.results_dir takes a whole test part; trainer.limit_test_batches is {limit}")
     path = Path(config.paths.results_dir) / f"{job.label}_seed{config.seed}.json"
-    records.check_place(path, f"paths.results_dir={config.paths.results_dir}")
+    check_place(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = shlex.split(records.read_record(path, "command")["command"])[2:]
         if records.settings_typed(before) != records.settings_typed(job.overrides):
@@ -124,10 +125,11 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     ending = calm_end(folder, job.goes_on)
     with ending, trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():
+            if first:
+                stack.enter_context(alone_in(folder))
             check(config)
             check_devices(config, job)
             if first:
-                stack.enter_context(alone_in(folder))
                 keep_what_lies_in(folder, config)
                 records.mask_hydras_files(folder, job.sweep_dir)
             checkpoint, earlier = place_to_go_on(config, folder, console)

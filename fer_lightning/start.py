@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,20 @@ log = logging.getLogger(__name__)
 def alone_in(folder: Path) -> Iterator[None]:
     """Keeps a folder to one run; the lock goes with the process, however it ends.
 
+    Where the run ends before it has begun, for example by a mistake in its settings, the folder goes too.
+
     Raises:
         ValueError: Another process trains there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            except BaseException:
+                if {path.name for path in folder.iterdir()} <= {".lock", ".hydra", "train.log"}:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
     except Timeout:
         raise ValueError(
             f"{folder} belongs to a run that another process is training at this moment: give this one a folder of "
@@ -107,8 +115,8 @@ def check_start(
     then, trained = saved["hyper_parameters"], saved["history"][-1]["epoch"]
     if trained > config.trainer.max_epochs:
         raise ValueError(
-            f"resume={checkpoint} has been trained for {trained} epochs: trainer.max_epochs={config.trainer.max_epochs} "
-            f"must be {trained} or more"
+            f"resume={checkpoint} has been trained for {trained} epochs: "
+            f"trainer.max_epochs={config.trainer.max_epochs} must be {trained} or more"
         )
     refuse_what_it_learnt(f"resume={checkpoint}", then["provenance"], faces, protocol)
     if list(then["classes"]) != list(faces.classes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from fer_lightning.config import build, plain
@@ -52,7 +53,12 @@ def check_devices(config: DictConfig, job: Job) -> None:
     Raises:
         ValueError: One sentence that names the setting and the way out.
     """
-    trainer, devices = config.trainer, config.trainer.devices
+    trainer, devices = config.trainer, plain(config.trainer.devices)
+    listed = devices if isinstance(devices, list) else str(devices).split(",")
+    if devices != "auto" and not all(re.fullmatch(r"-1|\d+", str(device)) for device in listed):
+        raise ValueError(
+            f"trainer.devices is {devices!r}; it must be a number of devices, a list of their numbers, or 'auto'"
+        )
     found = torch.cuda.is_available() or (trainer.accelerator == "gpu" and torch.backends.mps.is_available())
     if trainer.accelerator in ("gpu", "cuda") and not found:
         raise ValueError(
@@ -61,7 +67,7 @@ def check_devices(config: DictConfig, job: Job) -> None:
     if devices in ("auto", -1, "-1"):
         count = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
     else:
-        count = len(plain(devices)) if OmegaConf.is_list(devices) else devices
+        count = len(devices) if isinstance(devices, list) else devices
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
     if not several and count in (0, 1, "0", "1"):
         return

@@ -1,9 +1,14 @@
 """Wrong use is told in one sentence, before any data are read."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from conftest import ROOT, TINY
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
+import fer_lightning.models
 from fer_lightning.config import check_words, register_resolvers
 from fer_lightning.rehearsal import rehearse
 from fer_lightning.run import train
@@ -24,7 +29,7 @@ from fer_lightning.run import train
         ("objective=train/loss", "objective is 'train/loss'"),
         ("model.image_size=4", r"model\.image_size=4 is too small"),
         ("model.weights=nowhere.safetensors", "no such file"),
-        ("optimizer.betas=[2,0.9]", "beta"),
+        ("optimizer.betas=[2,0.9]", r"optimizer\.betas is \[2, 0\.9\]; it must be"),
         ("scheduler.warmup_fraction=much", "scheduler"),
         ("loss.label_smoothing=1", r"loss\.label_smoothing is 1"),
         ("objective=val/loss", "objective=val/loss is better when it is smaller: add objective_mode=min"),
@@ -45,7 +50,20 @@ from fer_lightning.run import train
         ("eval.split=val paths.results_dir=results", "takes what was measured on test alone"),
         ("trainer.max_epochs=5 trainer.check_val_every_n_epoch=2", "that divides trainer.max_epochs=5"),
         ("loss=distillation", "loss=distillation learns from a teacher: add callbacks=distillation"),
-        ("model.width=0", r"does not suit fer_lightning\.models\.custom_cnn"),
+        ("model.width=0", r"model\.width is 0; it must be a whole number above 0"),
+        ("model=compact model.widths=[8,0,8]", r"model\.widths is \[8, 0, 8\]; it must be a whole number above 0"),
+        ("scheduler=plateau scheduler.patience=-1", r"scheduler\.patience is -1; it must be a whole number from 0 on"),
+        ("model=emonext model.name=test_convnext model.image_size=9", "does not suit test_convnext"),
+        ("trainer.devices=banana", r"trainer\.devices is 'banana'; it must be a number of devices"),
+        ("trainer.gradient_clip_val=-1", r"trainer\.gradient_clip_val is -1; it must be 0 or more"),
+        ("tracking=mlflow tracking.timeout=abc", r"tracking\.timeout is 'abc'; it must be 0 or more"),
+        ("optimizer.betas=3", r"optimizer\.betas is 3; it must be a list of numbers"),
+        (
+            "model._target_=fer_lightning.models.custom_cnn.CustomCN",
+            r"did you mean 'CustomCNN'\?",
+        ),
+        ("resume=.", r"resume=\. is a folder: give checkpoints/last\.ckpt"),
+        ("model.weights=.", r"model\.weights=\. is a folder: of a run give checkpoints/best\.ckpt"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
         ("trainer=ddp finetune=gradual", "finetune=gradual"),
         ("eval=rotations eval.views.angles=0", r"eval\.views\.angles=0: a 24 px picture cannot be looked at like that"),
@@ -56,7 +74,7 @@ from fer_lightning.run import train
         ("trainer.limit_train_batches=null", r"limit_train_batches is None; it must be above 0"),
         ("debug=fast paths.results_dir=results", r"takes a whole test part; trainer\.limit_test_batches is 3"),
         ("finetune=gradual finetune.callback.keep_frozen=9", r"keep_frozen is 9; the model has \d stages"),
-        ("scheduler=step scheduler.every_epochs=0", "optimizer or scheduler: "),
+        ("scheduler=step scheduler.every_epochs=0", r"scheduler\.every_epochs is 0; it must be a whole number above 0"),
         ("scheduler.initial_divisor=0", "optimizer or scheduler: "),
         ("optimizer.betas=[0.9]", "optimizer or scheduler: "),
         ("callbacks=ema callbacks.ema.decay=2", r"callbacks\.ema\.decay is 2; it must be"),
@@ -74,6 +92,39 @@ def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override
     with pytest.raises(CompactHydraException, match=named) as caught:
         train(composed(*TINY, *override.split()))
     assert "\n" not in str(caught.value)
+    assert not Path(HydraConfig.get().runtime.output_dir).exists()
+
+
+OWN_MODEL = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, num_classes, channels, image_size, **others):
+        super().__init__()
+        self.head = nn.Linear(channels * image_size**2, num_classes)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words", "sentence"),
+    [
+        ("", "", "finetune=gradual", r"finetune=gradual thaws stages\(\), and .*Mine has none"),
+        (", num_classes)", ", 5)", "", r"mine\.Mine answers a picture with 1 x 5 values, not 1 x 7 logits"),
+        ("from torch", "from torhc", "", r"_target_ fer_lightning\.models\.mine\.Mine: No module named 'torhc'"),
+        ("(nn.Module)", "(nn.Module", "", r"_target_ fer_lightning\.models\.mine\.Mine: .* \(mine\.py, line"),
+    ],
+)
+def test_what_is_wrong_with_a_model_of_ones_own_is_said(
+    composed, tmp_path: Path, monkeypatch, right: str, wrong: str, words: str, sentence: str
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace(right, wrong))
+    monkeypatch.setattr(fer_lightning.models, "__path__", [*fer_lightning.models.__path__, str(tmp_path)])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})  # without it again afterwards
+    with pytest.raises(CompactHydraException, match=sentence):
+        train(composed(*TINY, "model._target_=fer_lightning.models.mine.Mine", *words.split()))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +163,12 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("-m model=vgg,custom_cnm optimizer.lr=1,2", "model=custom_cnm: there is no such option"),
         ("hydra/sweeper=fer_optima", "hydra/sweeper=fer_optima: there is no such option; did you mean 'fer_optuna'?"),
         ("model", "model is not key=value"),
+        ("paths.data_dir=a=b", "paths.data_dir=a=b cannot be read; if this is one value, quote it for Hydra: 'paths"),
+        ("paths.data_dir=my\"file", "paths.data_dir=my\"file cannot be read: a quote in it has no other half"),
+        ("hydra.run.dir=pyproject.toml", "hydra.run.dir=pyproject.toml is a file, and must be a folder"),
+        ("hydra.run.dir=/proc/here", "hydra.run.dir=/proc/here: /proc cannot be written to"),
+        ("-m seed=1,2 hydra.sweep.dir=pyproject.toml/x", "hydra.sweep.dir=pyproject.toml/x: pyproject.toml cannot be"),
+        ("-m search=loss hydra.sweeper.n_trials=abc", "Error merging override hydra.sweeper.n_trials=abc: Value 'abc'"),
         ("-m optimizer.lr=tag(log,interval(1,2))", "optimizer.lr=tag(log,interval(1,2)) is a range to search"),
         ("loss.gamma=2", "loss.gamma belongs to loss=focal: add that"),
         ("data.path=fer2013.csv", "data.path belongs to data=fer2013 or data=folder: add that"),
@@ -124,7 +181,8 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("search=loss", "search=loss is searched with -m: python train.py -m search=loss"),
     ],
 )  # fmt: skip
-def test_misspelt_words_are_answered_with_the_nearest(words: str, sentence: str) -> None:
+def test_misspelt_words_are_answered_with_the_nearest(monkeypatch, words: str, sentence: str) -> None:
+    monkeypatch.chdir(ROOT)
     register_resolvers()
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the sentence is what matters
         check_words(ROOT / "conf", words.split())

@@ -259,7 +259,11 @@ def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_ru
         key: value.contiguous() for key, value in load_module(checkpoint).network.state_dict().items() if key != "luma"
     }
     safetensors.torch.save_file(weights, tmp_path / "leaky.safetensors", metadata=origin)
-    leaky = ["model=sequential_cnn", f"model.weights={tmp_path}/leaky.safetensors", f"paths.output_dir={tmp_path}/leaky"]
+    leaky = [
+        "model=sequential_cnn",
+        f"model.weights={tmp_path}/leaky.safetensors",
+        f"paths.output_dir={tmp_path}/leaky",
+    ]
     with pytest.raises(CompactHydraException, match=r"leaky\.safetensors was trained under protocol leaky_pooled"):
         train(composed(*TINY, *leaky))
 

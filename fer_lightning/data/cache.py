@@ -20,6 +20,7 @@ import numpy as np
 
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.locate import walk
+from fer_lightning.files import sync_folder
 from fer_lightning.labels import USAGES
 
 CACHE_FOLDER: Final = ".fer_lightning_cache"
@@ -189,13 +190,3 @@ def _digest(*parts: str) -> str:
 
 def _user_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where folders can be synchronised at all."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

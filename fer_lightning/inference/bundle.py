@@ -156,7 +156,12 @@ def _reader(place: Path) -> Iterator[Read]:
 
             yield read
     except FileNotFoundError as error:
-        raise BundleError(f"{place} is no bundle: {Path(error.filename).name} is missing") from None
+        way = ""
+        if (place / "bundle" / DESCRIPTION).is_file():
+            way = f"; that of this run is {place / 'bundle'}"
+        elif (place / "checkpoints").is_dir():
+            way = f"; `python -m fer_lightning export checkpoint={place}` makes one of this run"
+        raise BundleError(f"{place} is no bundle: {Path(error.filename).name} is missing{way}") from None
     except zipfile.BadZipFile:
         raise BundleError(f"{place} is no bundle: neither a folder nor a zip, or a damaged one") from None
     except BundleError:

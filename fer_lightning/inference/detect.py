@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_lightning.files import written_whole
+
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture; it may reach beyond the picture's edge."""
@@ -253,10 +255,8 @@ def mediapipe_model() -> bytes:
         raise ValueError(f"MediaPipe's model is not at {path} and cannot be downloaded ({error}): {advice}") from None
     if (sha256 := hashlib.sha256(content).hexdigest()) != MEDIAPIPE_SHA256:
         raise ValueError(f"what {MEDIAPIPE_URL} gave is not MediaPipe's model (sha256 {sha256}): {advice}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
     return content
 
 

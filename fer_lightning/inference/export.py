@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fer_lightning.config import plain
+from fer_lightning.files import check_place
 from fer_lightning.inference import graphs
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.graphs import Faces
@@ -161,6 +162,7 @@ def export(
     out = (out or source.folder / "bundle").absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file())):
         raise ValueError(f"out={out} exists and is no bundle; name another folder")
+    check_place(out, f"out={out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
         folder = Path(aside) / "new"

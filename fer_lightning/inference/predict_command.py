@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fer_lightning.files import check_place, in_words, written_whole
 from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable, read_picture, to_uint8
 from fer_lightning.inference.predict import BATCH, FERPredictor, Prediction
 from fer_lightning.inference.video import frames
@@ -163,8 +164,7 @@ def line_of(source: Source, number: int, face: Prediction) -> str:
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     """All rows into a .csv, .json, .jsonl or .parquet file, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as aside:
         if path.suffix == ".parquet":
             import pandas as pd
 
@@ -179,9 +179,6 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
                     table = csv.DictWriter(file, list(rows[0]) if rows else ["picture"])
                     table.writeheader()
                     table.writerows(rows)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class Annotator:
@@ -265,15 +262,15 @@ def main(arguments: Sequence[str]) -> int:
         command.error(f"--annotate {options.annotate} is where pictures are read from: give another folder")
     try:
         if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(options.out.parent, os.W_OK):
-                command.error(f"--out {options.out}: no permission to write there")
+            check_place(options.out, "--out")
+        if options.annotate:
+            check_place(options.annotate / "picture", "--annotate")
         return _run(options)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, ImportError, OSError) as error:
-        print(f"fer predict: {error}", file=sys.stderr)
+        print(f"fer predict: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
 
 
@@ -343,9 +340,13 @@ def _run(options: argparse.Namespace) -> int:
             len({(row["picture"], row["seconds"]) for row in kept}),
             sum(bool(row["face"]) for row in kept),
         )
-        errors.print(f"{found:,} faces in {pictures:,} pictures: {options.out}")
+        errors.print(f"{_counted(found, 'face')} in {_counted(pictures, 'picture')}: {options.out}")
     sys.stdout.flush()
     return 1 if unread else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _finder(options: argparse.Namespace) -> FaceDetector | str:

@@ -29,7 +29,8 @@ def prune_channels(network: FERNetwork, narrower: FERNetwork) -> None:
     wide, slim = dict(network.body.named_modules()), dict(narrower.body.named_modules())
     if [*wide] != [*slim] or any(type(wide[name]) is not type(slim[name]) for name in wide):
         odd = next((name for name in [*wide, *slim] if type(wide.get(name)) is not type(slim.get(name))), "its order")
-        raise ValueError(f"the narrower model is built of other layers ({odd}): change widths alone, no depths")
+        where = odd or "from the first on"  # the network as a whole has no name
+        raise ValueError(f"the narrower model is built of other layers ({where}): change widths alone, no depths")
     surplus = {name: _width(layer) - _width(slim[name]) for name, layer in wide.items()}
     if wider := [name for name in surplus if surplus[name] < 0]:
         raise ValueError(f"layer {wider[0]} has {_width(wide[wider[0]])} channels; pruning cannot make it wider")

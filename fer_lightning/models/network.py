@@ -233,9 +233,20 @@ def weights_origin(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def check_weights_file(path: Path) -> None:
+    """Says why `model.weights` names no file.
+
+    Raises:
+        FileNotFoundError: There is none, or the path is a folder.
+    """
+    if path.is_dir():
+        raise FileNotFoundError(f"model.weights={path} is a folder: of a run give {path / 'checkpoints' / 'best.ckpt'}")
     if not path.is_file():
         raise FileNotFoundError(f"model.weights={path}: there is no such file")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    check_weights_file(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -29,6 +29,9 @@ def read_torch_file(path: Path, *, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", mmap=mmap and zipped, weights_only=True)
     except pickle.UnpicklingError:  # torch's message advises to run what is in the file
         raise ValueError("it is damaged, or holds more than tensors and plain data: refused") from None
+    except RuntimeError as error:
+        cut = "PytorchStreamReader" in str(error)
+        raise ValueError("it is damaged or not whole" if cut else reason_of(error)) from None
     except Exception as error:  # a damaged file makes zipfile, pickle and torch raise anything
         raise ValueError(reason_of(error)) from None
 

@@ -7,7 +7,6 @@ sweeps. Colours are those of Okabe and Ito (2008), which people with colour blin
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from fer_lightning.files import written_whole
 
 INK, MUTED, RULE = "#222222", "#666666", "#DDDDDD"
 BLUE, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#56B4E9", "#CC79A7"
@@ -55,13 +56,8 @@ RATES = {"learning rate": ("lr", PURPLE)}
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     """Writes a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as aside:
         figure.savefig(aside, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

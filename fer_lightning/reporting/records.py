@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
 import re
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from fer_lightning.files import written_whole
 
 RUN_ID = ".mlflow_run_id"
 """The file in a run's folder that says which MLflow run it is."""
@@ -160,26 +160,6 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     return record
 
 
-def check_place(path: Path, key: str) -> None:
-    """Tries whether a file could be written, before there is anything to lose.
-
-    Args:
-        path: The file; its folders are made.
-        key: What names its place on the command line, for the message.
-
-    Raises:
-        ValueError: It could not.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
-    except OSError as error:
-        raise ValueError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
-
-
 def publish(path: Path, record: Mapping[str, Any]) -> Path:
     """Writes a record for everybody to read: its command without the folders in which data lie."""
     words = shlex.split(record["command"])
@@ -188,9 +168,7 @@ def publish(path: Path, record: Mapping[str, Any]) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Writes a whole file or none: aside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
+    """Writes a JSON file, whole or not at all."""
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
     return path

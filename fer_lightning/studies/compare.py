@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fer_lightning.files import check_place, in_words
 from fer_lightning.help import wrapped
 from fer_lightning.reporting.records import read_record, write_json
 from fer_lightning.reporting.report import read_predictions
@@ -229,11 +230,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"fer compare: give two folders of measurements, not {len(folders)}", file=sys.stderr)
         return 2
     try:
+        for file in files:
+            check_place(Path(file), f"json={file}")
         result = compare(*(Measured.read(folder) for folder in folders))
         for file in files:
             write_json(Path(file), result)
     except (ValueError, OSError) as error:
-        print(f"fer compare: {error}", file=sys.stderr)
+        print(f"fer compare: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     _show(result, Console())
     return 0

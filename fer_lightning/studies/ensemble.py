@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.files import check_place
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
@@ -27,10 +29,10 @@ from fer_lightning.studies.compare import paired, points
 from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
-from fer_lightning.training.checkpoint_io import checkpoint_of
+from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
-from fer_lightning.training.voting import vote_weights
+from fer_lightning.training.voting import check_vote, vote_weights
 
 HELP = """usage: python -m fer_lightning ensemble members=[RUN,RUN,...] [weights=fitted] [choose=greedy] [key=value ...]
 
@@ -168,6 +170,8 @@ def ask(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tu
     """
     members: list[Member] = []
     first: Trained | None = None
+    for path in paths:
+        existing_checkpoint(path)
     for number, path in enumerate(paths, start=1):
         net = Trained.load(path, overrides)
         first = first or net
@@ -405,6 +409,11 @@ def main(arguments: Sequence[str]) -> int:
         if ("members" in given) == ("recipe" in given):
             raise ValueError("give members=[RUN,RUN,...] or recipe=NAME")
         weights, choose = "equal", "all"
+        check_vote(given.get("weights", weights), given.get("choose", choose))
+        if publish := given.get("publish"):
+            if not re.fullmatch(r"\w+", publish):
+                raise ValueError(f"publish={publish} must be one word of letters, digits and _: the name of a row")
+            check_place(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
         if "recipe" in given:
             recipe = Recipe.read(given["recipe"])
             paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.config import plain
+from fer_lightning.files import check_place
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
@@ -45,6 +46,8 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     """
     quiet()
     net = Trained.load(path, overrides, another_model=True)
+    file = net.run / "pruned.safetensors"
+    check_place(file, "checkpoint")
     whole = net.module.network
     model = {key: value for key, value in plain(net.config.model).items() if key not in ("pretrained", "weights")}
     narrower = build_network(model, num_classes=len(net.module.classes))  # its weights are those that are left
@@ -52,7 +55,6 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     prune_channels(whole, narrower)
     net.module.network = narrower
     rows.append(_row("pruned", narrower, net.ask("val")))
-    file = net.run / "pruned.safetensors"
     origin = {key: net.provenance[key] for key in ("data", "data_fingerprint", "protocol")}
     safetensors.torch.save_file(narrower.state_dict(), file, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)

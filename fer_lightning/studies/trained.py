@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +19,21 @@ from fer_lightning.config import CONF, build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky, same_pictures
+from fer_lightning.files import written_whole
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
-from fer_lightning.training.checkpoint_io import checkpoint_of
+from fer_lightning.training.checkpoint_io import existing_checkpoint
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 
-TRAINED = {"model", "loss", "optimizer", "scheduler", "augmentation", "callbacks", "finetune", "experiment"}
-"""Groups that do nothing any more once a net is trained."""
+TRAINED = {
+    *("model", "loss", "optimizer", "scheduler", "augmentation", "callbacks", "finetune", "experiment", "objective"),
+    *("trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.gradient_clip_val", "trainer.on_nan"),
+    *("trainer.gradient_clip_algorithm", "trainer.compile", "trainer.limit_train_batches"),
+}
+"""Groups and keys that do nothing any more once a net is trained."""
 
 PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
 """What a checkpoint must say of its training, for work over it."""
@@ -111,9 +115,10 @@ class Trained:
             FileNotFoundError: There is no such checkpoint.
             ValueError: It is not one of this project, or the data set has other classes.
         """
-        checkpoint = checkpoint_of(path)
+        checkpoint = existing_checkpoint(path)
         fixed = TRAINED - {"model"} if another_model else TRAINED
-        if late := [word for word in overrides if re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0] in fixed]:
+        keys = {word: word.lstrip("+~").partition("=")[0] for word in overrides}
+        if late := [word for word, key in keys.items() if {key, key.partition(".")[0]} & fixed]:
             raise ValueError(f"{late[0]} is decided by the training: {checkpoint} cannot be changed in that any more")
         module = load_module(checkpoint)
         if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:
@@ -220,11 +225,8 @@ class Trained:
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():
             predictions = self.ask(part)
-            path.parent.mkdir(exist_ok=True)
-            aside = path.with_name(f".{path.name}.{os.getpid()}")
-            with aside.open("wb") as file:
+            with written_whole(path) as aside, aside.open("wb") as file:
                 np.savez(file, index=predictions.index.numpy(), logits=predictions.logits.numpy())
-            aside.replace(path)
         try:
             with np.load(path) as kept:
                 index, logits = torch.from_numpy(kept["index"]), torch.from_numpy(kept["logits"])

@@ -17,6 +17,10 @@ Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
 """What a verb does with the values of its own words and with the overrides; None or its exit status."""
 
 
+OF_A_TRAINING = dict.fromkeys(("hydra", "resume", "search", "debug", "second_objective"), "it is for trainings alone")
+"""What no verb takes."""
+
+
 def run_verb(
     name: str,
     about: str,
@@ -45,7 +49,7 @@ def run_verb(
     try:
         with one_clear_sentence():
             given, overrides = split_words(arguments, own)
-            check_effect(overrides, without_effect or {})
+            check_effect(overrides, {**OF_A_TRAINING, **(without_effect or {})})
             return act(given, overrides) or 0
     except (HydraException, OmegaConfBaseException, OSError) as error:
         print(f"fer {name}: {error}", file=sys.stderr)

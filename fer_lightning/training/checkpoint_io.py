@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from fer_lightning.data.cache import sync_folder
+from fer_lightning.files import sync_folder
 from fer_lightning.models.torch_file import read_torch_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -22,6 +22,22 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def checkpoint_of(path: Path) -> Path:
     """A checkpoint itself, or the best one of a run's folder."""
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+
+
+def existing_checkpoint(path: Path) -> Path:
+    """`checkpoint_of`, where it is there.
+
+    Raises:
+        FileNotFoundError: It is not; of a folder of runs the message names one of them.
+    """
+    checkpoint = checkpoint_of(path)
+    if checkpoint.is_file():
+        return checkpoint
+    if not path.is_dir():
+        raise FileNotFoundError(f"checkpoint={path}: there is no such file or folder")
+    runs = sorted(found.parent.parent for found in path.glob("*/checkpoints/best.ckpt"))
+    way = f"; it holds {len(runs)} of them: give one, as {runs[0]}" if runs else ""
+    raise FileNotFoundError(f"checkpoint={path} is no trained run: it has no checkpoints/best.ckpt{way}")
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:

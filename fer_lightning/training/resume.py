@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fer_lightning.config import flatten, plain
+from fer_lightning.files import claimed, written_whole
 
 STATE = ".resume.json"
 """The file in a run's folder that says which run it is."""
@@ -44,10 +45,9 @@ class RunState:
             return None
 
     def write(self, folder: Path) -> None:
-        """Writes it whole: aside, then renamed."""
-        aside = folder / f"{STATE}.tmp"
-        aside.write_text(json.dumps(asdict(self)), "utf-8")
-        aside.replace(folder / STATE)
+        """Writes it, whole or not at all."""
+        with written_whole(folder / STATE) as aside:
+            aside.write_text(json.dumps(asdict(self)), "utf-8")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
@@ -93,10 +93,10 @@ def run_folder(fresh: str, config: DictConfig) -> str:
     """
     resume = config.get("resume")
     if resume == "auto":
-        return str(last_folder(Path(fresh).parents[1], settings(config)) or fresh)
+        return str(last_folder(Path(fresh).parents[1], settings(config)) or claimed(fresh))
     if isinstance(resume, str) and Path(resume).parent.name == "checkpoints":
         return str(Path(resume).parents[1])
-    return fresh
+    return claimed(fresh)
 
 
 def go_on(folder: Path, wanted: Mapping[str, Any]) -> RunState | None:

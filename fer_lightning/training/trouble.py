@@ -21,6 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.data.arrays import DataError
+from fer_lightning.files import in_words
 from fer_lightning.training.checkpoint_io import NO_ROOM
 
 INTERRUPTED = 130
@@ -47,7 +48,7 @@ def one_clear_sentence() -> Iterator[None]:
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CompactHydraException(str(error)) from None
+        raise CompactHydraException(in_words(error) if isinstance(error, OSError) else str(error)) from None
     except OmegaConfBaseException as error:  # a key that somebody took away, or whose value cannot be resolved
         raise CompactHydraException(" ".join(str(error).split())) from None
 

@@ -98,6 +98,18 @@ def choose_greedily(logits: Tensor, labels: Tensor, rounds: int = 100) -> Tensor
     return chosen
 
 
+def check_vote(weights: str, choose: str) -> None:
+    """Refuses what `vote_weights` does not know.
+
+    Raises:
+        ValueError: One of them is none of its words.
+    """
+    if weights not in ("equal", "fitted"):
+        raise ValueError(f"weights is {weights!r}; it must be 'equal' or 'fitted'")
+    if choose not in ("all", "greedy"):
+        raise ValueError(f"choose is {choose!r}; it must be 'all' or 'greedy'")
+
+
 def vote_weights(logits: Tensor, labels: Tensor, weights: str, choose: str) -> Tensor:
     """How much each net's answer counts, from the val part alone.
 
@@ -113,10 +125,7 @@ def vote_weights(logits: Tensor, labels: Tensor, weights: str, choose: str) -> T
     Raises:
         ValueError: `weights` or `choose` is none of these.
     """
-    if weights not in ("equal", "fitted"):
-        raise ValueError(f"weights is {weights!r}; it must be 'equal' or 'fitted'")
-    if choose not in ("all", "greedy"):
-        raise ValueError(f"choose is {choose!r}; it must be 'all' or 'greedy'")
+    check_vote(weights, choose)
     votes = choose_greedily(logits, labels) if choose == "greedy" else torch.ones(len(logits))
     shares = votes.double() / votes.sum()
     if weights == "fitted":

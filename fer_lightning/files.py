@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all, and places that are tried before there is anything to lose."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a file beside `path` to write to, which takes its place at the end; after an error it is as before.
+
+    Args:
+        path: The file; its folders are made.
+
+    Raises:
+        OSError: It cannot be written; `filename` is `path`.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        aside.replace(path)
+    except OSError as error:
+        if error.filename in (str(aside), aside):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@cache
+def claimed(fresh: str) -> str:
+    """The folder of a new run, made; another name where a run that started in the same second has it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    Path(fresh).parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = fresh if number == 1 else f"{fresh}_{number}"
+        with suppress(FileExistsError):
+            Path(folder).mkdir()
+            return folder
+    raise AssertionError("counting has no end")
+
+
+def check_place(path: Path, named: str) -> None:
+    """Tries whether something could be written, and makes nothing.
+
+    Args:
+        path: A file or folder that may not be there yet.
+        named: The word of the command line that names it, for the message.
+
+    Raises:
+        ValueError: It could not.
+    """
+    above = path
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if above == path and path.is_file():
+        above = path.parent
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{named}: {above} cannot be written to ({error.strerror})") from None
+
+
+def in_words(error: OSError) -> str:
+    """What the system says of a file, without the number: `results.csv: Permission denied`."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut, where folders can be synchronised at all."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
