@@ -3,6 +3,9 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fer_lightning.config import CONF, check_words, help_text, overrides_last, register_resolvers
@@ -16,7 +19,12 @@ def main(config: DictConfig) -> float | tuple[float, float]:
     """Returns the objective, or two, for sweeps."""
     from fer_lightning.run import train  # imports torch, which --help and --cfg do not need
 
-    return train(config)
+    try:
+        return train(config)
+    except CompactHydraException as mistake:  # of one run its sentence is all that there is to say
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(str(mistake))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,12 @@ def composed(tmp_path: Path) -> Iterator[Compose]:
 
 
 @pytest.fixture(autouse=True)
+def _no_tracking_server() -> None:
+    """Runs are tracked where the test says; `mlflow.set_tracking_uri` leaves its word to whatever comes after it."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(autouse=True)
 def _quiet_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 

@@ -368,8 +368,8 @@ def main(arguments: Sequence[str]) -> int:
         if to_mlflow:
             from fer_lightning.inference.mlflow_model import log_model
 
-            uri = log_model(bundle, plain(source.first.config.tracking))
-            console.print(f"MLflow model: {uri}", soft_wrap=True, highlight=False)
+            model, store = log_model(bundle, plain(source.first.config.tracking))
+            console.print(f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", soft_wrap=True, highlight=False)
         return 0
 
     own = ("checkpoint", "out", "name", "format", "int8", "mlflow")

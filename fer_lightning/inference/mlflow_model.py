@@ -85,7 +85,7 @@ def log_bundle(bundle: Bundle) -> ModelInfo:
     return logged
 
 
-def log_model(bundle: Bundle, store: Mapping[str, Any]) -> str:
+def log_model(bundle: Bundle, store: Mapping[str, Any]) -> tuple[str, str]:
     """Logs a bundle as a run of its own, with its scores.
 
     Args:
@@ -93,7 +93,7 @@ def log_model(bundle: Bundle, store: Mapping[str, Any]) -> str:
         store: conf/tracking of MLflow.
 
     Returns:
-        The address that `mlflow.pyfunc.load_model` takes.
+        The address that `mlflow.pyfunc.load_model` takes, and that of the store which it asks (`MLFLOW_TRACKING_URI`).
 
     Raises:
         ValueError: Tracking is not by MLflow.
@@ -114,7 +114,7 @@ def log_model(bundle: Bundle, store: Mapping[str, Any]) -> str:
             logger.log_metrics({f"{part}/{key}": value for key, value in row.items() if isinstance(value, float)})
         mlflow.set_tracking_uri(logger.experiment.tracking_uri)
         with mlflow.start_run(run_id=logger.run_id):
-            return log_bundle(bundle).model_uri
+            return log_bundle(bundle).model_uri, logger.uri
 
 
 def _example(bundle: Bundle) -> bytes:

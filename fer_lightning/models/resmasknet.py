@@ -73,7 +73,7 @@ class ResMaskNet(TimmBody):
         dropout: Probability of dropping an input of the last layer.
 
     Raises:
-        ValueError: As `TimmBody`, or `name` is not a ResNet.
+        ValueError: As `TimmBody`, `name` is not a ResNet, or `depths` are not one a stage.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class ResMaskNet(TimmBody):
         if not hasattr(self.backbone, "layer4"):
             raise ValueError(f"model.name={name} is not a ResNet with four stages, such as resnet34")
         widths = [stage["num_chs"] for stage in self.backbone.feature_info[1:]]
+        if len(depths) != len(widths):
+            raise ValueError(f"model.depths has {len(depths)} numbers; give each of the {len(widths)} stages its own")
         self.masks = nn.ModuleList(Mask(width, depth) for width, depth in zip(widths, depths, strict=True))
 
     def stages(self) -> list[nn.Module]:

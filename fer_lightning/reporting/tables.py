@@ -122,7 +122,7 @@ def results_files(console: Console, folder: Path, tracked: str | None = None) ->
     console.print(f"[bold]Results[/bold] in {escape(str(folder))}", highlight=False, soft_wrap=True)
     console.print(table)
     if tracked is not None:
-        console.print(f"\n[bold]Compare runs[/bold] with: {escape(tracked)}", highlight=False, soft_wrap=True)
+        console.print(f"\n[bold]Compare runs[/bold] with\n{escape(tracked)}", highlight=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

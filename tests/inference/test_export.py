@@ -286,7 +286,7 @@ def test_an_mlflow_model_gives_the_same_answers(small_bundle: Path, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     try:
-        address = mlflow_model.log_model(bundle, store)
+        address, _ = mlflow_model.log_model(bundle, store)
         model = mlflow.pyfunc.load_model(address)
         [run] = mlflow.search_runs(experiment_names=["bundles"], output_format="list")
     finally:

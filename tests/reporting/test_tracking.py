@@ -435,3 +435,10 @@ def resumed(store, folder):
         None, str(store), "faces", 5,
         folder=folder, run_name="run", tags={}, params={"lr": 1}, sweep_dir=None, resumed=True,
     )  # fmt: skip
+
+
+def test_mlflows_own_variable_names_the_server_too(composed, monkeypatch) -> None:
+    assert composed("data=synthetic").tracking.uri is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert composed("data=synthetic").tracking.uri == "http://host:5000"
+    assert composed("data=synthetic", "tracking.uri=http://other").tracking.uri == "http://other"
