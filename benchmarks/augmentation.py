@@ -1,5 +1,6 @@
 """How many pictures a second does each way of augmenting manage on one core, and what share of a training step is it?
 
+    pip install -e '.[benchmark]'
     python benchmarks/augmentation.py [--size 48] [--channels 1] --out benchmarks/results/augmentation.json
 
 The policy is `augmentation=standard`: flip, rotation, shift, zoom, brightness and contrast, a draw per

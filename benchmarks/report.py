@@ -266,7 +266,7 @@ SECTIONS = (
         "Input pipeline",
         augmentation,
         "The policy is `augmentation=standard`. *BatchedAugmentation* is the default; *PictureAugmentation* is "
-        "albumentations as ours.",
+        "this project's policy by albumentations, one picture at a time.",
         (
             ("at least 4 times albumentations", lambda r: r["ratio_to_albumentations"]["BatchedAugmentation"] >= 4),
             ("at most 3% of a training step", lambda r: r["share_of_a_training_step"]["share"] <= 0.03),

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("ci", derandomize=True)  # a run that decides over a change must not depend on luck
 if os.environ.get("CI"):
     settings.load_profile("ci")
-REAL_DATA = ROOT.parent / "shared" / "data"
+REAL_DATA = Path(os.environ.get("FER_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 TINY = [
     "data=synthetic",
@@ -107,7 +107,7 @@ def _quiet_lightning() -> None:
 def real_data() -> Path:
     """The folder with the real FER2013."""
     if not (REAL_DATA / "fer2013.csv.xz").exists():
-        pytest.skip(f"real FER2013 is not at {REAL_DATA}")
+        pytest.skip(f"real FER2013 is not at {REAL_DATA} (FER_TEST_DATA names another folder)")
     return REAL_DATA
 
 

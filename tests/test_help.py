@@ -44,6 +44,7 @@ def test_all_helps_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for verb in VERBS:
         with suppress(SystemExit):  # of argparse
             assert main([verb, "--help"]) == 0
-        helps.append(capsys.readouterr().out)
+        helps.append(text := capsys.readouterr().out)
+        assert text.startswith("usage:")
     words = [line for text in helps for line in text.splitlines() if len(line) > width and " " in line.strip()]
     assert words == []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REAL_DATA, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, reject, settings
@@ -16,8 +16,7 @@ from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.protocols import Split, kaggle, kfold, official, subset
 from fer_lightning.labels import FERPLUS_COLUMNS, USAGES
 
-ROOT = Path(__file__).parents[2]
-REAL = ROOT / "../shared/data/fer2013-kaggle.zip"
+REAL = REAL_DATA / "fer2013-kaggle.zip"
 
 
 def faces(labels, usage, pixels=None) -> FaceArrays:
@@ -223,7 +222,7 @@ def test_every_option_splits(option):
     assert split.name.startswith(option)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="FER2013 is not at hand (../shared/data)")
+@pytest.mark.skipif(not REAL.exists(), reason=f"FER2013 is not at {REAL}")
 def test_fer2013():
     from fer_lightning.data.sources import read_faces
 

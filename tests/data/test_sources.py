@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REAL_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,7 +26,6 @@ from fer_lightning.data.pictures import decode
 from fer_lightning.data.sources import read_faces, read_fer2013
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
 PIXELS = 48 * 48
 
 
@@ -654,11 +654,11 @@ COUNTS = {
 }
 
 
-@pytest.mark.skipif(not (SHARED / "fer2013.csv.xz").exists(), reason=f"the real FER2013 is not in {SHARED}")
+@pytest.mark.skipif(not (REAL_DATA / "fer2013.csv.xz").exists(), reason=f"the real FER2013 is not in {REAL_DATA}")
 def test_the_real_set(tmp_path):
     for name in ("fer2013.csv.xz", "fer2013-kaggle.zip"):
-        (tmp_path / name).symlink_to((SHARED / name).resolve())  # so that the cache lies in tmp_path
-    faces = read_faces(tmp_path / "fer2013.csv.xz", votes_path=SHARED / "fer2013new.csv")
+        (tmp_path / name).symlink_to((REAL_DATA / name).resolve())  # so that the cache lies in tmp_path
+    faces = read_faces(tmp_path / "fer2013.csv.xz", votes_path=REAL_DATA / "fer2013new.csv")
     kaggle = read_faces(tmp_path / "fer2013-kaggle.zip")
     for read in (faces, kaggle):
         assert not read.skipped

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from fer_lightning.models.cost import cost
@@ -19,8 +18,3 @@ def test_parameters_are_counted_and_latency_leaves_the_network_alone() -> None:
     assert network.training
     assert torch.get_num_threads() == threads
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_another_cost_is_unknown() -> None:
-    with pytest.raises(KeyError):
-        cost("beauty", build_network(CNN, num_classes=7))

@@ -8,13 +8,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from conftest import REAL_DATA
 from matplotlib.figure import Figure
 from PIL import Image
 
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.reporting import figures
 
-KAGGLE = Path(__file__).parents[2] / "../shared/data/fer2013-kaggle.zip"
+KAGGLE = REAL_DATA / "fer2013-kaggle.zip"
 
 
 def texts(axes):

@@ -52,6 +52,8 @@ def results_page(rows: Sequence[Baseline]) -> str:
         "its minutes, without those of nets that were trained and do not vote. Of several seeds the mean is shown,\n"
         "and in place of the interval the lowest and the highest. A row that names a protocol beside its interval\n"
         "is measured on other labels, FER+'s: it compares with FER+ alone, behind the rest.\n"
+        "Claims of *unpublished* sources cannot be cited: they stand as they were reported. Weights are not in the\n"
+        "repository: what a command starts from, `python -m fer_lightning baselines run NAME --weights` trains first.\n"
         "Written by `python -m fer_lightning baselines write` from `results/*.json`.\n"
     )
     page.append(markdown(rows))

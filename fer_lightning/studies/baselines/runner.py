@@ -29,7 +29,7 @@ class Runner:
     Attributes:
         deadline: `time.monotonic()` at which it has to stop, or None.
         at_once: How many trainings share the machine. A small net fills neither a GPU nor several cores, so that two
-            side by side end sooner than one after the other; each gets its share of the cores and writes to a log.
+            side by side may end sooner than one after the other; each gets its share of the cores and writes to a log.
         weights: Whether rows are trained that are measured, but whose weights are not in `RUNS`, as in a fresh clone.
         root: The project's folder.
     """
