@@ -25,7 +25,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())  # else after a power cut the name may stand for an empty file
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         if error.filename in (str(aside), aside):
             raise OSError(error.errno, error.strerror, str(path)) from None

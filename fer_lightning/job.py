@@ -69,9 +69,12 @@ class Job:
         basic = hydra.sweeper._target_.endswith("BasicSweeper") and hydra.launcher._target_.endswith("BasicLauncher")
         return cls(choices, typed, sweep, current_trial(), run_dir, in_turn=bool(sweep) and basic)
 
-    @property
-    def goes_on(self) -> str | None:
-        """The command that goes on with this run or its multirun; None where Optuna or another launcher says it."""
+    def goes_on(self, *, begun: bool) -> str | None:
+        """The command that goes on with this run or its multirun; None where Optuna or another launcher says it.
+
+        Args:
+            begun: Whether the run has saved an epoch; else one that started from a checkpoint starts from it again.
+        """
         if self.in_turn and self.sweep_dir:
             typed = [word for word in sys.argv[1:] if not word.startswith(("resume=", "hydra.sweep.dir="))]
             place = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
@@ -79,6 +82,8 @@ class Job:
         if self.sweep_dir:
             return None
         typed = [word for word in self.overrides if not word.startswith("resume=")]
+        if not begun and len(typed) < len(self.overrides):
+            return records.masked(records.command([*self.overrides, *self.run_dir]))
         return records.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
 
     @property

@@ -52,7 +52,14 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
         build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
     except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
-    for part in (*config.callbacks.values(), config.finetune.callback, *config.augmentation.values()):
+    parts = {f"callbacks.{name}": part for name, part in config.callbacks.items()}
+    parts |= {f"augmentation.{name}": part for name, part in config.augmentation.items()}
+    for name, part in {**parts, "finetune.callback": config.finetune.callback}.items():
+        if part and "_target_" not in part:
+            raise ValueError(
+                f"{name}.{next(iter(part))} is set, by an experiment or the command line, but the chosen option of "
+                f"{name.partition('.')[0]} has no {name}: add {name}=null"
+            )
         built = build(plain(part)) if part else None
         if isinstance(built, GradualUnfreezing):
             if not hasattr(body, "stages"):
@@ -63,9 +70,10 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
             try_views(f"eval.{key}", plain(views), config.model.image_size)
     for key in ("train", "val", "test"):
         limit = config.trainer[f"limit_{key}_batches"]
-        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:
+        share = isinstance(limit, float)
+        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0 or (share and limit > 1):
             raise ValueError(
-                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or 1.0 for all"
+                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or a share up to 1.0"
             )
 
 
@@ -111,7 +119,10 @@ def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) ->
         ValueError: One sentence that names the key.
     """
     per_class = ["f1_"] if classes is None else [f"f1_{name}" for name in classes]
+    every = config.trainer.check_val_every_n_epoch
     for key, name in monitored(config).items():
+        if key.startswith("callbacks.") and name.startswith("train/") and every != 1:
+            raise ValueError(f"{key}={name} is looked at where val is: set trainer.check_val_every_n_epoch=1")
         check_logged(key, name, [*EPOCH_SCORES, *per_class])
         check_direction(key, name, config)
 
@@ -209,6 +220,12 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
         differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
         raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
     given = saved["hyper_parameters"]
+    averages = [part for part in config.callbacks.values() if part and str(part.get("_target_")).endswith(".EMA")]
+    if "current_model_state" in saved and not averages:
+        raise ValueError(
+            f"resume={path} holds a moving average beside the trained weights: add callbacks=ema to go on, or give "
+            f"model.weights={path} to start from the average"
+        )
     for part in ("optimizer", "scheduler"):
         before, now = given[part].get("_target_"), config[part]["_target_"]
         if before != now:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -57,6 +58,14 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
         )
     if not len(split.indices[config.eval.split]):
         raise ValueError(f"eval.split={config.eval.split}: that part of {faces.name} under {split.name} has no picture")
+    counts = {
+        part: np.bincount(faces.labels[index], minlength=len(faces.classes)) for part, index in split.indices.items()
+    }
+    for code, name in enumerate(faces.classes):
+        if not counts["train"][code] and (asked := sum(counts[part][code] for part in ("val", "test"))):
+            log.warning(
+                "no picture of %s to train on, and %d to validate and test: is its name spelt alike?", name, asked
+            )
     if split.is_leaky and config.paths.results_dir:
         raise ValueError(
             f"protocol {split.name} leaks, so its numbers are no results and do not go to "
@@ -80,16 +89,18 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     """The file in `paths.results_dir` that the run's record goes to, None without such a folder.
 
     Raises:
-        ValueError: It measures another part than `test` or not all of it, the file holds what another command
-            measured, or it could not be written.
+        ValueError: The run is no experiment, it measures another part than `test` or not all of it, the file holds what
+            another command measured, or it could not be written.
     """
     if not config.paths.results_dir:
         return None
+    if not job.choices.get("experiment"):
+        raise ValueError("paths.results_dir takes rows of the results table: add experiment=NAME")
     if config.eval.split != "test":
         raise ValueError(f"paths.results_dir takes what was measured on test alone; eval.split is {config.eval.split}")
     if not (isinstance(limit := config.trainer.limit_test_batches, float) and limit == 1):
         raise ValueError(f"paths.results_dir takes a whole test part; trainer.limit_test_batches is {limit}")
-    path = Path(config.paths.results_dir) / f"{job.label}_seed{config.seed}.json"
+    path = Path(config.paths.results_dir) / f"{job.choices['experiment']}_seed{config.seed}.json"
     check_place(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = shlex.split(records.read_record(path, "command")["command"])[2:]
@@ -186,6 +197,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         named = {part if part.startswith("test") else f"measured_{part}": row for part, row in scores.items()}
         record = {
             **told,
+            "machine": records.machine(trainer.strategy.root_device),
             "precision": str(trainer.precision),
             "epochs": len(module.history),
             "best_epoch": best_row["epoch"],
@@ -326,6 +338,5 @@ def description(config: DictConfig, job: Job, faces: FaceArrays, split: Split) -
         "evaluation": plain(config.eval),
         "command": records.masked(records.command(job.overrides)),
         "commit": records.commit(),
-        "machine": records.machine(),
         "versions": records.versions(),
     }

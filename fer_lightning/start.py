@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols import is_leaky, same_pictures
+from fer_lightning.data.protocols import is_leaky, parts_as_official, same_pictures
 from fer_lightning.models.network import weights_origin
 from fer_lightning.rehearsal import read_checkpoint
 from fer_lightning.training.resume import RunState, differences, go_on, settings
@@ -146,9 +146,14 @@ def refuse_what_it_learnt(named: str, origin: Mapping[str, Any], faces: FaceArra
         ValueError: It was trained on these pictures under another protocol, or under one that leaks.
     """
     learnt, data = origin.get("protocol", protocol), origin.get("data", "")
-    other_form = data != faces.name and same_pictures(data, faces.name)
-    known = is_leaky(learnt) or other_form or origin.get("data_fingerprint") == faces.fingerprint
-    if learnt != protocol and known:
+    alike, here = same_pictures(data, faces.name), origin.get("data_fingerprint") == faces.fingerprint
+    official = parts_as_official(learnt) and parts_as_official(protocol)
+    if alike and not here and learnt == protocol and not official and data != faces.name:
+        raise ValueError(
+            f"{named} was trained on {data} under protocol {learnt}, which parts {faces.name} otherwise: it would be "
+            f"measured on pictures that it may have learnt; start anew, or take {data}"
+        )
+    if learnt != protocol and (is_leaky(learnt) or here or (alike and (data != faces.name or not official))):
         raise ValueError(
             f"{named} was trained under protocol {learnt}; under {protocol} it would be measured on "
             "pictures that it may have learnt: start anew, or keep its protocol"

@@ -68,6 +68,14 @@ def check_devices(config: DictConfig, job: Job) -> None:
         count = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
     else:
         count = len(devices) if isinstance(devices, list) else devices
+    on_gpus = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if on_gpus and not isinstance(devices, list) and str(count).isdecimal() and int(count) > torch.cuda.device_count():
+        raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs here")
+    processes = (int(count) if str(count).isdecimal() else 1) * int(trainer.get("num_nodes", 1))
+    if config.trainer.batch_size % max(1, processes):
+        raise ValueError(
+            f"trainer.batch_size={config.trainer.batch_size} cannot be shared evenly by {processes} processes"
+        )
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
     if not several and count in (0, 1, "0", "1"):
         return

@@ -188,7 +188,7 @@ def test_a_place_for_results_that_cannot_be_written_is_named_before_training(com
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/results")):
         with pytest.raises(CompactHydraException, match=f"paths.results_dir={place}: .* cannot be written"):
-            train(composed(*TINY, f"paths.results_dir={place}"))
+            train(composed(*TINY, "experiment=custom_cnn", f"paths.results_dir={place}"))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -196,16 +196,19 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
     results = tmp_path / "results"
     results.mkdir()
     kept = results / "custom_cnn_seed0.json"
-    kept.write_text('{"command": "python train.py optimizer.lr=0.5"}')
-    with pytest.raises(CompactHydraException, match="holds what `python train"):
+    kept.write_text('{"command": "python train.py experiment=custom_cnn optimizer.lr=0.5"}')
+    with pytest.raises(CompactHydraException, match="takes rows of the results table: add experiment=NAME"):
         train(composed(*TINY, f"paths.results_dir={results}"))
+    row = [*TINY, "experiment=custom_cnn", "eval=plain"]
+    with pytest.raises(CompactHydraException, match="holds what `python train"):
+        train(composed(*row, f"paths.results_dir={results}"))
     kept.unlink()
     for name in ("run", "again"):
-        train(composed(*TINY, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
+        train(composed(*row, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
     record = json.loads(kept.read_text())
     assert record["kaggle_test"]["n"] == 40
     folds = ["protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}", f"paths.output_dir={tmp_path / 'fold'}"]
-    train(composed(*TINY, *folds))
+    train(composed(*row, *folds))
     assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
 
 

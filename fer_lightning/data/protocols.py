@@ -41,6 +41,11 @@ def is_leaky(protocol: str) -> bool:
     return protocol.startswith("leaky_")
 
 
+def parts_as_official(protocol: str) -> bool:
+    """Whether it trains on pictures of Training alone, chooses on PublicTest and measures on PrivateTest."""
+    return protocol.partition("(")[0] in ("official", "subset", "fer_plus", "stored_copies")
+
+
 def same_pictures(data: str, other: str) -> bool:
     """Whether two data sets' names stand for the same faces, as FER2013's csv and Kaggle's JPEGs of it do."""
     return data == other or {data, other} == {"fer2013", "fer2013_kaggle"}

@@ -200,6 +200,8 @@ def _fault(description: Any) -> str | None:
     for key in ("scores", "training"):
         if not isinstance(description.get(key, {}), dict):
             return f"must list {key} by name"
+    if not all(isinstance(row, dict) for row in description.get("scores", {}).values()):
+        return "must list the scores of each part by name"
     for graph in graphs.values():
         if not isinstance(graph, dict) or not all(isinstance(graph.get(key), str) for key in ("file", "sha256")):
             return "must say file and sha256 of each graph"

@@ -62,7 +62,7 @@ class FaceDetector(Protocol):
     """Finds faces."""
 
     def __call__(self, image: Image) -> list[DetectedFace]:
-        """The faces of a picture, the largest first, none overlapping another; an empty list where there is none.
+        """The faces of a picture, the largest first, none mostly inside another; an empty list where there is none.
 
         Args:
             image: uint8 (H, W) gray or (H, W, 3) RGB.

@@ -44,6 +44,7 @@ from fer_lightning.studies.trained import Trained, run_of, sha256
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
+from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.voting import voters
@@ -110,7 +111,7 @@ class Voters:
             net.refuse_what_it_learnt("val")
             net.refuse_what_it_learnt("test")
         weights = [weight for _, weight in named]
-        if len(nets) == 1:
+        if named[0][0] == checkpoint_of(path):
             return cls(run_of(nets[0].checkpoint), nets, weights, _command(nets[0]))
         return cls(path, nets, weights, str(records.read_record(path / "record.json")["command"]))
 

@@ -254,8 +254,8 @@ def main(arguments: Sequence[str]) -> int:
     options = command.parse_args(arguments)
     if options.out and options.out.suffix not in OUTPUTS:
         command.error(f"--out {options.out} must end in {', '.join(OUTPUTS)}")
-    if options.out and options.out.suffix == ".parquet" and find_spec("pandas") is None:
-        command.error(f"--out {options.out} needs pandas: pip install pandas pyarrow, or take .csv")
+    if options.out and options.out.suffix == ".parquet" and not (find_spec("pandas") and find_spec("pyarrow")):
+        command.error(f"--out {options.out} needs pandas and pyarrow: pip install pandas pyarrow, or take .csv")
     if not 0 < options.fps < math.inf:
         command.error(f"--fps {options.fps:g} must be a number above 0")
     if options.annotate and options.annotate.resolve() in {Path(name).resolve() for name in options.inputs}:
@@ -287,6 +287,9 @@ def _run(options: argparse.Namespace) -> int:
     classes = predictor.bundle.classes
     reader = Reader(options.fps, complain, options.annotate)
     listed = reader.listed(options.inputs)
+    for file, below in listed:
+        if options.annotate and (options.annotate / below.parent).resolve() == Path(file).resolve().parent:
+            raise ValueError(f"--annotate {options.annotate} would write beside {file}: give another folder")
     annotator = Annotator(options.annotate) if options.annotate else None
     form = options.format or ("text" if sys.stdout.isatty() else "csv")
     show = _shower(form, classes) if options.out is None or options.format else None

@@ -48,8 +48,8 @@ def shifts(images: Tensor, shift: float) -> list[Tensor]:
     Raises:
         ValueError: `shift` is no share of a side.
     """
-    if not 0 <= shift < 1:
-        raise ValueError(f"eval.views.shift is {shift}; it is a share of the side, from 0 to below 1")
+    if not 0 < shift < 1:
+        raise ValueError(f"eval.views.shift is {shift}; it is a share of the side, above 0 and below 1")
     height, width = images.shape[-2:]
     dy, dx = max(1, round(shift * height)), max(1, round(shift * width))
     padded = F.pad(images, (dx, dx, dy, dy), mode="replicate")

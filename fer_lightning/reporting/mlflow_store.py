@@ -44,7 +44,9 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
     local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
     if uri and uri != local:
         if not uri.startswith(SCHEMES):
-            raise ValueError(f"tracking.uri is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}")
+            raise ValueError(
+                f"tracking.uri (else MLFLOW_TRACKING_URI) is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}"
+            )
         try:
             with impatient(timeout):
                 _knock(uri, timeout)
@@ -127,10 +129,11 @@ def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
     try:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError as error:
         raise ValueError(f"tracking=mlflow needs a package ({error}); tracking=csv does without") from None
 
-    return MlflowException, OSError
+    return MlflowException, SQLAlchemyError, ImportError, OSError  # ImportError: the driver of a database is missing
 
 
 def root_cause(error: BaseException) -> str:

@@ -11,9 +11,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_lightning.files import written_whole
+
+if TYPE_CHECKING:
+    import torch
 
 RUN_ID = ".mlflow_run_id"
 """The file in a run's folder that says which MLflow run it is."""
@@ -72,8 +75,12 @@ def commit() -> str:
         return "unknown"
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, threads of this process, memory in GiB and GPU of this machine."""
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Processor, cores, threads of this process, memory in GiB and GPU of this machine.
+
+    Args:
+        device: What was worked on; a GPU beside another one is not named.
+    """
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -87,7 +94,8 @@ def machine() -> dict[str, Any]:
     memory = None
     if hasattr(os, "sysconf"):
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
+    gpu = torch.cuda.get_device_name(device) if on_gpu else None
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

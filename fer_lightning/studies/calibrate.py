@@ -11,8 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.files import check_place
 from fer_lightning.reporting import figures, records
-from fer_lightning.studies.trained import Trained, sha256, views_typed
+from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
@@ -86,6 +87,8 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """
     quiet()
     net = Trained.load(path, overrides)
+    file = calibration_file(net.checkpoint, "_".join([net.views_name, *net.what_differs]))
+    check_place(file, "checkpoint")
     calibration = Calibration.fit(net.predictions("val"), net.predictions("test"))
     record = {
         **calibration.record(),
@@ -96,7 +99,6 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "protocol": net.split.name,
         "commit": records.commit(),
     }
-    file = calibration_file(net.checkpoint, "_".join([net.views_name, *views_typed(overrides)]))
     records.write_json(file, record)
     drawn = save_diagram(calibration, file.with_suffix(".png"))
     _show(record, Console(), file, drawn)

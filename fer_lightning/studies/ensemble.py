@@ -253,6 +253,9 @@ def ensemble(
     """
     quiet()
     console = Console()
+    folder = Path("outputs") / "ensembles" / name
+    refuse_another(folder / "record.json", command)
+    check_place(folder, "outputs")
     members, first = ask(paths, overrides, console)
     val = members[0].parts["val"]
     shares = vote_weights(torch.stack([m.parts["val"].logits for m in members]), val.labels, weights, choose)
@@ -306,12 +309,32 @@ def ensemble(
     if is_kaggle_test(first.split, first.faces):
         kaggle = full_scores(Predictions.joined(*voted.values()), classes, resamples, seed)
         record["kaggle_test"] = records.recorded(kaggle)
-    folder = Path("outputs") / "ensembles" / name
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
     console.print(tables.test_table(scores, classes))
     console.print(summary(record), highlight=False)
     console.print(f"report: {folder}", soft_wrap=True)
     return record
+
+
+def refuse_another(path: Path, command: str) -> None:
+    """Keeps what another command measured.
+
+    Args:
+        path: A record that is about to be written.
+        command: What is about to write it.
+
+    Raises:
+        ValueError: The record there is of another command; where data lie, and whether it is published, is no matter.
+    """
+    if not path.is_file():
+        return
+    before = str(records.read_record(path, "command")["command"])
+    said, says = (
+        [records.without_folders(word) for word in shlex.split(line) if not word.startswith("publish=")]
+        for line in (before, command)
+    )
+    if said != says:
+        raise ValueError(f"{path} holds what `{before}` measured: move it away, or give this one another name")
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -422,10 +445,8 @@ def main(arguments: Sequence[str]) -> int:
         name = given.get("publish") or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
         weights, choose = given.get("weights", weights), given.get("choose", choose)
         published = Path("results") / f"{given['publish']}_seed0.json" if "publish" in given else None
-        if published and published.is_file():
-            before = records.read_record(published, "command")["command"]
-            if before != command:
-                raise ValueError(f"{published} holds what `{before}` measured: move it away, or publish another name")
+        if published:
+            refuse_another(published, command)
         record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
         if published:
             if record["leaky"]:

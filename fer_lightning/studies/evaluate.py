@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from fer_lightning.files import check_place
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
-from fer_lightning.studies.trained import Trained, views_typed
+from fer_lightning.studies.trained import Trained
 from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.evaluation import score_part
@@ -47,13 +47,10 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         console.print(
             f"[yellow]This net was trained on {net.provenance['data']}, other data than {faces.name} here.[/]"
         )
-    split_name = re.sub(r"\W+", "_", net.split.name).strip("_")
     part = evaluation["split"]
-    elsewhere = [f"{faces.name}_{faces.fingerprint[:8]}"] * (faces.fingerprint != net.provenance["data_fingerprint"])
-    elsewhere += [split_name] * (net.split.name != net.provenance["protocol"])
-    elsewhere += [net.checkpoint.stem] * (net.checkpoint.stem != "best")
-    elsewhere += views_typed(overrides)
-    folder = net.run / "_".join(["evaluate", net.views_name, part, *elsewhere])
+    last = [net.checkpoint.stem] * (net.checkpoint.stem != "best")
+    folder = net.run / "_".join(["evaluate", net.views_name, part, *last, *net.what_differs])
+    check_place(folder, "checkpoint")
     predictions = net.ask(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)

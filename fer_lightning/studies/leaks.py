@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,11 +32,12 @@ every shortcut adds to the accuracy.
 
   leaks                      lists what is measured
   leaks run [key=value ...]  trains what has no record in results/leaks yet, one after the other, then writes;
-                             typed again after a kill, it goes on with the next protocol
+                             typed again after a kill, it goes on where it was
   leaks write                writes docs/LEAKS.md and docs/images/leaks.png from the records
 
 The settings are experiment=sequential_cnn augmentation=none trainer.max_epochs=20 tracking=none; whatever key=value is
-typed wins. The records of other settings have to be moved out of results/leaks first:
+typed wins. The trainings lie in outputs/leaks, a folder for each settings; records of other settings have to be moved
+out of results/leaks first:
 
   python -m fer_lightning leaks run data.path=fer2013.csv trainer.max_epochs=40
 """
@@ -74,6 +77,18 @@ COLUMNS = (
 )
 
 Records = dict[str, dict[str, Any]]
+
+
+def completed(overrides: Sequence[str]) -> list[str]:
+    """`SETTINGS` with what is typed in their place or besides."""
+    typed = {o.lstrip("+~").split("=")[0] for o in overrides}
+    return [*(o for o in SETTINGS if o.split("=")[0] not in typed), *overrides]
+
+
+def folder_of(words: Sequence[str]) -> Path:
+    """Where the trainings of these settings lie, a folder for each protocol."""
+    settings = "\n".join(settings_typed(words, "protocol="))
+    return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def settings_of(command: str) -> list[str]:
@@ -120,8 +135,7 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     Raises:
         ValueError: The records that are there were run with other settings.
     """
-    typed = {o.lstrip("+~").split("=")[0] for o in overrides}
-    words = [*(o for o in SETTINGS if o.split("=")[0] not in typed), *overrides]
+    words = completed(overrides)
     collect(words, root)
     before, now = read_records(root), settings_typed(words, "protocol=")
     for name, record in before.items():
@@ -135,22 +149,23 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     if not missing:
         return 0
     command = [sys.executable, str(ROOT / "train.py"), "-m", *words, f"protocol={','.join(missing)}"]
-    command += [f"hydra.sweep.dir={RUNS}", "hydra.sweep.subdir=${hydra.runtime.choices.protocol}"]
+    command += [f"hydra.sweep.dir={folder_of(words)}", "hydra.sweep.subdir=${hydra.runtime.choices.protocol}"]
+    training = subprocess.Popen([*command, "resume=auto"])
+    before_it = signal.signal(signal.SIGTERM, lambda *_: training.terminate())
     try:
-        return subprocess.run(command).returncode
-    finally:
+        return training.wait()
+    finally:  # after Ctrl-C, which the training got too
+        training.wait()
+        signal.signal(signal.SIGTERM, before_it)
         collect(words, root)
 
 
 def collect(words: Sequence[str], root: Path = ROOT) -> None:
-    """Moves the records of finished runs with these settings into results/leaks, also after a kill."""
+    """Copies the records of finished runs with these settings into results/leaks, also after a kill."""
     for protocol in STUDIED:
-        path = RUNS / protocol / "record.json"
-        if path.is_file():
-            record = read_record(path, "command")
-            if settings_of(record["command"]) == settings_typed(words, "protocol="):
-                publish(root / "results" / "leaks" / f"{protocol}.json", record)
-                path.unlink()
+        path, published = folder_of(words) / protocol / "record.json", root / "results" / "leaks" / f"{protocol}.json"
+        if path.is_file() and not published.exists():
+            publish(published, read_record(path, "command"))
 
 
 def gain(reported: Mapping[str, Any], honest: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from fer_lightning.config import plain
-from fer_lightning.files import check_place
+from fer_lightning.files import check_place, written_whole
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
@@ -51,12 +53,15 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     whole = net.module.network
     model = {key: value for key, value in plain(net.config.model).items() if key not in ("pretrained", "weights")}
     narrower = build_network(model, num_classes=len(net.module.classes))  # its weights are those that are left
+    if file.exists() and _shapes(safetensors.torch.load_file(file)) != _shapes(narrower.state_dict()):
+        raise ValueError(f"{file} holds another cut of this net: move it away first")
     rows = [_row("trained", whole, net.predictions("val"))]
     prune_channels(whole, narrower)
     net.module.network = narrower
     rows.append(_row("pruned", narrower, net.ask("val")))
     origin = {key: net.provenance[key] for key in ("data", "data_fingerprint", "protocol")}
-    safetensors.torch.save_file(narrower.state_dict(), file, metadata=origin)
+    with written_whole(file) as aside:
+        safetensors.torch.save_file(narrower.state_dict(), aside, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "parameters", "multiplications", "latency", "val accuracy"):
         table.add_column(column, justify="right" if column else "left")
@@ -71,6 +76,10 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     console.print(f"kept in {file}. To train it on, for as long as you like:", highlight=False, soft_wrap=True)
     console.print(shlex.join(["python", "train.py", *words]), highlight=False, soft_wrap=True)
     return file
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _row(name: str, network: FERNetwork, said: Predictions) -> list[str]:

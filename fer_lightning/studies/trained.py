@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fer_lightning.config import CONF, build, check, composed, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split, is_leaky, same_pictures
+from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures
 from fer_lightning.files import written_whole
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting.records import read_record
@@ -31,7 +31,7 @@ from fer_lightning.training.module import FERModule, load_module
 TRAINED = {
     *("model", "loss", "optimizer", "scheduler", "augmentation", "callbacks", "finetune", "experiment", "objective"),
     *("trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.gradient_clip_val", "trainer.on_nan"),
-    *("trainer.gradient_clip_algorithm", "trainer.compile", "trainer.limit_train_batches"),
+    *("trainer.gradient_clip_algorithm", "trainer.compile", "trainer.limit_train_batches", "data.sampler"),
 }
 """Groups and keys that do nothing any more once a net is trained."""
 
@@ -52,23 +52,30 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: A key, group or option does not exist.
     """
+    return composed(CONF, overrides, kept_of(module, overrides))
+
+
+def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
+    """What was typed when a net was trained and still holds beside what is typed now; see `compose_for`."""
     typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
-    before = module.hparams["provenance"]["overrides"]
     elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir", "data.workers")
-    kept = [
+    return [
         o
-        for o in before
+        for o in module.hparams["provenance"]["overrides"]
         if (key := o.lstrip("+~").split("=")[0]) not in typed_now | {"resume"}
         and key.split(".")[0] not in typed_now  # a group that is chosen anew takes none of the old one's keys
         and not key.startswith(elsewhere)
     ]
-    return composed(CONF, overrides, kept)
 
 
-def views_typed(overrides: Sequence[str]) -> list[str]:
-    """What of `eval.KEY=VALUE` changes the views, as parts of a file's name: `views.shift=0.1`."""
-    typed = (word.removeprefix("eval.") for word in overrides if word.startswith("eval."))
-    return [re.sub(r"[^\w.=]+", "_", word) for word in typed if not word.startswith(("split=", "bootstrap="))]
+def settings_in_name(typed: Sequence[str]) -> list[str]:
+    """What of the words changes how a net is measured, as parts of a file's name: `views.shift=0.1`."""
+    told = [word.removeprefix("eval.") for word in typed if word.startswith(("eval.", *MEASURING))]
+    return [re.sub(r"[^\w.=]+", "_", word) for word in told if not word.startswith(("split=", "bootstrap="))]
+
+
+MEASURING = ("trainer.precision=", "trainer.limit_test_batches=")
+"""Keys beside those of `eval` that change what is measured."""
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -93,6 +100,7 @@ class Trained:
         faces: The data set.
         split: Its parts.
         datamodule: Loads them.
+        typed: The overrides, and of its training's those of `eval.KEY` that still hold.
     """
 
     checkpoint: Path
@@ -101,6 +109,7 @@ class Trained:
     faces: FaceArrays
     split: Split
     datamodule: FERDataModule
+    typed: Sequence[str]
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), *, another_model: bool = False) -> Trained:
@@ -137,7 +146,8 @@ class Trained:
                 f"{checkpoint} knows the classes {', '.join(module.classes)}; "
                 f"{faces.name} has {', '.join(faces.classes)}"
             )
-        return cls(checkpoint, module, config, faces, split, datamodule)
+        kept = [word for word in kept_of(module, overrides) if word.startswith("eval.")]
+        return cls(checkpoint, module, config, faces, split, datamodule, [*kept, *overrides])
 
     @property
     def run(self) -> Path:
@@ -155,6 +165,14 @@ class Trained:
         """The function that makes the views: `flip`."""
         name: str = self.evaluation["views"]["_target_"].rsplit(".", 1)[-1]
         return name
+
+    @property
+    def what_differs(self) -> list[str]:
+        """How it is measured otherwise than on its own data and protocol by plain views, as parts of a file's name."""
+        here, there = self.faces, self.provenance
+        names = [f"{here.name}_{here.fingerprint[:8]}"] * (here.fingerprint != there["data_fingerprint"])
+        names += [re.sub(r"\W+", "_", self.split.name).strip("_")] * (self.split.name != there["protocol"])
+        return [*names, *settings_in_name(self.typed)]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -175,8 +193,9 @@ class Trained:
             ValueError: There are some, or the net comes from a protocol that leaks.
         """
         learnt, data = self.provenance["protocol"], self.provenance["data"]
-        if self.split.name == learnt:
-            return
+        here = self.faces.fingerprint == self.provenance["data_fingerprint"]
+        if self.split.name == learnt and (here or part == "test" or parts_as_official(learnt)):
+            return  # other protocols draw by the order of the rows, which the forms of a data set do not share
         if is_leaky(learnt):
             raise ValueError(
                 f"{self.checkpoint} was trained under {learnt}, which leaks: under {self.split.name} "
@@ -220,7 +239,13 @@ class Trained:
 
         A file is found by all that its content follows from: the checkpoint's bytes, the views, the data, the
         positions of the part and the precision.
+
+        Raises:
+            ValueError: It was trained on some of these pictures, or is asked about some of the part only.
         """
+        limit = self.config.trainer.limit_test_batches
+        if not (isinstance(limit, float) and limit == 1):
+            raise ValueError(f"trainer.limit_test_batches is {limit}: this takes the whole of a part, add 1.0 for it")
         self.refuse_what_it_learnt(part)
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():

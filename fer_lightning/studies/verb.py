@@ -11,13 +11,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fer_lightning.config import CONF, nearest, top_level
 from fer_lightning.help import wrapped
-from fer_lightning.training.trouble import one_clear_sentence
+from fer_lightning.training.trouble import one_clear_sentence, stopped_by
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
 """What a verb does with the values of its own words and with the overrides; None or its exit status."""
 
 
-OF_A_TRAINING = dict.fromkeys(("hydra", "resume", "search", "debug", "second_objective"), "it is for trainings alone")
+OF_A_TRAINING = dict.fromkeys(
+    (
+        "hydra",
+        "resume",
+        "search",
+        "debug",
+        "second_objective",
+        "objective_mode",
+        "paths.output_dir",
+        "paths.results_dir",
+    ),
+    "it is for trainings alone",
+)
 """What no verb takes."""
 
 
@@ -41,7 +53,7 @@ def run_verb(
         without_effect: Keys and groups that would change nothing here, with the reason; they are refused.
 
     Returns:
-        The exit status: that of `act`, 0 done, 2 wrong use.
+        The exit status: that of `act`, 0 done, 2 wrong use, 130 after Ctrl-C, 75 after SIGTERM.
     """
     if {"--help", "-h"} & set(arguments) or ("checkpoint" in own and not arguments):
         print(wrapped(about))
@@ -51,6 +63,10 @@ def run_verb(
             given, overrides = split_words(arguments, own)
             check_effect(overrides, {**OF_A_TRAINING, **(without_effect or {})})
             return act(given, overrides) or 0
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning gives them a status of its own
+        if (status := stopped_by(stop)) is None:
+            raise
+        return status
     except (HydraException, OmegaConfBaseException, OSError) as error:
         print(f"fer {name}: {error}", file=sys.stderr)
         return 2

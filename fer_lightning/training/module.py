@@ -244,6 +244,9 @@ class FERModule(pl.LightningModule):
             of_scores = ("CheckpointThatMoves", "EarlyStopping", "TrainingProgress")
             states = checkpoint["callbacks"]
             checkpoint["callbacks"] = {k: state for k, state in states.items() if not k.startswith(of_scores)}
+            for state in checkpoint.get("lr_schedulers", []):
+                if "num_bad_epochs" in state:  # of a plateau
+                    state |= {"best": state["mode_worse"], "num_bad_epochs": 0}
 
 
 def load_module(path: Path) -> FERModule:

@@ -43,7 +43,10 @@ def plateau(
     patience: int,
     min_lr: float,
 ) -> LRSchedulerConfigType:
-    """Multiplies the learning rate by `factor` when `monitor` has not improved for `patience` epochs."""
+    """Multiplies the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs.
+
+    With a monitor of the val part, epochs that are not validated do not count.
+    """
     scheduler = ReduceLROnPlateau(
         optimizer,
         mode=mode,  # type: ignore[arg-type]  # a string from yaml, checked by torch

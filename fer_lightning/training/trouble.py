@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -99,14 +99,14 @@ def explained(error: BaseException, config: DictConfig) -> str | None:
 
 
 @contextmanager
-def calm_end(folder: Path, command: str | None) -> Iterator[None]:
+def calm_end(folder: Path, goes_on: Callable[..., str | None]) -> Iterator[None]:
     """Ends a run that Ctrl-C or SIGTERM stops with two lines: how far it came, and the command that goes on.
 
     The state of the last whole epoch lies in `last.ckpt` already, so that nothing has to be saved in a hurry.
 
     Args:
         folder: The run's folder.
-        command: What goes on; None where the multirun that the run belongs to has its own way to stop.
+        goes_on: The command for that, `Job.goes_on`; None where the run's multirun has its own way to stop.
 
     Raises:
         SystemExit: With status `INTERRUPTED` or `REQUEUE`.
@@ -120,20 +120,28 @@ def calm_end(folder: Path, command: str | None) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        terminated = _lies_behind(stop, SIGTERMException)
-        if not terminated and not _lies_behind(stop, KeyboardInterrupt):
+        status = stopped_by(stop)
+        if status is None:
             raise
+        terminated, saved = status == REQUEUE, folder / "checkpoints" / "last.ckpt"
+        command = goes_on(begun=saved.exists())
         if command and getattr(rank_zero_only, "rank", 0) == 0:
-            saved = folder / "checkpoints" / "last.ckpt"
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
             print(f"{'To go on' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)
         if not command and not terminated:
             raise KeyboardInterrupt from None
-        raise SystemExit(REQUEUE if terminated else INTERRUPTED) from None
+        raise SystemExit(status) from None
     finally:
         for number, handler in before.items():  # Lightning ignores Ctrl-C after the first
             signal.signal(number, handler)
+
+
+def stopped_by(error: BaseException) -> int | None:
+    """The exit status of what Ctrl-C or SIGTERM has ended, `INTERRUPTED` or `REQUEUE`; None after anything else."""
+    if _lies_behind(error, SIGTERMException):
+        return REQUEUE
+    return INTERRUPTED if _lies_behind(error, KeyboardInterrupt) else None
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

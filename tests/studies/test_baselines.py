@@ -37,7 +37,8 @@ def root(tmp_path: Path) -> Path:
         text = f"# @package _global_\n{source}\n# Claim     {claim}\n# Needs     a GPU\n"
         (tmp_path / "conf" / "experiment" / f"{name}.yaml").write_text(text)
     record = {
-        "seed": 0, "test": part(0.625), "test_deduplicated": part(0.61), "val": {"accuracy": 0.6}, "params": 304423,
+        "experiment": "measured", "seed": 0, "test": part(0.625), "test_deduplicated": part(0.61),
+        "val": {"accuracy": 0.6}, "params": 304423,
         "minutes": 41.2, "machine": {"gpu": None, "cores": 2, "cpu": "a CPU"},
         "command": "python train.py x=1 resume=a/last.ckpt",
         "best_epoch": 9, "epochs": 10, "precision": "32-true", "data": "fer2013", "data_fingerprint": "f" * 64,
@@ -65,6 +66,9 @@ def test_drawn_faces_and_other_labels_are_told_from_results(root: Path) -> None:
     assert baselines(root)[0].cells()["kaggle_test (95%)"] == "70.00% (65.0% to 75.0%)"
     file.write_text(json.dumps(record | {"protocol": "fer_plus(soft)"}))
     assert baselines(root)[0].cells()["kaggle_test (95%)"] == "other labels"
+    file.write_text(json.dumps(record | {"experiment": None}))
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json: `python train.py x=1.*` is another experiment"):
+        baselines(root)
     file.write_text(json.dumps(record | {"synthetic": True}))
     with pytest.raises(ValueError, match=r"measured_seed\*\.json was measured on drawn faces"):
         baselines(root)
@@ -97,7 +101,7 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     votes = [{"run": "outputs/baselines/a", "weight": 1.0}, {"run": "outputs/baselines/b", "weight": 0.0}]
     chosen = record | {"members": votes, "params": 304_423, "choose": "greedy", "weights": "equal"}
-    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen))
+    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen | {"experiment": "both"}))
     assert shown()["both"] == ["0.30 M", "1.2 MB", "2.0 ms"]
     (root / "results" / "both_seed0.json").unlink()
     changed = recipe + "  c: [experiment=measured, 'model.widths=[9]']\n"
@@ -111,7 +115,7 @@ def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> No
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     other = record | {"test": part(0.85), "protocol": "fer_plus(soft)"}
     (root / "conf" / "experiment" / "easier.yaml").write_text("# Source    a paper\n# Claim     85%\n")
-    (root / "results" / "easier_seed0.json").write_text(json.dumps(other))
+    (root / "results" / "easier_seed0.json").write_text(json.dumps(other | {"experiment": "easier"}))
     rows = baselines(root)
     assert [row.name for row in rows] == ["measured", "easier", "waiting"]
     assert "85.00% (80.0% to 90.0%, fer_plus(soft))" in page.results_head(rows)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> None:
     kept = {name: 0.5 for name in leaks.STUDIED if name not in ("official", "leaky_augmented", "leaky_oversampled")}
     put(folder, **kept)
-    killed = folder / leaks.RUNS / "leaky_oversampled" / "record.json"  # finished before its process was killed
+    runs = folder / leaks.folder_of(leaks.completed(TYPED))
+    killed = runs / "leaky_oversampled" / "record.json"  # finished before its process was killed
     killed.parent.mkdir(parents=True)
     killed.write_text(json.dumps(record("leaky_oversampled", 0.84)))
     assert leaks.run(TYPED, folder) == 0
@@ -63,9 +65,20 @@ def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> Non
     trained = found["official"]["pictures"]["train"]
     assert found["leaky_augmented"]["pictures"]["train"] == 3 * trained
     assert "protocol=official" in found["official"]["command"]
-    report = (folder / leaks.RUNS / "leaky_augmented" / "classification_report.txt").read_text()
+    report = (runs / "leaky_augmented" / "classification_report.txt").read_text()
     assert report.startswith("synthetic, leaky_augmented(copies=2), test\n")
     assert leaks.run(TYPED, folder) == 0  # nothing is left to train: that would take a process and seconds
+    (runs / "official" / "record.json").unlink()
+    (folder / "results" / "leaks" / "official.json").unlink()
+    state = json.loads((runs / "official" / ".resume.json").read_text())
+    (runs / "official" / ".resume.json").write_text(json.dumps(state | {"objective": None}))  # killed before it ended
+    assert leaks.run(TYPED, folder) == 0
+    assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
+    shutil.rmtree(folder / "results")
+    leaks.collect(leaks.completed([*TYPED, "seed=1"]), folder)
+    assert leaks.read_records(folder) == {}
+    leaks.collect(leaks.completed(TYPED), folder)
+    assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     leaks.write(folder)
     page = (folder / "docs" / "LEAKS.md").read_text()
     assert page.index("SYNTHETIC FACES") < page.index("| leaky_augmented(copies=2) | 4")
@@ -114,7 +127,7 @@ def test_records_of_other_settings_do_not_compare(folder: Path) -> None:
 
 def test_a_leaky_run_is_refused_where_results_are_kept(composed, tmp_path: Path) -> None:
     with pytest.raises(CompactHydraException, match=r"leaky_selected leaks, so its numbers are no results"):
-        train(composed(*TINY, "protocol=leaky_selected", f"paths.results_dir={tmp_path}"))
+        train(composed(*TINY, "experiment=custom_cnn", "protocol=leaky_selected", f"paths.results_dir={tmp_path}"))
 
 
 def test_a_leaky_run_says_so(composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

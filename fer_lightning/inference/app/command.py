@@ -66,7 +66,8 @@ def free_port(address: str, wanted: int | None) -> int:
     """
     for port in [wanted] if wanted else [8501, 0]:
         try:
-            with socket.create_server((address, port)) as probe:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.create_server((address, port), family=family) as probe:
                 return int(probe.getsockname()[1])
         except (OSError, OverflowError) as error:
             problem = error

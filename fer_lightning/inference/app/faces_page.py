@@ -30,7 +30,7 @@ TOP = 3
 
 @dataclass(frozen=True)
 class Looked:
-    """An upload after faces were looked for; the full picture is not kept.
+    """An upload after faces were looked for; of a photo with faces the full picture is not kept.
 
     Attributes:
         key: Of the upload and the way it was looked at.

@@ -32,7 +32,11 @@ def page() -> None:
 
 def published() -> None:
     """The table of the published systems that were measured, with their confusion matrices."""
-    rows = baselines()
+    try:
+        rows = baselines()
+    except ValueError as error:  # a record in results/ is damaged, or belongs elsewhere
+        st.error(str(error))
+        return
     measured = [row for row in rows if row.records]
     st.subheader("Measured systems", anchor=False)
     if not measured:

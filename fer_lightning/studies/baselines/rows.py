@@ -15,7 +15,18 @@ from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import read_record
 
 NOT_RUN = "not run"
-NEEDED = ("seed", "command", "machine", "protocol", "data_fingerprint", "test", "val", "params", "minutes")
+NEEDED = (
+    "experiment",
+    "seed",
+    "command",
+    "machine",
+    "protocol",
+    "data_fingerprint",
+    "test",
+    "val",
+    "params",
+    "minutes",
+)
 """Keys of a record that is a row."""
 
 GROUPS = ("experiment", "ensemble")
@@ -159,6 +170,9 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         if "Claim" in header:  # a member of an ensemble makes no claim and has no row
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
             records = [read_record(file, *NEEDED) for file in found]
+            if other := [record for record in records if record["experiment"] != path.stem]:
+                said = other[0]["command"]
+                raise ValueError(f"results/{path.stem}_seed*.json: `{said}` is another experiment; move it away")
             if any(record.get("synthetic") for record in records):
                 raise ValueError(f"results/{path.stem}_seed*.json was measured on drawn faces: no result, delete it")
             if len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
@@ -173,7 +187,8 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
     def place(row: Baseline) -> tuple[int, float]:
         if not row.records:
             return 2, int(row.header.get("Queue", 1000))
-        return int(row.records[0]["protocol"] != "official"), -row.records[0]["test"]["accuracy"]
+        accuracies = [record["test"]["accuracy"] for record in row.records]
+        return int(row.records[0]["protocol"] != "official"), -sum(accuracies) / len(accuracies)
 
     return sorted(rows, key=place)
 
