@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -58,14 +57,10 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
         )
     if not len(split.indices[config.eval.split]):
         raise ValueError(f"eval.split={config.eval.split}: that part of {faces.name} under {split.name} has no picture")
-    counts = {
-        part: np.bincount(faces.labels[index], minlength=len(faces.classes)) for part, index in split.indices.items()
-    }
-    for code, name in enumerate(faces.classes):
-        if not counts["train"][code] and (asked := sum(counts[part][code] for part in ("val", "test"))):
-            log.warning(
-                "no picture of %s to train on, and %d to validate and test: is its name spelt alike?", name, asked
-            )
+    train, asked = (set(faces.labels[split.indices[part]].tolist()) for part in ("train", config.eval.split))
+    for code in sorted(asked - train):
+        named, part = faces.classes[code], config.eval.split
+        log.warning("%s has pictures in %s and none to train on: is it spelt alike everywhere?", named, part)
     if split.is_leaky and config.paths.results_dir:
         raise ValueError(
             f"protocol {split.name} leaks, so its numbers are no results and do not go to "

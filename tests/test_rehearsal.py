@@ -62,6 +62,21 @@ from fer_lightning.run import train
             "model._target_=fer_lightning.models.custom_cnn.CustomCN",
             r"did you mean 'CustomCNN'\?",
         ),
+        (
+            "experiment=custom_cnn augmentation=none",
+            r"augmentation\.policy\.\w+ is set, .* add augmentation\.policy=null",
+        ),
+        (
+            "trainer.limit_train_batches=2.5",
+            r"limit_train_batches is 2\.5; it must be above 0: a number of batches, or a",
+        ),
+        ("trainer=ddp trainer.devices=2 trainer.batch_size=63 trainer.accelerator=cpu", "shared evenly by 2 processes"),
+        (
+            "callbacks=early_stopping callbacks.early_stopping.monitor=train/loss callbacks.early_stopping.mode=min "
+            "trainer.max_epochs=2 trainer.check_val_every_n_epoch=2",
+            r"monitor=train/loss is looked at where val is: set trainer\.check_val_every_n_epoch=1",
+        ),
+        ("eval=tta eval.views.shift=0", r"eval\.views\.shift is 0; it is a share of the side"),
         ("resume=.", r"resume=\. is a folder: give checkpoints/last\.ckpt"),
         ("model.weights=.", r"model\.weights=\. is a folder: of a run give checkpoints/best\.ckpt"),
         ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),

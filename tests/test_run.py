@@ -257,6 +257,12 @@ def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_ru
     with pytest.raises(CompactHydraException, match=r"was trained under protocol official; under kfold"):
         train(composed(*start, "protocol=kfold"))
     assert train(composed(*start)) >= 0  # the same pictures in the same parts
+    sized = {"protocol": "kfold(fold=0 of 5)", "data": "synthetic", "data_fingerprint": "of another size"}
+    safetensors.torch.save_file({}, tmp_path / "sized.safetensors", metadata=sized)
+    with pytest.raises(CompactHydraException, match=r"sized\.safetensors was trained under protocol kfold"):
+        train(
+            composed(*start[:-1], f"model.weights={tmp_path}/sized.safetensors", f"paths.output_dir={tmp_path}/sized")
+        )
     origin = {"protocol": "leaky_pooled", "data": "elsewhere", "data_fingerprint": "f"}
     weights = {
         key: value.contiguous() for key, value in load_module(checkpoint).network.state_dict().items() if key != "luma"

@@ -255,7 +255,9 @@ def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int 
 
 
 def _tree_name(tree: Tree, own: str) -> str:
-    return "fer2013_kaggle" if tree.official and tree.classes == EMOTIONS else own
+    if tree.official and tree.classes == EMOTIONS:
+        return "fer2013_kaggle"
+    return "folder_synthetic" if own == "synthetic" else own  # `synthetic` are drawn faces
 
 
 def _csv_member(members: list[str]) -> str | None:

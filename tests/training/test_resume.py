@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from fer_lightning.config import register_resolvers
+from fer_lightning.job import Job
 from fer_lightning.run import train
 from fer_lightning.training import resume
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
@@ -189,6 +190,33 @@ def test_a_checkpoint_goes_on_in_a_new_folder(composed, tmp_path: Path) -> None:
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     train(composed(*still, "trainer.max_epochs=2", f"resume={path}", f"paths.output_dir={tmp_path}/new"))
     assert (tmp_path / "new" / "checkpoints" / "best.ckpt").exists()  # though no later epoch is better
+
+
+def test_an_average_is_not_taken_for_the_weights_that_were_trained(composed, tmp_path: Path) -> None:
+    train(composed(*TINY, "callbacks=ema", "callbacks.ema.update_starting_at_step=1"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match="holds a moving average beside the trained weights: add callbacks"):
+        train(composed(*TINY, "trainer.max_epochs=2", f"resume={last}", f"paths.output_dir={tmp_path / 'other'}"))
+
+
+def test_a_plateau_does_not_compare_with_what_it_knew_of_other_data(composed, tmp_path: Path) -> None:
+    plateau = [*TINY, "scheduler=plateau", "scheduler.patience=0", "scheduler.monitor=val/accuracy"]
+    train(composed(*plateau))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    state["lr_schedulers"][0] |= {"best": 2.0, "num_bad_epochs": 0}  # better than any accuracy
+    torch.save(state, last)
+    on = ["trainer.max_epochs=2", f"resume={last}"]
+    train(composed(*plateau, *on, f"paths.output_dir={tmp_path / 'same'}"))
+    train(composed(*plateau, *on, "data.count=220", f"paths.output_dir={tmp_path / 'other'}"))
+    rates = [saved(tmp_path / name)["optimizer_states"][0]["param_groups"][0]["lr"] for name in ("same", "other")]
+    assert rates[0] < rates[1]
+
+
+def test_before_its_first_epoch_a_run_starts_again_from_the_checkpoint_that_was_given() -> None:
+    job = Job({}, ("seed=1", "resume=/backup/last.ckpt"), None, run_dir=("hydra.run.dir=here",))
+    assert job.goes_on(begun=False) == "python train.py seed=1 resume=/backup/last.ckpt hydra.run.dir=here"
+    assert job.goes_on(begun=True) == "python train.py seed=1 hydra.run.dir=here resume=auto"
 
 
 def test_fewer_epochs_than_were_trained_leave_a_run_as_it_was(composed, tmp_path: Path) -> None:
