@@ -220,7 +220,8 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
         differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
         raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
     given = saved["hyper_parameters"]
-    averages = [part for part in config.callbacks.values() if part and str(part.get("_target_")).endswith(".EMA")]
+    callbacks = config.get("callbacks") or {}
+    averages = [part for part in callbacks.values() if part and str(part.get("_target_")).endswith(".EMA")]
     if "current_model_state" in saved and not averages:
         raise ValueError(
             f"resume={path} holds a moving average beside the trained weights: add callbacks=ema to go on, or give "

@@ -125,6 +125,19 @@ def impatient(timeout: int) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextmanager
+def own_variable_kept() -> Iterator[None]:
+    """Leaves MLFLOW_TRACKING_URI as the user has set it; MLflow writes there whichever store it was told last."""
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
 def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
     try:

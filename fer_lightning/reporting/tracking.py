@@ -25,6 +25,7 @@ from fer_lightning.reporting.mlflow_store import (
     first_store_that_works,
     impatient,
     open_experiment,
+    own_variable_kept,
     root_cause,
     store_errors,
 )
@@ -116,13 +117,14 @@ def mlflow(
         (folder / RUN_ID).write_text(str(logger.run_id))
         return logger
 
-    logger = first_store_that_works(uri, local_dir, timeout, start)
-    try:
-        yield [logger]
-    except BaseException as error:
-        logger.end("KILLED" if _was_killed(error) else "FAILED", folder)
-        raise
-    logger.end("FINISHED", folder)
+    with own_variable_kept():
+        logger = first_store_that_works(uri, local_dir, timeout, start)
+        try:
+            yield [logger]
+        except BaseException as error:
+            logger.end("KILLED" if _was_killed(error) else "FAILED", folder)
+            raise
+        logger.end("FINISHED", folder)
 
 
 class RunLogger(MLFlowLogger):

@@ -288,7 +288,7 @@ def test_a_server_that_never_answers_is_given_up(store, tmp_path, caplog):
 
 
 def test_a_uri_that_mlflow_does_not_know_is_refused(store, tmp_path):
-    with pytest.raises(ValueError, match=r"tracking.uri is 'ftp://host'; it must begin with http://"):
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI\) is 'ftp://host'; it must begin with http://"):
         mlflow(store, tmp_path / "run", uri="ftp://host").__enter__()
 
 
@@ -442,3 +442,9 @@ def test_mlflows_own_variable_names_the_server_too(composed, monkeypatch) -> Non
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert composed("data=synthetic").tracking.uri == "http://host:5000"
     assert composed("data=synthetic", "tracking.uri=http://other").tracking.uri == "http://other"
+
+
+def test_what_mlflow_writes_into_its_variable_is_taken_out_again(store, tmp_path, monkeypatch) -> None:
+    with mlflow(store, tmp_path / "run"):
+        os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///somewhere"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
