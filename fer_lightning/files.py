@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 
@@ -46,12 +45,14 @@ def claimed(fresh: str) -> str:
         OSError: It cannot be made.
     """
     Path(fresh).parent.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        folder = fresh if number == 1 else f"{fresh}_{number}"
-        with suppress(FileExistsError):
+    folder, number = fresh, 1
+    while True:
+        try:
             Path(folder).mkdir()
             return folder
-    raise AssertionError("counting has no end")
+        except FileExistsError:
+            number += 1
+            folder = f"{fresh}_{number}"
 
 
 def check_place(path: Path, named: str) -> None:
@@ -76,9 +77,11 @@ def check_place(path: Path, named: str) -> None:
         raise ValueError(f"{named}: {above} cannot be written to ({error.strerror})") from None
 
 
-def in_words(error: OSError) -> str:
-    """What the system says of a file, without the number: `results.csv: Permission denied`."""
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+def in_words(error: Exception) -> str:
+    """An error's message; of what the system says of a file without the number: `results.csv: Permission denied`."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def sync_folder(folder: Path) -> None:

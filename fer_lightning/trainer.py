@@ -72,10 +72,7 @@ def check_devices(config: DictConfig, job: Job) -> None:
     if on_gpus and not isinstance(devices, list) and str(count).isdecimal() and int(count) > torch.cuda.device_count():
         raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs here")
     processes = (int(count) if str(count).isdecimal() else 1) * int(trainer.get("num_nodes", 1))
-    if config.trainer.batch_size % max(1, processes):
-        raise ValueError(
-            f"trainer.batch_size={config.trainer.batch_size} cannot be shared evenly by {processes} processes"
-        )
+    check_shares(config.trainer.batch_size, processes)
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
     if not several and count in (0, 1, "0", "1"):
         return
@@ -85,6 +82,16 @@ def check_devices(config: DictConfig, job: Job) -> None:
         raise ValueError("trainer.on_nan=skip needs one process: with trainer=ddp it must be stop")
     if config.finetune.callback and config.finetune.callback.get("frozen_epochs") is not None:
         raise ValueError("finetune=gradual thaws layers while it trains, which DDP cannot follow: use full or frozen")
+
+
+def check_shares(batch_size: int, processes: int) -> None:
+    """Refuses batches of which the processes would get unequal shares.
+
+    Raises:
+        ValueError: The size is no multiple of their number.
+    """
+    if batch_size % max(1, processes):
+        raise ValueError(f"trainer.batch_size={batch_size} cannot be shared evenly by {processes} processes")
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
@@ -117,8 +124,5 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
         plugins=[DurableCheckpointIO()],
         **kwargs,
     )
-    if config.trainer.batch_size % trainer.world_size:
-        raise ValueError(
-            f"trainer.batch_size={config.trainer.batch_size} cannot be shared evenly by {trainer.world_size} processes"
-        )
+    check_shares(config.trainer.batch_size, trainer.world_size)
     return trainer

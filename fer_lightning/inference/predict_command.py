@@ -270,7 +270,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, ImportError, OSError) as error:
-        print(f"fer predict: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"fer predict: {in_words(error)}", file=sys.stderr)
         return 2
 
 

@@ -236,7 +236,7 @@ def main(arguments: Sequence[str]) -> int:
         for file in files:
             write_json(Path(file), result)
     except (ValueError, OSError) as error:
-        print(f"fer compare: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"fer compare: {in_words(error)}", file=sys.stderr)
         return 2
     _show(result, Console())
     return 0

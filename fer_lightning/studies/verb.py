@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from fer_lightning.config import CONF, nearest, top_level
+from fer_lightning.files import in_words
 from fer_lightning.help import wrapped
 from fer_lightning.training.trouble import one_clear_sentence, stopped_by
 
@@ -68,7 +69,7 @@ def run_verb(
             raise
         return status
     except (HydraException, OmegaConfBaseException, OSError) as error:
-        print(f"fer {name}: {error}", file=sys.stderr)
+        print(f"fer {name}: {in_words(error)}", file=sys.stderr)
         return 2
 
 

@@ -48,7 +48,7 @@ def one_clear_sentence() -> Iterator[None]:
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CompactHydraException(in_words(error) if isinstance(error, OSError) else str(error)) from None
+        raise CompactHydraException(in_words(error)) from None
     except OmegaConfBaseException as error:  # a key that somebody took away, or whose value cannot be resolved
         raise CompactHydraException(" ".join(str(error).split())) from None
 
