@@ -245,7 +245,8 @@ class Trained:
         """
         limit = self.config.trainer.limit_test_batches
         if not (isinstance(limit, float) and limit == 1):
-            raise ValueError(f"trainer.limit_test_batches is {limit}: this takes the whole of a part, add 1.0 for it")
+            key = "trainer.limit_test_batches"
+            raise ValueError(f"{key} is {limit}, and this needs the whole of a part: add {key}=1.0")
         self.refuse_what_it_learnt(part)
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():
