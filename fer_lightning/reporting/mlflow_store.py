@@ -68,7 +68,7 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
 
 
 def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
-    """A client of a store and the id of its experiment, both made if missing, by one process at a time."""
+    """A client of a store and the id of its experiment, both made if missing."""
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
@@ -78,13 +78,32 @@ def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, 
         if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
             _make_store(file, folder / "artifacts")
         client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
-            return client, str(client.create_experiment(name, artifacts))
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return client, str(experiment.experiment_id)
+
+        def find_or_make() -> str:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
+                return str(client.create_experiment(name, artifacts))
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
+
+        return client, beside_others(find_or_make)
+
+
+def beside_others(find_or_make: Callable[[], T]) -> T:
+    """`find_or_make()`, again where another process made the same at that moment: MLflow then refuses the second one.
+
+    A lock would not do: whoever uses the same server may sit at another machine.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return find_or_make()
+    except MlflowException as error:
+        if error.error_code not in ("BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"):
+            raise
+        return find_or_make()
 
 
 def _make_store(file: Path, artifacts: Path) -> None:

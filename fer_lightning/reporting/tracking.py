@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
 from fer_lightning.reporting.mlflow_store import (
+    beside_others,
     first_store_that_works,
     impatient,
     open_experiment,
@@ -112,7 +113,8 @@ def mlflow(
         )
         logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
         if dataset:
-            client.log_inputs(str(logger.run_id), datasets=[_training_data(**dataset)])
+            seen = _training_data(**dataset)
+            beside_others(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_ID).write_text(str(logger.run_id))
         return logger

@@ -4,8 +4,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from fer_lightning.reporting import mlflow_parents, records, tracking
+from fer_lightning.reporting.mlflow_store import open_experiment
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +340,46 @@ def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog,
     assert f"MLflow at {url} takes no metrics any more (" in dies
     assert str(folder) in lacks
     assert "FINISHED" in status
+
+
+def test_a_row_that_another_process_writes_at_the_same_moment_is_found(postgresql, store, tmp_path, caplog):
+    psycopg = pytest.importorskip("psycopg")
+
+    @contextmanager
+    def held_by_another(statement):
+        """What `statement` writes is committed only when somebody waits for it."""
+        with psycopg.connect(postgresql.replace("+psycopg", "")) as other, ThreadPoolExecutor(1) as pool:
+            other.execute(statement)
+
+            def commit_once_waited_for():
+                with psycopg.connect(postgresql.replace("+psycopg", ""), autocommit=True) as watch:
+                    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    deadline = time.monotonic() + 60
+                    while not (waited := watch.execute(waits).fetchone()[0] > 0) and time.monotonic() < deadline:
+                        time.sleep(0.02)
+                other.commit()
+                return waited
+
+            committed = pool.submit(commit_once_waited_for)
+            yield
+            assert committed.result()
+
+    faces = {"name": "faces", "digest": "0123", "profile": {"train": 3}}
+    client, _ = open_experiment(postgresql, str(tmp_path), "first")
+    columns = "name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace"
+    with held_by_another(f"INSERT INTO experiments ({columns}) SELECT 'faces', {columns[6:]} FROM experiments LIMIT 1"):
+        _, experiment_id = open_experiment(postgresql, str(tmp_path), "faces")
+    assert client.get_experiment(experiment_id).name == "faces"
+
+    columns = "dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source"
+    with (
+        held_by_another(f"INSERT INTO datasets ({columns}) VALUES ('1', {experiment_id}, 'faces', '0123', 'local', '')"),
+        mlflow(store, tmp_path / "run", uri=postgresql, dataset=faces) as (logger,),
+    ):
+        pass
+    assert warnings_of(caplog) == []
+    [seen] = client.get_run(logger.run_id).inputs.dataset_inputs
+    assert seen.dataset.digest == "0123"
 
 
 def test_csv_writes_a_row_an_epoch_and_the_settings(tmp_path, recwarn):
