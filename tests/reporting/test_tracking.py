@@ -373,7 +373,9 @@ def test_a_row_that_another_process_writes_at_the_same_moment_is_found(postgresq
 
     columns = "dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source"
     with (
-        held_by_another(f"INSERT INTO datasets ({columns}) VALUES ('1', {experiment_id}, 'faces', '0123', 'local', '')"),
+        held_by_another(
+            f"INSERT INTO datasets ({columns}) VALUES ('1', {experiment_id}, 'faces', '0123', 'local', '')"
+        ),
         mlflow(store, tmp_path / "run", uri=postgresql, dataset=faces) as (logger,),
     ):
         pass
