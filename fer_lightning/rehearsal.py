@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
 from fer_lightning.training.metrics import EPOCH_SCORES
 from fer_lightning.training.optim import build_optimizer
+from fer_lightning.training.resizing import ProgressiveResizing
 from fer_lightning.training.resume import differences
 
 STAND_IN_CLASSES = 7
@@ -65,6 +67,8 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
             if not hasattr(body, "stages"):
                 raise ValueError(f"finetune=gradual thaws stages(), and {config.model._target_} has none")
             built.check_stages(len(body.stages()))  # type: ignore[operator]
+        if isinstance(built, ProgressiveResizing):
+            check_sides(built.sides, body, plain(config.model))
     for key in ("views", "validation"):
         if (views := config.eval.get(key)) or key == "views":
             try_views(f"eval.{key}", plain(views), config.model.image_size)
@@ -174,22 +178,56 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
     options = {key: value for key, value in model.items() if key not in ("mean", "std", "weights")}
     if "pretrained" in options:
         options["pretrained"] = False
-    size = model["image_size"]
-    try:
-        with torch.device("meta"), torch.no_grad():
-            body: nn.Module = build(options, num_classes=classes)
+    size, target = model["image_size"], model["_target_"]
+    with suiting(f"model.image_size={size} or another option does not suit {target}"), torch.device("meta"):
+        body: nn.Module = build(options, num_classes=classes)
+        try:
             said = body.eval()(torch.zeros(1, model["channels"], size, size))
-        if tuple(said.shape) != (1, classes):
-            shape = " x ".join(map(str, said.shape))
-            raise ValueError(f"{model['_target_']} answers a picture with {shape} values, not 1 x {classes} logits")
-    except NotImplementedError:  # an operator that torch cannot do without memory
-        pass
+        except NotImplementedError:  # an operator that torch cannot do without memory
+            return body
+    if tuple(said.shape) != (1, classes):
+        shape = " x ".join(map(str, said.shape))
+        raise ValueError(f"{target} answers a picture with {shape} values, not 1 x {classes} logits")
+    return body
+
+
+@contextmanager
+def suiting(otherwise: str) -> Iterator[None]:
+    """Says in a sentence that a network cannot look at what it is shown.
+
+    Args:
+        otherwise: The beginning of the sentence.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        with torch.no_grad():
+            yield
     except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"model.image_size={size} or another option does not suit {model['_target_']}: {reason}"
-        ) from None
-    return body
+        raise ValueError(f"{otherwise}: {reason}") from None
+
+
+def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any]) -> None:
+    """Refuses sizes that a network is not made for, which a training would meet at its first step or in its midst.
+
+    Args:
+        sides: `sides` of `ProgressiveResizing`.
+        body: The network's, from `body_without_memory`.
+        model: conf/model.
+
+    Raises:
+        ValueError: The first of them that cannot be.
+    """
+    whole = model["image_size"]
+    for side in sides:
+        key = f"callbacks.progressive_resizing.sides has {side}"
+        if side >= whole:
+            raise ValueError(f"{key}; it must be smaller than model.image_size={whole}")
+        one_size = f"{key}, but {model['_target_']} with model.image_size={whole} sees no other size"
+        with suiting(one_size), suppress(NotImplementedError), torch.device("meta"):
+            body(torch.zeros(1, model["channels"], side, side))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

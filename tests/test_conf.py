@@ -37,6 +37,7 @@ NEEDED = {
     ("model", "resnet_wide"): ["model.widths=[8,16,32,64]"],
     ("model", "resmasknet"): ["model.name=test_resnet", "model.depths=[2,1,1,1]"],
     ("model", "emonext"): ["model.name=test_convnext", "model.image_size=32"],
+    ("callbacks", "progressive_resizing"): ["model=compact", "callbacks.progressive_resizing.sides=[16]"],
     ("experiment", "vit_small"): ["model.name=test_vit", "model.image_size=32"],
     ("experiment", "convnext_tiny"): ["model.name=test_convnext", "model.image_size=32"],
     ("experiment", "resnet18"): ["model.name=resnet10t"],

@@ -96,6 +96,13 @@ from fer_lightning.run import train
         ("scheduler.initial_divisor=0", "optimizer or scheduler: "),
         ("optimizer.betas=[0.9]", "optimizer or scheduler: "),
         ("callbacks=ema callbacks.ema.decay=2", r"callbacks\.ema\.decay is 2; it must be"),
+        ("callbacks=progressive_resizing callbacks.progressive_resizing.share=1", r"share is 1; it must lie between 0"),
+        ("callbacks=progressive_resizing callbacks.progressive_resizing.sides=[]", r"sides is \[\]; it must be a list"),
+        ("callbacks=progressive_resizing", r"sides has 32; it must be smaller than model\.image_size=24"),
+        (
+            "model=sequential_cnn callbacks=progressive_resizing callbacks.progressive_resizing.sides=[16]",
+            r"sides has 16, but \S+SequentialCNN with model\.image_size=24 sees no other size: ",
+        ),
         ("model.channels=2", r"model\.channels is 2; it must be 1"),
         ("model.std=0", r"model\.std is 0"),
         ("model.mean=[0.5,0.5]", r"model\.mean has 2 values"),
