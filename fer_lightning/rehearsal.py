@@ -13,7 +13,7 @@ from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
 from fer_lightning.models.network import FERNetwork, check_image_size, check_weights_file
-from fer_lightning.training import checkpoint_io
+from fer_lightning.training.checkpoint_io import read_checkpoint
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
 from fer_lightning.training.metrics import EPOCH_SCORES
@@ -38,7 +38,7 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
     check_monitored(config)
     if (weights := config.model.get("weights")) and not checkpoint:
         check_weights_file(Path(weights))
-    saved = read_checkpoint(checkpoint) if checkpoint else {}
+    saved = read_training(checkpoint) if checkpoint else {}
     classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
     check_image_size(config.model.image_size)
     body = body_without_memory(plain(config.model), classes)
@@ -102,7 +102,7 @@ def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
         raise ValueError(f"{options}: a {size} px picture cannot be looked at like that")
 
 
-def monitored(config: DictConfig) -> dict[str, str]:
+def monitored_metrics(config: DictConfig) -> dict[str, str]:
     """The keys that name a metric of each epoch, with their values."""
     named = {"objective": config.objective}
     settings = {**config.callbacks, "scheduler": config.scheduler}
@@ -124,7 +124,7 @@ def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) ->
     """
     per_class = ["f1_"] if classes is None else [f"f1_{name}" for name in classes]
     every = config.trainer.check_val_every_n_epoch
-    for key, name in monitored(config).items():
+    for key, name in monitored_metrics(config).items():
         if key.startswith("callbacks.") and name.startswith("train/") and every != 1:
             raise ValueError(f"{key}={name} is looked at where val is: set trainer.check_val_every_n_epoch=1")
         check_logged(key, name, [*EPOCH_SCORES, *per_class])
@@ -230,14 +230,14 @@ def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any])
             body(torch.zeros(1, model["channels"], side, side))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of this project without its tensors in memory; no code in the file is run.
+def read_training(path: Path) -> dict[str, Any]:
+    """The state of a training, without its tensors in memory; no code in the file is run.
 
     Raises:
         ValueError: It is not a checkpoint of this project.
     """
     try:
-        saved = checkpoint_io.read_checkpoint(path, mmap=True)
+        saved = read_checkpoint(path, mmap=True)
         origin = saved["hyper_parameters"].get("provenance") or {}
         if not saved["history"] or "optimizer_states" not in saved or "data_fingerprint" not in origin:
             raise ValueError("it holds no state of a training")

@@ -23,7 +23,7 @@ from fer_lightning.files import check_place
 from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters
-from fer_lightning.rehearsal import check_monitored, read_checkpoint, rehearse
+from fer_lightning.rehearsal import check_monitored, read_training, rehearse
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.report import write_report
 from fer_lightning.start import alone_in, check_start, keep_what_lies_in, place_to_go_on
@@ -150,7 +150,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 console.print(f"{ended}; nothing is left to do", soft_wrap=True)
                 return earlier.objective
             if checkpoint:
-                epoch = read_checkpoint(checkpoint)["history"][-1]["epoch"]
+                epoch = read_training(checkpoint)["history"][-1]["epoch"]
                 datamodule.first_epoch = epoch
                 console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
             module = build_module(config, job, faces, split, datamodule, fresh=not checkpoint)

@@ -16,7 +16,7 @@ from rich.console import Console
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols import is_leaky, parts_as_official, same_pictures
 from fer_lightning.models.network import weights_origin
-from fer_lightning.rehearsal import read_checkpoint
+from fer_lightning.rehearsal import read_training
 from fer_lightning.training.resume import RunState, differences, go_on, settings
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def check_start(
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
     if checkpoint is None:
         return
-    saved = read_checkpoint(checkpoint)
+    saved = read_training(checkpoint)
     then, trained = saved["hyper_parameters"], saved["history"][-1]["epoch"]
     if trained > config.trainer.max_epochs:
         raise ValueError(

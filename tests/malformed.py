@@ -52,7 +52,7 @@ from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
-from fer_lightning.rehearsal import check_same, read_checkpoint
+from fer_lightning.rehearsal import check_same, read_training
 from fer_lightning.run import train
 from fer_lightning.studies.audit import out_of_fold
 from fer_lightning.studies.compare import Measured, compare
@@ -461,7 +461,7 @@ def feed_checkpoint(content: bytes, folder: Path) -> None:
     path.write_bytes(content)
     refused = None
     try:
-        before = read_checkpoint(path)
+        before = read_training(path)
         check_same(path, before, OmegaConf.create(HYPERPARAMETERS), network().body)
     except ValueError as error:
         refused = error

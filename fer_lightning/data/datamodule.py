@@ -56,6 +56,9 @@ class EpochSampler(Sampler[Draw]):
         rank: Which of `world` processes draws.
         world: Processes that share the work: each batch where `shuffle`, else whole batches in turn, so that a
             picture is looked at in the same company as by one process.
+
+    Raises:
+        DataError: There are fewer pictures to train on than processes.
     """
 
     def __init__(

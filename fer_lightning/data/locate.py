@@ -99,6 +99,11 @@ def find_fer2013(folder: str | Path) -> Path | None:
     return None
 
 
+def has_parts(folder: Path) -> bool:
+    """Whether a folder holds one that is named as the part of a data set, `train` or `PublicTest`."""
+    return any(usage_of_folder(path.name) and path.is_dir() for path in folder.iterdir())
+
+
 def _has_emotions(folder: Path) -> bool:
     try:
         return {emotion_of_folder(path.name) for path in folder.iterdir()} >= set(_EMOTIONS)

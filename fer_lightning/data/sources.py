@@ -22,7 +22,7 @@ from PIL import Image
 
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.cache import cached
-from fer_lightning.data.locate import CSV_NAMES, find_fer2013, walk
+from fer_lightning.data.locate import CSV_NAMES, find_fer2013, has_parts, walk
 from fer_lightning.data.pictures import (
     Tree,
     fit,
@@ -108,7 +108,7 @@ def read_fer2013(
     Raises:
         DataError: There is none, it has other classes, or anything that `read_faces` raises.
     """
-    found = Path(path) if path is not None else find_fer2013(data_folder)
+    found = find_fer2013(data_folder) if path is None else find_fer2013(path) or Path(path)
     if found is None:
         raise DataError(
             f"no FER2013 in {Path(os.path.expanduser(data_folder)).absolute()}; put fer2013.csv or Kaggle's "
@@ -136,7 +136,7 @@ def read_faces(
     - Pictures as `split/class/picture`, in a folder or a zip. File names as in Kaggle's FER2013
       (`PublicTest_1.jpg`) tell the usage, else the split folder does: train is Training, val is PublicTest,
       test is PrivateTest. Folders that mean FER2013's seven classes (`Anger`, `happiness`) get its names.
-    - A folder in which one of these lies under a usual name.
+    - A folder without split folders in which one of these lies under a usual name.
 
     Archives are read in place, nothing is unpacked. After the first read a memory-mapped cache is opened.
 
@@ -170,7 +170,7 @@ def read_faces(
             return assemble(guarded, file, source=source.name, classes=classes, name=default_name)
 
     with _named_errors(source):
-        if source.is_dir():
+        if source.is_dir() and not has_parts(source):
             source = find_fer2013(source) or source
         options = {"image_size": image_size, "channels": channels}
         faces = cached(source, options, read) if cache else read(io.BytesIO())

@@ -123,13 +123,18 @@ def _make_store(file: Path, artifacts: Path) -> None:
 
 
 def _knock(uri: str, timeout: int) -> None:
-    """Raises OSError if a database server does not listen; SQLAlchemy under MLflow would try for minutes."""
-    from sqlalchemy import make_url
+    """Raises what is wrong with a database server, a missing password too; MLflow would try for minutes."""
+    from sqlalchemy import create_engine, make_url
 
     if not uri.startswith(("http", "sqlite")):
         url = make_url(uri)
         port = url.port or DATABASE_PORTS[url.get_backend_name()]
         socket.create_connection((url.host or "localhost", port), timeout).close()
+        engine = create_engine(url)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
 
 @contextmanager

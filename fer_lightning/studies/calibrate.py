@@ -16,8 +16,9 @@ from fer_lightning.reporting import figures, records
 from fer_lightning.studies.trained import Trained, sha256
 from fer_lightning.studies.verb import checkpoint_verb
 from fer_lightning.trainer import quiet
-from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
+from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
 from fer_lightning.training.metrics import Predictions
+from fer_lightning.training.reliability import reliability
 
 HELP = """usage: python -m fer_lightning calibrate checkpoint=RUN [key=value ...]
 
@@ -65,7 +66,8 @@ def save_diagram(calibration: Calibration, path: Path) -> Path:
         ("before", 1.0),
         (f"temperature {calibration.temperature:.2f}", calibration.temperature),
     ):
-        bins = reliability(scaled(calibration.test, temperature))
+        predictions = scaled(calibration.test, temperature)
+        bins = reliability(predictions.probabilities, predictions.labels)
         panels[f"{title}: ECE {bins.ece:.1%}"] = (bins.count.numpy(), bins.confidence.numpy(), bins.accuracy.numpy())
     return figures.save(figures.reliability_diagram(panels), path)
 

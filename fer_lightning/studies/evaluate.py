@@ -64,7 +64,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
             "protocol": net.split.name,
             "evaluation": evaluation,
             "commit": records.commit(),
-            "machine": records.machine(),
+            "machine": records.machine(net.device),
             "versions": records.versions(),
             **{part: records.recorded(s) for part, s in scores.items()},
         },

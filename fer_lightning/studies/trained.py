@@ -229,10 +229,19 @@ class Trained:
         self.refuse_what_it_learnt(part)
         self.module.set_evaluation(self.evaluation)
         self.datamodule.measured_part = part
-        trainer = build_trainer(self.config, self.run, self.module.network, logger=False)
+        trainer = self._trainer()
         trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         assert self.module.test_predictions is not None
         return self.module.test_predictions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is asked."""
+        device: torch.device = self._trainer().strategy.root_device
+        return device
+
+    def _trainer(self) -> pl.Trainer:
+        return build_trainer(self.config, self.run, self.module.network, logger=False)
 
     def predictions(self, part: str) -> Predictions:
         """What `ask` says, asked once and kept in the run's folder `predictions/`; only logits are kept, no labels.

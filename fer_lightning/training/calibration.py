@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fer_lightning.training.metrics import Predictions
-
-BINS = 15
-"""Bins of equal width of the reliability diagram and of ECE, as in Guo et al. 2017."""
+from fer_lightning.training.reliability import reliability
 
 LARGEST = 20.0
 """Temperatures stay between 1/20 and 20: a net that errs nowhere on its val part would ask for 0."""
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Pictures in bins by confidence (DeGroot & Fienberg 1983).
-
-    Attributes:
-        count: int64 (bins,), pictures whose confidence lies in each bin of equal width over [0, 1].
-        confidence: float64 (bins,), their mean confidence; NaN in an empty bin.
-        accuracy: float64 (bins,), the fraction of them that is right; NaN in an empty bin.
-    """
-
-    count: Tensor
-    confidence: Tensor
-    accuracy: Tensor
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error, in [0, 1] (Guo et al. 2017, eq. 3)."""
-        share = self.count / self.count.sum()
-        return float((share * (self.accuracy - self.confidence).abs()).nansum())
-
-
-def reliability(predictions: Predictions, bins: int = BINS) -> Reliability:
-    """Sorts N >= 1 predictions into bins of confidence, the probability of the predicted class."""
-    confidence, predicted = predictions.probabilities.double().max(dim=1)
-    right = (predicted == predictions.labels).double()
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    count = torch.bincount(place, minlength=bins)
-
-    def mean(values: Tensor) -> Tensor:
-        return torch.bincount(place, weights=values, minlength=bins) / count
-
-    return Reliability(count, mean(confidence), mean(right))
 
 
 def calibration_scores(predictions: Predictions) -> dict[str, float]:
@@ -62,7 +25,7 @@ def calibration_scores(predictions: Predictions) -> dict[str, float]:
     probabilities = predictions.probabilities.double()
     one_hot = F.one_hot(predictions.labels, probabilities.shape[1])
     return {
-        "ece": reliability(predictions).ece,
+        "ece": reliability(probabilities, predictions.labels).ece,
         "nll": F.cross_entropy(predictions.logits.double(), predictions.labels).item(),
         "brier": (probabilities - one_hot).square().sum(dim=1).mean().item(),
     }

@@ -35,6 +35,9 @@ class DistillationLoss(nn.Module):
         class_counts: Pictures of each class in the train split; not used.
         temperature: T > 0; 1 leaves the teacher's probabilities as they are.
         share: How much the teacher counts, in [0, 1]; 1 learns from it alone.
+
+    Raises:
+        ValueError: An option lies outside its range.
     """
 
     def __init__(self, class_counts: Sequence[int], temperature: float, share: float) -> None:

@@ -38,6 +38,9 @@ class FocalLoss(nn.Module):
         class_weights: `none` or `balanced` (`balanced_weights`).
         gamma: Focusing parameter, >= 0; larger values look away from what is already classified well.
         label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+
+    Raises:
+        ValueError: An option lies outside its range.
     """
 
     weight: Tensor
@@ -86,7 +89,11 @@ class FocalLoss(nn.Module):
 
 
 class CrossEntropyLoss(FocalLoss):
-    """Cross entropy over hard or soft targets: `FocalLoss` with gamma = 0."""
+    """Cross entropy over hard or soft targets: `FocalLoss` with gamma = 0.
+
+    Raises:
+        ValueError: An option lies outside its range.
+    """
 
     def __init__(self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(class_counts, class_weights, gamma=0.0, label_smoothing=label_smoothing)
@@ -115,6 +122,9 @@ class MultiTargetLoss(nn.Module):
         class_counts: Pictures of each class in the train split; not used, as the paper weighs no class.
         elsewhere: What t is for labels that the picture does not have, in (0, 1); above 0, so that a net that is sure
             of one of those still has a loss. 0.001 in the authors' code.
+
+    Raises:
+        ValueError: `elsewhere` lies outside its range.
     """
 
     def __init__(self, class_counts: Sequence[int], elsewhere: float = 1e-3) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
 )
 from torchmetrics.utilities import dim_zero_cat
+
+from fer_lightning.training.reliability import reliability
 
 Scores = dict[str, Any]
 
@@ -145,7 +146,7 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
         "balanced_accuracy": table["balanced_accuracy"].item(),
         "macro_f1": table["macro_f1"].item(),
         "top2_accuracy": multiclass_accuracy(logits, labels, count, top_k=min(2, count), average="micro").item(),
-        "ece": multiclass_calibration_error(predictions.probabilities, labels, count, n_bins=15).item(),
+        "ece": reliability(predictions.probabilities, labels).ece,
     }
     return scores | {f"f1_{name}": value for name, value in zip(classes, table["f1"].tolist(), strict=True)}
 

@@ -194,8 +194,14 @@ class FERModule(pl.LightningModule):
         self._store.update(batch["index"], logits, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`."""
+        """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`.
+
+        Raises:
+            NonFiniteLossError: The last update of the epoch has spoilt the weights, which no checkpoint shall hold.
+        """
         scores = epoch_scores(self._store.collect(), self.classes)
+        if math.isnan(scores["loss"]):
+            raise self._not_finite(math.nan, int(self.trainer.num_training_batches), "the training stops", 1)
         self._val = {f"val/{name}": value for name, value in scores.items()}
         self.log_dict(self._val, logger=False)
 

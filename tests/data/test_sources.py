@@ -627,6 +627,13 @@ def test_a_folder_that_holds_the_csv_is_a_path_too(tmp_path, faces):
     assert_same(read_faces(tmp_path), faces)
 
 
+def test_a_folder_of_pictures_is_read_though_the_csv_lies_beside(tmp_path, faces):
+    unpacked(tmp_path, {"train/cat/1.png": gray(0), "train/dog/1.png": gray(1), "test/cat/1.png": gray(2)})
+    written(tmp_path / "fer2013.csv", rows_of(faces))
+    assert read_faces(tmp_path).classes == ("cat", "dog")
+    assert_same(read_fer2013(tmp_path), faces)
+
+
 def test_read_fer2013_finds_it_or_says_where_it_looked(tmp_path, faces):
     with pytest.raises(DataError, match=r"no FER2013 in .*; put fer2013\.csv .* there, or set data\.path"):
         read_fer2013(data_folder=tmp_path)

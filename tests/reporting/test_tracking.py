@@ -279,6 +279,22 @@ def test_a_server_that_is_down_is_named_once_and_the_local_store_takes_over(sche
     assert "secret" not in caplog.text
 
 
+def test_a_database_that_refuses_the_user_is_no_matter_for_mlflow(postgresql, store, tmp_path, monkeypatch, caplog):
+    asked = []  # MLflow tries such a database for minutes
+
+    def seen(uri, *others):
+        asked.append(uri)
+        return open_experiment(uri, *others)
+
+    monkeypatch.setattr(tracking, "open_experiment", seen)
+    with mlflow(store, tmp_path / "run", uri=postgresql.replace("postgres@", "nobody:secret@")):
+        pass
+    assert asked == [f"sqlite:///{store}/mlflow.db"]
+    (warning,) = warnings_of(caplog)
+    assert 'role "nobody" does not exist' in warning
+    assert "secret" not in warning
+
+
 def test_a_server_that_never_answers_is_given_up(store, tmp_path, caplog):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -5,8 +5,9 @@ import torch
 from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fer_lightning.training.calibration import calibration_scores, fit_temperature, reliability, scaled
-from fer_lightning.training.metrics import Predictions
+from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
+from fer_lightning.training.metrics import Predictions, epoch_scores
+from fer_lightning.training.reliability import reliability
 
 
 def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
@@ -53,7 +54,7 @@ def test_no_predicted_class_changes() -> None:
 def test_reliability_by_hand() -> None:
     # of five bins (0.4, 0.6] holds 0.55 twice, right once, and (0.8, 1] holds 0.9, right
     logits = torch.tensor([[0.55, 0.45], [0.55, 0.45], [0.1, 0.9]]).log()
-    bins = reliability(predictions(logits, torch.tensor([0, 1, 1])), bins=5)
+    bins = reliability(logits.exp(), torch.tensor([0, 1, 1]), bins=5)
     assert bins.count.tolist() == [0, 0, 2, 0, 1]
     filled = bins.count > 0
     assert bins.accuracy[filled].tolist() == [0.5, 1.0]
@@ -67,6 +68,7 @@ def test_ece_is_that_of_torchmetrics_and_nll_that_of_scikit_learn() -> None:
     reference = multiclass_calibration_error(given.probabilities, given.labels, 7, n_bins=15)
     scores = calibration_scores(given)
     assert scores["ece"] == pytest.approx(reference.item(), abs=1e-6)
+    assert epoch_scores(given, list("abcdefg"))["ece"] == scores["ece"]
     assert scores["nll"] == pytest.approx(log_loss(given.labels, given.logits.double().softmax(1), labels=range(7)))
 
 
