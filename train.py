@@ -8,8 +8,9 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer_lightning.config import CONF, check_words, help_text, overrides_last, register_resolvers
-from fer_lightning.help import wrapped
+from fer_lightning.command_line import check_words, overrides_last
+from fer_lightning.config import CONF, register_resolvers
+from fer_lightning.help import help_text, wrapped
 
 register_resolvers()
 

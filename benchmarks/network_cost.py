@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fer_lightning.config import CONF, composed, plain
+from fer_lightning.command_line import composed
+from fer_lightning.config import CONF, plain
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.reporting import records

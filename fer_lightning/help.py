@@ -5,6 +5,26 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from pathlib import Path
+from string import Template
+
+from omegaconf import OmegaConf
+
+from fer_lightning.command_line import groups
+
+
+def help_text(conf: Path) -> str:
+    """What `--help` prints: `hydra.help` of config.yaml with every group and its options.
+
+    Hydra's own takes seconds where there are many groups, since it copies all configurations for each of them.
+
+    Args:
+        conf: The folder of the configuration.
+    """
+    options = {group: [option.stem for option in sorted((conf / group).glob("*.yaml"))] for group in groups(conf)}
+    listed = "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)
+    said = OmegaConf.load(conf / "config.yaml")
+    return Template(said.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed)
 
 
 def wrapped(text: str, width: int | None = None) -> str:

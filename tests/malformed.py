@@ -42,7 +42,8 @@ from PIL import Image
 
 from fer_lightning.__main__ import VERBS
 from fer_lightning.__main__ import main as verb
-from fer_lightning.config import check_words, overrides_last, register_resolvers
+from fer_lightning.command_line import check_words, overrides_last
+from fer_lightning.config import register_resolvers
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.cache import load
 from fer_lightning.data.sources import read_faces

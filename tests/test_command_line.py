@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, TINY
 from mlflow import MlflowClient
+
+from fer_lightning.command_line import check_words
+from fer_lightning.config import CONF, register_resolvers
 
 
 def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -69,3 +73,25 @@ def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: P
     assert {run.data.params["optimizer.lr"] for run in children} == {"0.0001", "0.0003"}
     assert {run.data.params["model"] for run in children} == {"sequential_cnn"}
     assert all("optimizer.lr=" in run.info.run_name for run in children)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["optimizer.lr=1e-3,-1"], r"optimizer\.lr is -1; it must be a number above 0"),
+        (["seed=range(1,4)", "trainer.batch_size=32,abc"], r"trainer\.batch_size is 'abc'"),
+        (["model=vgg,custom_cnn", "model.dropout=0.1,0.2,2"], r"model\.dropout is 2; it must be"),
+        (["model.dropout=3,0.1"], r"model\.dropout is 3; it must be"),
+    ],
+)
+def test_a_wrong_value_in_a_list_is_told_before_the_others_train(words: list[str], sentence: str) -> None:
+    register_resolvers()
+    with pytest.raises(ValueError, match=sentence):
+        check_words(CONF, ["-m", *words])
+
+
+def test_lists_of_right_values_pass() -> None:
+    register_resolvers()
+    lists = ["optimizer.lr=1e-3,2e-3", "model=compact", "model.widths=[4,8],[8,16]", "model.depths=[1,1]", "seed=1,2"]
+    check_words(CONF, ["-m", *lists, "data=fer2013", "data.path='a b.csv',c.csv"])
+    check_words(CONF, ["-m", "hydra/sweeper=fer_optuna", "optimizer.lr=interval(1e-4,1e-2)", "seed=1,2"])

@@ -2,7 +2,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fer_lightning.config import build, flatten, overrides_last, plain
+from fer_lightning.command_line import overrides_last
+from fer_lightning.config import build, flatten, plain
 
 
 def test_build_calls_the_target_with_its_keys() -> None:

@@ -5,8 +5,8 @@ from contextlib import suppress
 import pytest
 
 from fer_lightning.__main__ import VERBS, main
-from fer_lightning.config import CONF, help_text
-from fer_lightning.help import wrapped
+from fer_lightning.config import CONF
+from fer_lightning.help import help_text, wrapped
 
 TEXT = """usage: python -m fer_lightning verb checkpoint=RUN [key=value ...]
 

@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
 import fer_lightning.models
-from fer_lightning.config import check_words, register_resolvers
+from fer_lightning.command_line import check_words
+from fer_lightning.config import register_resolvers
 from fer_lightning.rehearsal import rehearse
 from fer_lightning.run import train
 

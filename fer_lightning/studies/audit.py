@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fer_lightning.config import CONF, ROOT, build, composed, plain, top_level
+from fer_lightning.command_line import composed, top_level
+from fer_lightning.config import CONF, ROOT, build, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
 from fer_lightning.data.protocols import Indices, first_copies

@@ -15,7 +15,8 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fer_lightning.config import CONF, build, check, composed, plain
+from fer_lightning.command_line import composed
+from fer_lightning.config import CONF, build, check, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures

@@ -9,7 +9,8 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.config import CONF, nearest, top_level
+from fer_lightning.command_line import top_level
+from fer_lightning.config import CONF, nearest
 from fer_lightning.files import in_words
 from fer_lightning.help import wrapped
 from fer_lightning.training.trouble import one_clear_sentence, stopped_by
