@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from fer_lightning.config import check, flatten, nearest, register_resolvers
 from fer_lightning.files import check_place
@@ -55,7 +56,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
         words = [word for word in words if "=" in word or word.startswith("~")]  # without what the flags take
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import ConfigCompositionException, OverrideParseException
+    from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
     from hydra.types import RunMode
 
     typed = [word for word in words if not word.startswith("-")]
@@ -65,16 +66,19 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
             _check_options(parsed, conf)
             for overrides in _each_once(parsed, conf):
                 composed = compose("config", overrides, return_hydra_config=True)
-            many = bool(flags & MULTIRUN) or composed.hydra.mode == RunMode.MULTIRUN
+                many = bool(flags & MULTIRUN) or composed.hydra.mode == RunMode.MULTIRUN
+                if many:
+                    _check_job(composed)
             if not many:
                 _check_one_run(parsed, [] if flags & SHOW else composed.hydra.sweeper.get("params") or [])
             _check_search(parsed, composed.hydra.sweeper)
-            _check_values(parsed, composed, conf)
             _check_data_folder(parsed, composed.hydra.runtime.choices)
             if not flags & SHOW:
                 _check_run_folder(parsed, composed.hydra.sweep.dir, "hydra.sweep.dir" if many else "hydra.run.dir")
         except (ConfigCompositionException, OverrideParseException) as error:
             raise ValueError(_explained(error, typed, conf)) from None
+        except HydraException as error:  # a list that cannot be unrolled, as range(1,2,0)
+            raise ValueError(" ".join(str(error).split())) from None
 
 
 def composed(conf: Path, typed: Sequence[str], kept: Sequence[str] = ()) -> DictConfig:
@@ -136,27 +140,14 @@ def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
             raise ValueError(f"{override.input_line} is a range to search in: add hydra/sweeper=fer_optuna")
 
 
-def _check_values(overrides: Sequence[Override], config: DictConfig, conf: Path) -> None:
-    """Refuses a value in a list of a multirun, which would come to it after the trainings of those before.
-
-    Args:
-        overrides: The command line.
-        config: What it composes with the first of each list.
-        conf: The folder of the configuration.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ValueType
-
-    lists = [o for o in overrides if o.is_sweep_override() and not (conf / o.key_or_group).is_dir()]
-    if any(override.value_type is ValueType.INTERVAL_SWEEP for override in lists):
-        return  # of a range there is no first value
-    for override in lists:
-        key = override.key_or_group
-        first, *others = override.sweep_string_iterator()
-        for typed in [*others, first]:
-            OmegaConf.update(config, key, OverridesParser.create().parse_override(f"{key}={typed}").value())
-            if not key.startswith("hydra."):
-                check(config)
+def _check_job(config: DictConfig) -> None:
+    """Refuses a job to which a multirun would come after the trainings of those before it."""
+    try:
+        check(config)
+    except InterpolationResolutionError:  # of what is known when the job runs
+        pass
+    except OSError as error:
+        raise ValueError(str(error)) from None
 
 
 def _check_data_folder(overrides: Sequence[Override], choices: Mapping[str, str]) -> None:
@@ -185,22 +176,33 @@ def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -
 
 
 def _each_once(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
-    """Command lines that between them try every option of a group which a multirun lists, and every key."""
-    from hydra.core.override_parser.types import ValueType
+    """Command lines of single runs that between them try everything which a multirun lists, one change at a time.
+
+    Raises:
+        ValueError: A list is empty, or Hydra's own settings are listed.
+    """
+    from hydra.core.override_parser.types import IntervalSweep, RangeSweep, ValueType
 
     fixed, listed = [], []
     for override in overrides:
-        key = override.get_key_element()
+        key, swept = override.get_key_element(), override.value()
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
-        elif (conf / key).is_dir():
-            if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:  # which lists only what there is
-                listed.append([f"{key}={option}" for option in override.sweep_string_iterator()])
+        elif override.is_hydra_override():
+            raise ValueError(f"{override.input_line}: Hydra's own settings are the same for all runs of a multirun")
+        elif isinstance(swept, IntervalSweep):
+            fixed.append(f"{key}={swept.start}")
+        elif override.value_type is ValueType.GLOB_CHOICE_SWEEP:  # which lists only what there is
+            if not (conf / key).is_dir():
+                raise ValueError(f"{override.input_line}: glob chooses options of a group, and {key} is none")
         else:
-            ranges = override.value_type is ValueType.INTERVAL_SWEEP
-            fixed.append(f"{key}={0 if ranges else next(override.sweep_string_iterator())}")
-    first = [options[0] for options in listed]
-    others = [[*first[:at], option, *first[at + 1 :]] for at, options in enumerate(listed) for option in options[1:]]
+            values = list(override.sweep_string_iterator())
+            if not values:
+                raise ValueError(f"{override.input_line} lists nothing")
+            ends = [values[0], values[-1]] if isinstance(swept, RangeSweep) else values
+            listed.append([f"{key}={value}" for value in ends])
+    first = [words[0] for words in listed]
+    others = [[*first[:at], word, *first[at + 1 :]] for at, words in enumerate(listed) for word in words[1:]]
     return [fixed + chosen for chosen in [first, *others]]
 
 

@@ -225,8 +225,8 @@ def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any])
         key = f"callbacks.progressive_resizing.sides has {side}"
         if side >= whole:
             raise ValueError(f"{key}; it must be smaller than model.image_size={whole}")
-        one_size = f"{key}, but {model['_target_']} with model.image_size={whole} sees no other size"
-        with suiting(one_size), suppress(NotImplementedError), torch.device("meta"):
+        other_size = f"{key}, which {model['_target_']} with model.image_size={whole} cannot look at"
+        with suiting(other_size), suppress(NotImplementedError), torch.device("meta"):
             body(torch.zeros(1, model["channels"], side, side))
 
 

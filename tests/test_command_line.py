@@ -82,6 +82,19 @@ def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: P
         (["seed=range(1,4)", "trainer.batch_size=32,abc"], r"trainer\.batch_size is 'abc'"),
         (["model=vgg,custom_cnn", "model.dropout=0.1,0.2,2"], r"model\.dropout is 2; it must be"),
         (["model.dropout=3,0.1"], r"model\.dropout is 3; it must be"),
+        (
+            ["optimizer.lr=interval(1e-4,1e-2)", "trainer.batch_size=64,0", "hydra/sweeper=fer_optuna"],
+            "batch_size is 0",
+        ),
+        (
+            ["experiment=speedrun_cpu,speedrun_cpu_70", "trainer.check_val_every_n_epoch=2"],
+            r"divides trainer\.max_epochs=7",
+        ),
+        (["seed=0,1", "resume=typo.ckpt"], r"resume=typo\.ckpt: there is no such checkpoint"),
+        (["seed=range(3,1)"], r"seed=range\(3,1\) lists nothing"),
+        (["seed=range(1,3,0)"], "range"),
+        (["model.dropout=glob(*)"], "glob chooses options of a group, and model.dropout is none"),
+        (["hydra/launcher=basic,joblib"], "Hydra's own settings are the same for all runs"),
     ],
 )
 def test_a_wrong_value_in_a_list_is_told_before_the_others_train(words: list[str], sentence: str) -> None:
@@ -94,4 +107,7 @@ def test_lists_of_right_values_pass() -> None:
     register_resolvers()
     lists = ["optimizer.lr=1e-3,2e-3", "model=compact", "model.widths=[4,8],[8,16]", "model.depths=[1,1]", "seed=1,2"]
     check_words(CONF, ["-m", *lists, "data=fer2013", "data.path='a b.csv',c.csv"])
+    check_words(CONF, ["-m", "seed=${hydra:job.num}", "optimizer.lr=1e-3,2e-3", "+x={a:1},{b:2}", "model=glob(c*)"])
+    mixes = "{_target_:fer_lightning.data.mix.MixUp,alpha:0.2},{_target_:fer_lightning.data.mix.CutMix,alpha:1.0}"
+    check_words(CONF, ["-m", f"augmentation.mix={mixes}"])
     check_words(CONF, ["-m", "hydra/sweeper=fer_optuna", "optimizer.lr=interval(1e-4,1e-2)", "seed=1,2"])

@@ -102,7 +102,7 @@ from fer_lightning.run import train
         ("callbacks=progressive_resizing", r"sides has 32; it must be smaller than model\.image_size=24"),
         (
             "model=sequential_cnn callbacks=progressive_resizing callbacks.progressive_resizing.sides=[16]",
-            r"sides has 16, but \S+SequentialCNN with model\.image_size=24 sees no other size: ",
+            r"sides has 16, which \S+SequentialCNN with model\.image_size=24 cannot look at: ",
         ),
         ("model.channels=2", r"model\.channels is 2; it must be 1"),
         ("model.std=0", r"model\.std is 0"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+REFUSED_BESIDE_OTHERS = (
+    "BAD_REQUEST",  # a database's own words
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",  # no deleted experiment of that name any more
+)
+"""What MLflow answers where another process did the same a moment before."""
+
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 # MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
 for _name, _value in {
@@ -101,7 +106,7 @@ def beside_others(find_or_make: Callable[[], T]) -> T:
     try:
         return find_or_make()
     except MlflowException as error:
-        if error.error_code not in ("BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"):
+        if error.error_code not in REFUSED_BESIDE_OTHERS:
             raise
         return find_or_make()
 
@@ -123,18 +128,22 @@ def _make_store(file: Path, artifacts: Path) -> None:
 
 
 def _knock(uri: str, timeout: int) -> None:
-    """Raises what is wrong with a database server, a missing password too; MLflow would try for minutes."""
-    from sqlalchemy import create_engine, make_url
+    """Raises what is wrong with a database server; MLflow would try to connect for minutes."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from sqlalchemy import make_url
 
-    if not uri.startswith(("http", "sqlite")):
-        url = make_url(uri)
-        port = url.port or DATABASE_PORTS[url.get_backend_name()]
-        socket.create_connection((url.host or "localhost", port), timeout).close()
-        engine = create_engine(url)
-        try:
-            engine.connect().close()
-        finally:
-            engine.dispose()
+    if uri.startswith(("http", "sqlite")):
+        return
+    url = make_url(uri)
+    if url.get_backend_name() in ("postgresql", "mysql") and "connect_timeout" not in url.query:
+        url = url.update_query_dict({"connect_timeout": str(timeout)})
+    engine: Any = create_sqlalchemy_engine(  # type: ignore[no-untyped-call]
+        url.render_as_string(hide_password=False)
+    )
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 @contextmanager

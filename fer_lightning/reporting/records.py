@@ -130,8 +130,8 @@ def without_folders(word: str) -> str:
 
 def masked(text: str) -> str:
     """`text` with `***` for the password in every URI."""
-    text = re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", text)
-    return re.sub(r"([?&]\w*(?:password|token)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
+    text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def mask_hydras_files(folder: Path, sweep_dir: Path | None) -> None:

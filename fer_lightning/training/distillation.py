@@ -76,6 +76,8 @@ class DistillationLoss(nn.Module):
 class Distiller(Callback):
     """Shows every training batch to the teachers, augmented and mixed as the student gets it, and adds their answer.
 
+    With progressive resizing, too, they see whole pictures.
+
     Teachers that see the student's own view teach a function, not a table of labels (Beyer et al. 2022, arXiv
     2106.05237). They vote softly, and never reach a checkpoint.
 

@@ -172,9 +172,16 @@ class FERModule(pl.LightningModule):
         trainer = self.trainer
         return NonFiniteLossError(
             f"The loss is {value} at step {self.global_step + 1 - later:,} (epoch {self.current_epoch + 1}, batch "
-            f"{batch_idx + 1 - later} of {trainer.num_training_batches}): {then}. A lower optimizer.lr (now "
-            f"{self.hparams['optimizer']['lr']:g}), trainer.gradient_clip_val=1 or trainer.precision=32-true (now "
-            f"{trainer.precision}) help most often; trainer.on_nan=skip leaves such batches out"
+            f"{batch_idx + 1 - later} of {trainer.num_training_batches}): {then}. {self._what_helps}; "
+            "trainer.on_nan=skip leaves such batches out"
+        )
+
+    @property
+    def _what_helps(self) -> str:
+        rate = self.hparams["optimizer"]["lr"]
+        return (
+            f"A lower optimizer.lr (now {rate:g}), trainer.gradient_clip_val=1 or trainer.precision=32-true (now "
+            f"{self.trainer.precision}) help most often"
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -194,19 +201,23 @@ class FERModule(pl.LightningModule):
         self._store.update(batch["index"], logits, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`.
-
-        Raises:
-            NonFiniteLossError: The last update of the epoch has spoilt the weights, which no checkpoint shall hold.
-        """
+        """Logs the scores of the val part, for callbacks; the epoch's row goes out in `on_train_epoch_end`."""
         scores = epoch_scores(self._store.collect(), self.classes)
-        if math.isnan(scores["loss"]):
-            raise self._not_finite(math.nan, int(self.trainer.num_training_batches), "the training stops", 1)
         self._val = {f"val/{name}": value for name, value in scores.items()}
         self.log_dict(self._val, logger=False)
 
     def on_train_epoch_end(self) -> None:
-        """Sends one row for the epoch to every logger, its step the number of the epoch counted from 1."""
+        """Sends one row for the epoch to every logger, its step the number of the epoch counted from 1.
+
+        Raises:
+            NonFiniteLossError: No batch of the epoch had a finite loss, or its last update has spoilt the weights,
+                which no loss has shown; `last.ckpt` keeps those of the epoch before.
+        """
+        if not torch.stack([weight.isfinite().all() for weight in self.network.parameters()]).all():
+            raise NonFiniteLossError(
+                f"The last update of epoch {self.current_epoch + 1} left weights that are no numbers: the training "
+                f"stops. {self._what_helps}"
+            )
         loss, correct, pictures = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         if not pictures:
             last = int(self.trainer.num_training_batches) - 1

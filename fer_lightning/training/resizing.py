@@ -13,12 +13,12 @@ class ProgressiveResizing(Callback):
     """Trains on small pictures first, and on whole ones at the end (Tan & Le 2021, arXiv 2104.00298, section 4).
 
     An epoch costs in proportion to the pixels, and early epochs need few. Validation and test always see whole
-    pictures. For networks without a dense layer over the map. The size follows from the epoch alone, so a resumed run
-    goes on as if it had never stopped.
+    pictures. For networks without a dense layer over the map. The size follows from the epoch and the number of
+    epochs: a resumed run goes on as if it had never stopped, and sees small pictures again where it is made longer.
 
     Args:
         sides: Sides in pixels that the network sees, one after the other, for as many epochs each.
-        share: Share of the epochs that these take; the rest see whole pictures.
+        share: Share of the epochs that these take; the rest, at least one, see whole pictures.
 
     Raises:
         ValueError: `sides` or `share` cannot be.
@@ -34,7 +34,7 @@ class ProgressiveResizing(Callback):
 
     def side(self, epoch: int, epochs: int, whole: int) -> int:
         """The side in pixels that pictures of `whole` px have in one of the `epochs`, counted from 0."""
-        small = round(self.share * epochs)
+        small = min(round(self.share * epochs), epochs - 1)
         return self.sides[epoch * len(self.sides) // small] if epoch < small else whole
 
     def on_train_batch_start(

@@ -65,6 +65,8 @@ def fit(epochs: int, folder: Path, resume: Path | None = None) -> Module:
         ([24, 32], 0.5, 10, [24, 24, 24, 32, 32, *[48] * 5]),  # the first has what cannot be shared evenly
         ([24, 32], 0.3, 3, [24, 48, 48]),
         ([32], 0.1, 3, [48, 48, 48]),
+        ([32], 0.6, 1, [48]),
+        ([32], 0.95, 3, [32, 32, 48]),
     ],
 )
 def test_the_sides_take_turns_and_whole_pictures_come_last(sides, share, epochs, expected) -> None:
