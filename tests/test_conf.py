@@ -38,7 +38,6 @@ NEEDED = {
     ("model", "resmasknet"): ["model.name=test_resnet", "model.depths=[2,1,1,1]"],
     ("model", "emonext"): ["model.name=test_convnext", "model.image_size=32"],
     ("callbacks", "progressive_resizing"): ["model=compact", "callbacks.progressive_resizing.sides=[16]"],
-    ("experiment", "speedrun_cpu_progressive"): ["callbacks.progressive_resizing.sides=[16]"],
     ("experiment", "vit_small"): ["model.name=test_vit", "model.image_size=32"],
     ("experiment", "convnext_tiny"): ["model.name=test_convnext", "model.image_size=32"],
     ("experiment", "resnet18"): ["model.name=resnet10t"],
