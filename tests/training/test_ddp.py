@@ -83,7 +83,8 @@ def test_two_processes_measure_as_one_does(composed, tmp_path: Path) -> None:
     assert module.test_predictions is not None
     val = epoch_scores(module.test_predictions, module.classes)
     logged = {f"val/{name}": value for name, value in val.items()}
-    assert logged.items() <= module.history[-1].items()
+    # float32 logits of two processes may differ in the last bit, which ECE, a float64, shows
+    assert {name: module.history[-1][name] for name in logged} == pytest.approx(logged, abs=1e-8)
 
 
 def test_a_multirun_with_several_processes_is_refused(tmp_path: Path) -> None:
