@@ -25,10 +25,11 @@ import torch
 from mlflow import MlflowClient
 from rich.console import Console
 
-import fer_lightning.run  # noqa: F401  # before the first fork
 from fer_lightning.reporting import records
 
 ROOT = Path(__file__).parents[1]
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["fer_lightning.run"])
 TRAINING = [
     *("data=synthetic", "data.count=400", "data.image_size=24", "model.image_size=24", "model.dropout=0.5"),
     *("augmentation=cutmix", "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.accelerator=cpu"),
@@ -36,18 +37,22 @@ TRAINING = [
 ]
 
 
+def run(folder: Path, epochs: int) -> None:
+    """train.py as it is typed."""
+    os.chdir(folder)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = [str(ROOT / "train.py"), *TRAINING, f"trainer.max_epochs={epochs}"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 def start(folder: Path, epochs: int) -> BaseProcess:
-    """train.py in a process of its own; forked, so that the imports are paid once."""
+    """A training in a process of its own, forked from one that has paid for the imports and computed nothing.
 
-    def run() -> None:
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = [str(ROOT / "train.py"), *TRAINING, f"trainer.max_epochs={epochs}"]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-    process = multiprocessing.get_context("fork").Process(target=run)
+    Forked from this one, it would wait for ever for the threads that PyTorch computed with here.
+    """
+    process = FORKED.Process(target=run, args=(folder, epochs))
     process.start()
     return process
 
