@@ -65,7 +65,12 @@ class FERNetwork(nn.Module):
         self.image_size = image_size
         self.channels = channels
         for name, value in (("mean", mean), ("std", std)):
-            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            try:
+                values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                raise ValueError(
+                    f"model.{name} is {value!r}; it must be a number, or a list of one a channel"
+                ) from None
             if len(values) not in (1, channels):
                 raise ValueError(f"model.{name} has {len(values)} values, but model.channels is {channels}")
             self.register_buffer(name, values.expand(channels).clone().view(channels, 1, 1))
