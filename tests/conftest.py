@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -200,7 +201,7 @@ def postgresql() -> Iterator[str]:
     if found is None:
         pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
     programs = Path(found).parent
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg.XXXXXX"], text=True).strip())
+    folder = Path(tempfile.mkdtemp(prefix="pg.", dir="/tmp"))
     as_user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
