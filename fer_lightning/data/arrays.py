@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,6 +70,28 @@ class FaceArrays:
     def is_synthetic(self) -> bool:
         """Whether the faces were drawn by the program."""
         return self.name == "synthetic"
+
+
+def gather(images: NDArray[np.uint8], positions: Sequence[int]) -> NDArray[np.uint8]:
+    """A copy of some pictures, of which nothing else stays in this process's memory.
+
+    Of a memory map they are asked for at once before the first is touched. Touched one by one, each would wait for the
+    disk, which would read hundreds of kilobytes around it.
+
+    Args:
+        images: As it was opened, not a view of it.
+        positions: In any order.
+    """
+    mapped: object = images.base
+    if isinstance(images, np.memmap) and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
+        first, size = images.offset % mmap.ALLOCATIONGRANULARITY, math.prod(images.shape[1:])
+        for position in positions:
+            start = first + position * size
+            page = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+    pictures = np.take(np.asarray(images), positions, axis=0)
+    release(images)
+    return pictures
 
 
 def release(images: NDArray[np.uint8]) -> None:

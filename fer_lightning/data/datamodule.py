@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from fer_lightning.config import build
-from fer_lightning.data.arrays import DataError, FaceArrays, release
+from fer_lightning.data.arrays import DataError, FaceArrays, gather
 from fer_lightning.data.augment import PictureAugmentation
 from fer_lightning.data.batched import BatchedAugmentation
 from fer_lightning.data.pieces import in_order
@@ -124,8 +124,7 @@ class FaceDataset(Dataset[Batch]):
     def __getitem__(self, draw: Draw) -> Batch:
         batch: Batch = {"index": torch.tensor(draw.positions), "seed": draw.seed}
         if self.pictures is not None:
-            pictures = np.take(np.asarray(self.pictures), draw.positions, axis=0)
-            release(self.pictures)
+            pictures = gather(self.pictures, draw.positions)
             if self.policy is not None:
                 self.policy.reseed(draw.seed)
                 pictures = self.policy(pictures)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fer_lightning.data import arrays
-from fer_lightning.data.arrays import content_fingerprint, in_pieces
+from fer_lightning.data.arrays import content_fingerprint, gather, in_pieces
 
 
 def test_a_set_is_gone_through_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +30,33 @@ def test_the_fingerprint_does_not_depend_on_the_pieces(count: int, monkeypatch: 
     content = repr((images.shape, ("a", "b"))).encode() + images.tobytes() + labels.astype("<i8").tobytes()
     content += "\n".join(usage.tolist()).encode()
     assert content_fingerprint(images, labels, usage, ("a", "b")) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("shape", [(700, 48, 48), (700, 5, 7, 3)])
+def test_pictures_are_gathered_from_memory_and_from_files(shape: tuple[int, ...], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    np.concatenate([images[:50], images]).tofile(tmp_path / "later.bin")  # what is mapped starts behind some pages
+    later = np.memmap(tmp_path / "later.bin", np.uint8, "r", images[:50].nbytes, shape)
+    for positions in ([0, 699, 3, 3, 350], [], list(range(699, -1, -1))):
+        for source in (images, np.load(tmp_path / "images.npy", mmap_mode="r"), later):
+            found = gather(source, positions)
+            assert np.array_equal(found, images[np.array(positions, int)])
+            assert not isinstance(found, np.memmap)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux alone counts what a process reads from the disk")
+def test_little_more_is_read_from_the_disk_than_the_pictures(tmp_path: Path) -> None:
+    def read_so_far() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+    path = tmp_path / "images.npy"
+    np.save(path, np.zeros((20_000, 48, 48), np.uint8))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    images = np.load(path, mmap_mode="r")
+    before = read_so_far()
+    gather(images, list(range(50, 20_000, 500)))
+    assert read_so_far() - before < 40 * 64 * 1024  # a page or two each; megabytes where each fault reads ahead
