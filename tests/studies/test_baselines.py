@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from fer_lightning import __main__ as entry
 from fer_lightning.studies.baselines import page
-from fer_lightning.studies.baselines.rows import NETWORK_COST, baselines, file_of, header_of
+from fer_lightning.studies.baselines.rows import NETWORK_COST, Baseline, baselines, file_of, header_of
 from fer_lightning.studies.baselines.runner import OUT_OF_TIME, RUNS, Runner
 
 
@@ -119,6 +119,18 @@ def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> No
     rows = baselines(root)
     assert [row.name for row in rows] == ["measured", "easier", "waiting"]
     assert "85.00% (80.0% to 90.0%, fer_plus(soft))" in page.results_head(rows)
+
+
+@pytest.mark.parametrize(
+    ("claim", "figure"),
+    [
+        ("64.2 to 64.4% accuracy", "64.2 to 64.4%"),
+        ("76.12% accuracy (XL size, ImageNet-22k)", "76.12%"),
+        ("none; aim 70% within 18 minutes", "none"),
+    ],
+)
+def test_the_terminal_shows_the_figure_of_a_claim(claim: str, figure: str) -> None:
+    assert Baseline("a", {"Claim": claim}).claimed == figure
 
 
 def test_several_seeds_give_their_mean_and_range(root: Path) -> None:

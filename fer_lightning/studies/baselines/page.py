@@ -110,20 +110,23 @@ def with_measured(text: str, row: Baseline) -> str:
 
 def show(rows: Sequence[Baseline], console: Console) -> None:
     """What was measured, and the queue of what was not, in the terminal."""
-    measured = _table("Measured", ("experiment", "source's claim", "PrivateTest (95%)", "without copies"))
+    columns = ("experiment", "source's claim", "PrivateTest", "95% interval", "without copies")
+    measured = _table("Measured, accuracies", columns)
     waiting = [row for row in rows if not row.records]
     for row in rows:
         if row.records:
             cells = row.cells()
-            accuracy = re.sub(r"(?<=[:,]) ", "\n", cells[TEST])
+            accuracy, _, interval = cells[TEST].removesuffix(")").partition(" (")
             without_copies = cells[WITHOUT_COPIES].split()[0]
-            measured.add_row(row.name, cells["source's claim"], accuracy, without_copies)
+            measured.add_row(row.name, row.claimed, accuracy, re.sub(r"(?<=[:,]) ", "\n", interval), without_copies)
     console.print(measured)
+    console.print("What each claim is worth, and the whole table: docs/RESULTS.md", highlight=False)
+    console.print()
     if waiting:
         queue = _table("Not run, most valuable first", ("experiment", "source's claim", "needs", "GPU minutes"))
         queue.columns[3].justify = "right"
         for row in waiting:
-            queue.add_row(row.name, row.header.get("Claim", ""), row.needs, str(row.gpu_minutes or ""))
+            queue.add_row(row.name, row.claimed, row.needs.replace(" and ", ", "), str(row.gpu_minutes or ""))
         console.print(queue)
         alone = {row.name: row.gpu_minutes or 0 for row in waiting}
         twice = sum(alone.get(member, 0) for row in waiting for member in row.members)
@@ -137,5 +140,5 @@ def show(rows: Sequence[Baseline], console: Console) -> None:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column in ("experiment", "PrivateTest (95%)"), overflow="fold")
+        table.add_column(column, no_wrap=column not in ("needs", "without copies"), overflow="fold")
     return table

@@ -82,6 +82,12 @@ class Baseline:
     cost: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def claimed(self) -> str:
+        """The figure that opens `Claim`: `64.2 to 64.4%`; `none` where the source claims none."""
+        found = re.match(r"[\d.]+( to [\d.]+)?%", self.header.get("Claim", ""))
+        return found[0] if found else "none"
+
+    @property
     def gpu_minutes(self) -> int | None:
         """The estimate of `Cost` for a run on a GPU."""
         found = re.search(r"(\d+) minutes on a GPU", self.header.get("Cost", ""))
