@@ -22,7 +22,7 @@ def main(config: DictConfig) -> float | tuple[float, float]:
 
     try:
         return train(config)
-    except CompactHydraException as mistake:  # of one run its sentence is all that there is to say
+    except CompactHydraException as mistake:  # of a single run the sentence alone is shown
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(str(mistake))

@@ -120,7 +120,7 @@ def main() -> None:
         "machine": records.machine(),
         "commit": records.commit(),
     }
-    table = Table("", *(f"batch {batch}, ms a face" for batch in BATCHES), title=result["question"])
+    table = Table("", *(f"batch {batch}, ms per face" for batch in BATCHES), title=result["question"])
     for name in runs:
         table.add_row(name, *(f"{rows[batch][name]:.3f}" for batch in BATCHES))
     console = Console()

@@ -1,4 +1,4 @@
-"""What does the network of each experiment cost? Parameters, multiplications, and one face on one CPU thread.
+"""What does the network of each experiment cost? Parameters, multiply-accumulates (MACs), and one face on one CPU thread.
 
 Untrained networks, in float32, without any compilation; the milliseconds are the median over rounds in which all
 networks took turns. Experiments that differ in their training alone share a network.
@@ -77,7 +77,7 @@ def main() -> None:
         "versions": records.versions(),
         "commit": records.commit(),
     }
-    table = Table("experiment", "parameters", "million multiplications", "ms a face", title=result["question"])
+    table = Table("experiment", "parameters", "million MACs", "ms per face", title=result["question"])
     for name, row in result["networks"].items():
         millions = f"{row['multiplications'] / 1e6:,.1f}"
         table.add_row(name, f"{row['parameters'] / 1e6:.2f} M", millions, f"{row['milliseconds']:.2f}")

@@ -23,7 +23,7 @@ HEAD = """# Performance
 
 Each section answers one question with the numbers that its script in `benchmarks/` measured. Where rounds are named,
 the sides that are compared took turns in them, and medians are shown; a ratio is the median of the ratios of
-neighbouring rounds. One round is a single run. Other sections say what they show. On other machines the numbers differ,
+neighbouring rounds. One round is a single run. On other machines the numbers differ,
 so every section names its own.
 Written by `python benchmarks/report.py` from `benchmarks/results/*.json`."""
 
@@ -113,7 +113,9 @@ def streaming(result: Result) -> list[Row]:
                 *((f"{disk:,.0f}", f"{from_disk(result):.1%}") if disk else ("", "")),
             )
         )
-    for look in result["memory_mib"]:
+    looks = result["memory_mib"]
+    in_epoch = [look for look in looks if look["when"].startswith("picture")]
+    for look in (looks[0], in_epoch[1], in_epoch[-1], looks[-1]):  # all others lie between
         seen = f"{look['anonymous']:,} MiB anonymous, {look['file']:,} MiB of files"
         rows.append((f"memory, {look['when']}", "", seen, "", "", ""))
     return rows
@@ -150,7 +152,7 @@ def compilation(result: Result) -> list[Row]:
 def inference(result: Result) -> list[Row]:
     batches = result["milliseconds_a_face_one_thread"]
     net = f"{result['bundle']}, {result['parameters'] / 1e6:.2f} M parameters"
-    rows: list[Row] = [(net, *(f"{batch}, ms a face, one thread" for batch in batches))]
+    rows: list[Row] = [(net, *(f"{batch}, ms per face, one thread" for batch in batches))]
     rows += [(name, *(f"{batch[name]:.3f}" for batch in batches.values())) for name in next(iter(batches.values()))]
     blank = [""] * (len(batches) - 1)
     for graph, seconds in result["seconds_for_1000_jpegs_all_cores"].items():
@@ -160,7 +162,7 @@ def inference(result: Result) -> list[Row]:
 
 
 def detection(result: Result) -> list[Row]:
-    shares = ("faces found", "false boxes a frame", "of them right", "right as FER2013 crops them")
+    shares = ("faces found", "false boxes a frame", "accuracy on found faces", "the same, as FER2013 crops them")
     rows: list[Row] = [("detector", *shares, "detection, ms", "frames/s with classifying")]
     for row in result["figures"]:
         seen = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}", f"{row['right']:.1%}")
@@ -196,7 +198,7 @@ def growth(result: Result) -> list[Row]:
             "seconds an epoch",
             "seconds whole",
             "seconds beside training",
-            "peak GiB a process",
+            "peak GiB per process",
         )
     ]
     for row in result["rows"]:
@@ -235,7 +237,7 @@ def kills(result: Result) -> list[Row]:
 
 
 def network_cost(result: Result) -> list[Row]:
-    rows: list[Row] = [("experiment", "parameters", "million multiplications", "ms a face, one thread")]
+    rows: list[Row] = [("experiment", "parameters", "million MACs", "ms per face, one thread")]
     for name, row in sorted(result["networks"].items(), key=lambda item: item[1]["milliseconds"]):
         millions = f"{row['multiplications'] / 1e6:,.1f}"
         rows.append((name, f"{row['parameters'] / 1e6:.2f} M", millions, f"{row['milliseconds']:.2f}"))
@@ -312,7 +314,7 @@ SECTIONS = (
     Section("peak_memory", "Memory of a training", peak_memory, "One run."),
     Section("first_read", "Reading FER2013", first_read),
     Section("malformed", "Malformed input", malformed),
-    Section("network_cost", "Networks", network_cost, "In PyTorch."),
+    Section("network_cost", "Networks", network_cost, "Latency is measured in PyTorch."),
     Section(
         "inference",
         "Inference",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+from fer_lightning.files import in_words
 
 VERBS = {
     "app": ("fer_lightning.inference.app.command", "faces and results in a browser"),
@@ -31,7 +34,7 @@ def usage() -> str:
     return (
         "usage: python -m fer_lightning VERB [key=value ...]\n\n"
         f"{verbs}\n\n"
-        "`python -m fer_lightning VERB --help` tells more of one; `python train.py --help` of training.\n"
+        "`python -m fer_lightning VERB --help` describes one verb, `python train.py --help` training.\n"
     )
 
 
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit status: 0 done, 2 wrong use, 130 stopped by Ctrl-C, or the verb's own.
+        The exit status: 0 done, 2 wrong use, 130 stopped by Ctrl-C, or the verb's own. A mistake is one sentence.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
@@ -57,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
     except KeyboardInterrupt:
         return 130  # as shells have it
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"fer {words[0]}: {in_words(error)}", file=sys.stderr)
+        return 2
     return status
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from fer_lightning.config import check, flatten, nearest, register_resolvers
+from fer_lightning.config import CONF, check, flatten, nearest, register_resolvers
 from fer_lightning.files import check_place
 
 if TYPE_CHECKING:
@@ -260,3 +260,27 @@ def _options_with(key: str, conf: Path) -> list[str]:
     files = sorted((conf / group).glob("*.yaml")) if rest and group in groups(conf) else []
     held: dict[str, Any] = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
     return [f"{group}={option}" for option, content in held.items() if rest in flatten(content or {})]
+
+
+def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A verb's own words by key, and the overrides in their order.
+
+    Raises:
+        ValueError: A key is neither the verb's nor one of the configuration, or one of the verb's is given twice or
+            without a value, or `checkpoint` is missing.
+    """
+    given: dict[str, str] = {}
+    overrides = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if key in own:
+            if key in given or not value:
+                raise ValueError(f"give {key}=... once, and with a value")
+            given[key] = value
+            continue
+        if equals and key.isidentifier() and key not in (known := top_level(CONF)):
+            raise ValueError(f"there is no key {key!r}{nearest(key, [*own, *known])}")
+        overrides.append(word)
+    if "checkpoint" in own and "checkpoint" not in given:
+        raise ValueError("give one checkpoint=RUN, the folder of a run")
+    return given, overrides

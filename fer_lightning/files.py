@@ -84,6 +84,11 @@ def in_words(error: Exception) -> str:
     return str(error)
 
 
+def user_cache() -> Path:
+    """The user's folder for what can be made or fetched again; not made."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"
+
+
 def sync_folder(folder: Path) -> None:
     """Makes a rename last through a power cut, where folders can be synchronised at all."""
     if os.name == "posix":

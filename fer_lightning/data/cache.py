@@ -20,7 +20,7 @@ import numpy as np
 
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.locate import walk
-from fer_lightning.files import sync_folder
+from fer_lightning.files import sync_folder, user_cache
 from fer_lightning.labels import USAGES
 
 CACHE_FOLDER: Final = ".fer_lightning_cache"
@@ -58,7 +58,7 @@ def cached(
     source = source.absolute()  # links are kept, so that the cache lies beside what the user named
     slot = _digest(str(source), json.dumps(options, sort_keys=True))
     entry = f"{slot}-{_digest(str(_VERSION), _identity(source))}"
-    roots = [source.parent / CACHE_FOLDER, _user_folder()][0 if beside else 1 :]
+    roots = [source.parent / CACHE_FOLDER, user_cache()][0 if beside else 1 :]
     for root in roots:
         if (faces := load(root / entry)) is not None:
             return faces
@@ -186,7 +186,3 @@ def _file_state(entry: os.DirEntry[str]) -> os.stat_result:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _user_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.files import written_whole
+from fer_lightning.files import user_cache, written_whole
 
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -244,7 +244,7 @@ def mediapipe_model() -> bytes:
     Raises:
         ValueError: It cannot be had, or is another file than it should be.
     """
-    path = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fer_lightning" / Path(MEDIAPIPE_URL).name
+    path = user_cache() / Path(MEDIAPIPE_URL).name
     advice = f"fetch {MEDIAPIPE_URL} on a machine with network, and give it as model=PATH, or --detector_model PATH"
     if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == MEDIAPIPE_SHA256:
         return content

@@ -1,1 +1,1 @@
-"""From-scratch networks, timm backbones, test-time augmentation."""
+"""From pixels to logits: networks, timm backbones, test-time views, ensembles, what a network costs."""

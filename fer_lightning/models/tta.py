@@ -1,4 +1,7 @@
-"""Test-time augmentation: several views of each picture, averaged."""
+"""Test-time augmentation: several views of each picture, averaged.
+
+A way to look (`flip`, `shifts`, `ten_crop`, ...) takes pictures (B, C, H, W) and gives a list of views (B, C, h, w).
+"""
 
 from __future__ import annotations
 

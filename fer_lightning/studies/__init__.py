@@ -1,1 +1,1 @@
-"""Work over finished runs: evaluate a checkpoint."""
+"""Work over finished runs: baselines, ensembles, audit, calibration, pruning, sweeps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fer_lightning.files import check_place, in_words
+from fer_lightning.command_line import split_words
+from fer_lightning.files import check_place
 from fer_lightning.help import wrapped
 from fer_lightning.reporting.records import read_record, write_json
 from fer_lightning.reporting.report import read_predictions
@@ -224,19 +224,15 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(wrapped(HELP))
         return 0 if arguments else 2
-    files = [a.split("=", 1)[1] for a in arguments if a.startswith("json=")]
-    folders = [Path(a) for a in arguments if not a.startswith("json=")]
+    given, folders = split_words(arguments, own=("json",))
+    if wrong := [word for word in folders if "=" in word and not Path(word).exists()]:
+        raise ValueError(f"{wrong[0]} would change nothing: what is compared was measured already")
     if len(folders) != 2:
-        print(f"fer compare: give two folders of measurements, not {len(folders)}", file=sys.stderr)
-        return 2
-    try:
-        for file in files:
-            check_place(Path(file), f"json={file}")
-        result = compare(*(Measured.read(folder) for folder in folders))
-        for file in files:
-            write_json(Path(file), result)
-    except (ValueError, OSError) as error:
-        print(f"fer compare: {in_words(error)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"give two folders of measurements, not {len(folders)}")
+    if "json" in given:
+        check_place(Path(given["json"]), f"json={given['json']}")
+    result = compare(*(Measured.read(Path(folder)) for folder in folders))
+    if "json" in given:
+        write_json(Path(given["json"]), result)
     _show(result, Console())
     return 0

@@ -68,7 +68,7 @@ UNGROWN = ("official", "leaky_selected", "leaky_pooled")
 COLUMNS = (
     "protocol",
     "training pictures",
-    "of them known",
+    "training accuracy",
     "accuracy reported (95%)",
     "gain over official (95%)",
     "without exact copies",
@@ -261,7 +261,7 @@ def page(records: Records, claim: float | None) -> str:
         "here. Written by `python -m fer_lightning leaks write` from `results/leaks/*.json`.\n",
         "![Accuracy reported under each protocol](images/leaks.png)\n",
         "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n",
-        "*Of them known* is the accuracy on the training pictures while the chosen epoch was trained. *Without exact\n"
+        "*Training accuracy* was measured while the chosen epoch was trained. *Without exact\n"
         "copies* leaves out test pictures whose very pixels were trained or chosen on (under `leaky_selected`: by the\n"
         "official parts). Gains are percentage points, their intervals Newcombe's from the two bootstrap intervals.\n",
         "## The protocols\n",
@@ -335,20 +335,14 @@ def main(arguments: Sequence[str]) -> int:
     action, overrides = (arguments[0], list(arguments[1:])) if arguments else ("", [])
     wrong = [o for o in overrides if "=" not in o or o.startswith(("protocol=", "-"))]
     if action not in ("", "run", "write") or wrong or (overrides and action != "run"):
-        print(
-            f"fer leaks: {' '.join(arguments)!r} is not known; it takes nothing, 'write', or 'run' with key=value of "
-            "any key but the protocol",
-            file=sys.stderr,
+        raise ValueError(
+            f"{' '.join(arguments)!r} is not known; it takes nothing, 'write', or 'run' with key=value of any key but "
+            "the protocol"
         )
-        return 2
-    try:
-        status = run(overrides) if action == "run" else 0
-        records = read_records()
-        if action == "write" or (action and records):
-            write()
-    except ValueError as error:
-        print(f"fer leaks: {error}", file=sys.stderr)
-        return 2
+    status = run(overrides) if action == "run" else 0
+    records = read_records()
+    if action == "write" or (action and records):
+        write()
     table = Table(title="Leaks", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for position, column in enumerate(COLUMNS[:5]):
         table.add_column(column, no_wrap=position == 0)

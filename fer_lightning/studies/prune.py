@@ -63,7 +63,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     with written_whole(file) as aside:
         safetensors.torch.save_file(narrower.state_dict(), aside, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("", "parameters", "multiplications", "latency", "val accuracy"):
+    for column in ("", "parameters", "MACs", "latency", "val accuracy"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""A trained net with the data of its own run: what evaluate, ensemble and calibrate begin with."""
+"""A trained net with the data of its own run: what every verb that takes a checkpoint begins with."""
 
 from __future__ import annotations
 

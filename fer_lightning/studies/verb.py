@@ -9,8 +9,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.command_line import top_level
-from fer_lightning.config import CONF, nearest
+from fer_lightning.command_line import split_words
 from fer_lightning.files import in_words
 from fer_lightning.help import wrapped
 from fer_lightning.training.trouble import one_clear_sentence, stopped_by
@@ -104,27 +103,3 @@ def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) ->
         for name, reason in without_effect.items():
             if key == name or key.startswith(f"{name}."):
                 raise ValueError(f"{word} would change nothing: {reason}")
-
-
-def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """A verb's own words by key, and the overrides in their order.
-
-    Raises:
-        ValueError: A key is neither the verb's nor one of the configuration, or one of the verb's is given twice or
-            without a value, or `checkpoint` is missing.
-    """
-    given: dict[str, str] = {}
-    overrides = []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if key in own:
-            if key in given or not value:
-                raise ValueError(f"give {key}=... once, and with a value")
-            given[key] = value
-            continue
-        if equals and key.isidentifier() and key not in (known := top_level(CONF)):
-            raise ValueError(f"there is no key {key!r}{nearest(key, [*own, *known])}")
-        overrides.append(word)
-    if "checkpoint" in own and "checkpoint" not in given:
-        raise ValueError("give one checkpoint=RUN, the folder of a run")
-    return given, overrides

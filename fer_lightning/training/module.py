@@ -66,6 +66,9 @@ class FERModule(pl.LightningModule):
         class_counts: Pictures of each class in the train part.
         provenance: Whatever says where this net comes from (data set, fingerprint, protocol, config); stored only.
         on_nan: At a loss that is not finite, `stop` the training or `skip` the batch's update.
+
+    Raises:
+        ValueError: The loss or the views are none of this package's, or the network cannot be built so.
     """
 
     def __init__(

@@ -314,7 +314,7 @@ def test_the_median_pruner_lets_every_trial_live_for_10_epochs() -> None:
     pruned = []
     for value in [1.0] * 6 + [0.0]:
         trial = study.ask()
-        for epoch in range(1, 13):  # as training/pruning.py counts
+        for epoch in range(1, 13):  # as training/trial_pruning.py counts
             trial.report(value, epoch)
             if trial.should_prune():
                 pruned.append(epoch)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fer_lightning.studies.verb import run_verb, split_words
+from fer_lightning.command_line import split_words
+from fer_lightning.studies.verb import run_verb
 
 OWN = ("checkpoint", "int8")
 

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,16 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         options = parser().parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
-    try:
-        if importlib.util.find_spec("streamlit") is None:
-            raise ValueError("the app needs Streamlit: pip install -e '.[app]', or pip install streamlit")
-        if options.model:
-            given(options.model)
-            os.environ[MODEL_VARIABLE] = options.model
-        port = free_port(options.address, options.port)
-    except ValueError as error:
-        print(f"fer app: {error}", file=sys.stderr)
-        return 2
+    if importlib.util.find_spec("streamlit") is None:
+        raise ValueError("the app needs Streamlit: pip install -e '.[app]', or pip install streamlit")
+    if options.model:
+        given(options.model)
+        os.environ[MODEL_VARIABLE] = options.model
+    port = free_port(options.address, options.port)
     who = (
         "only this machine can open it" if options.address in LOCAL else "ANYBODY who reaches this machine can open it"
     )

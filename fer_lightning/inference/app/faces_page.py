@@ -70,7 +70,7 @@ def finder() -> FaceDetector:
 
 
 def page() -> None:
-    """The page."""
+    """Uploaded or photographed pictures, and what one or two models say of each face in them."""
     st.title("Facial expressions", anchor=False)
     st.caption(LIMITS)
     models = chosen_models()

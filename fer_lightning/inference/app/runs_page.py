@@ -24,7 +24,7 @@ PERCENT = st.column_config.NumberColumn(format="percent")
 
 
 def page() -> None:
-    """The page."""
+    """The measured rows of the results table, and the runs of MLflow's store with their figures."""
     st.title("Results", anchor=False)
     published()
     own_runs()

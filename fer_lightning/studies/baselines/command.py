@@ -52,33 +52,20 @@ def main(arguments: Sequence[str]) -> int:
         chosen = parser().parse_args(list(arguments))
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    try:
-        return _act(chosen)
-    except ValueError as error:  # a record that is damaged or belongs elsewhere
-        print(f"fer baselines: {error}", file=sys.stderr)
-        return 2
-
-
-def _act(chosen: argparse.Namespace) -> int:
     if chosen.action == "run":
         known = [row.name for row in baselines()]
         for name in chosen.names:
             if name not in known:
-                print(f"fer baselines: {name} is no row of the table; there are {', '.join(known)}", file=sys.stderr)
-                return 2
+                raise ValueError(f"{name} is no row of the table; there are {', '.join(known)}")
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds):
-            print(f"fer baselines: --seeds is {chosen.seeds!r}; give numbers such as 0,1,2", file=sys.stderr)
-            return 2
+            raise ValueError(f"--seeds is {chosen.seeds!r}; give numbers such as 0,1,2")
         if chosen.minutes is not None and not chosen.minutes > 0:
-            print(f"fer baselines: --minutes is {chosen.minutes:g}; give a number above 0", file=sys.stderr)
-            return 2
+            raise ValueError(f"--minutes is {chosen.minutes:g}; give a number above 0")
         seeds = [int(seed) for seed in chosen.seeds.split(",")]
         if any(seeds) and (voting := [row for row in chosen.names if (CONF / "ensemble" / f"{row}.yaml").exists()]):
-            print(f"fer baselines: {voting[0]} is an ensemble, whose members have seeds of their own", file=sys.stderr)
-            return 2
+            raise ValueError(f"{voting[0]} is an ensemble, whose members have seeds of their own")
         if chosen.at_once < 1:
-            print(f"fer baselines: --at_once is {chosen.at_once}; give 1 or more", file=sys.stderr)
-            return 2
+            raise ValueError(f"--at_once is {chosen.at_once}; give 1 or more")
         deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
         runner = Runner(deadline, chosen.at_once, chosen.weights)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(OUT_OF_TIME))
