@@ -1,4 +1,4 @@
-"""What does the network of each experiment cost? Parameters, multiply-accumulates (MACs), and one face on one CPU thread.
+"""What does the network of each experiment cost? Parameters, multiply-accumulates (MACs), one face on one CPU thread.
 
 Untrained networks, in float32, without any compilation; the milliseconds are the median over rounds in which all
 networks took turns. Experiments that differ in their training alone share a network.

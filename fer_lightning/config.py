@@ -115,7 +115,7 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         raise ValueError(f"{str(config)[:40]!r} stands where an option of conf/ with its _target_ must be")
     options = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")} | kwargs
     target = config.get("_target_")
-    call = _allowed(target)
+    call = target_of(config)
     if config.get("_partial_"):
         return partial(call, *args, **options)
     try:
@@ -125,8 +125,13 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         raise ValueError(f"{target}: {error}") from error
 
 
-def _allowed(target: object) -> Callable[..., Any]:
-    """What a `_target_` names: a class or function of a module, no method of a class and nothing private."""
+def target_of(config: Mapping[str, Any]) -> Callable[..., Any]:
+    """What the `_target_` of a config names: a class or function of a module, no method of a class and nothing private.
+
+    Raises:
+        ValueError: It is missing, or not defined under `TARGET_PREFIXES`.
+    """
+    target = config.get("_target_")
     found: Any = None
     if isinstance(target, str) and target.startswith((*TARGET_PREFIXES, "pytorch_lightning.Trainer")):
         module, _, name = target.rpartition(".")

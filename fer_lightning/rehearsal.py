@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
-from fer_lightning.models.network import FERNetwork, check_image_size, check_weights_file
+from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
 from fer_lightning.training.checkpoint_io import read_checkpoint
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
@@ -173,14 +173,9 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
     Raises:
         ValueError: Its options do not fit, or the picture is too small for it.
     """
-    if missing := [key for key, value in model.items() if value == "???"]:
-        raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
-    options = {key: value for key, value in model.items() if key not in ("mean", "std", "weights")}
-    if "pretrained" in options:
-        options["pretrained"] = False
     size, target = model["image_size"], model["_target_"]
     with suiting(f"model.image_size={size} or another option does not suit {target}"), torch.device("meta"):
-        body: nn.Module = build(options, num_classes=classes)
+        body = build_body(model, classes, fetches=False)
         try:
             said = body.eval()(torch.zeros(1, model["channels"], size, size))
         except NotImplementedError:  # an operator that torch cannot do without memory

@@ -33,8 +33,8 @@ from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.evaluation import evaluate_kaggle_test, evaluate_part, is_kaggle_test, tracked
 from fer_lightning.training.metrics import Scores
 from fer_lightning.training.module import FERModule
-from fer_lightning.training.trial_pruning import Pruning
 from fer_lightning.training.resume import RunState, settings
+from fer_lightning.training.trial_pruning import Pruning
 from fer_lightning.training.trouble import calm_end, one_clear_sentence, trouble_in_words
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from fer_lightning.config import build, target_of
 from fer_lightning.models.torch_file import read_torch_file, reason_of
 
 MAX_SIDE = 1024
@@ -119,16 +119,9 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
         ValueError: A setting cannot be; the message names it.
         FileNotFoundError: There is no such weights file.
     """
-    not_of_the_body = ("_target_", "mean", "std", "weights")
-    options = {key: value for key, value in config.items() if key not in not_of_the_body}
-    if missing := [key for key, value in config.items() if value == "???"]:
-        raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
-    if config.get("weights") and "pretrained" in options:
-        options["pretrained"] = False
     size = check_image_size(config.get("image_size"))
-    target = str(config.get("_target_"))
     try:
-        body = _body_class(target)(num_classes=num_classes, **options)
+        body = build_body(config, num_classes, fetches=not config.get("weights"))
         network = FERNetwork(
             body,
             image_size=size,
@@ -139,10 +132,35 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
     except KeyError as error:
         raise ValueError(f"model.{error.args[0]} is missing") from None
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"the model's options do not fit {target}: {error}") from error
+        raise ValueError(f"the model's options do not fit {config['_target_']}: {error}") from error
     if config.get("weights"):
         load_weights(network, Path(config["weights"]))
     return network
+
+
+def build_body(config: Mapping[str, Any], num_classes: int, *, fetches: bool) -> nn.Module:
+    """What lies inside of the network that conf/model describes.
+
+    Args:
+        config: As for `build_network`.
+        num_classes: Number of logits.
+        fetches: Whether `pretrained` is followed.
+
+    Raises:
+        ValueError: It is no body of this package, or its options are not those that it takes.
+    """
+    if missing := [key for key, value in config.items() if value == "???"]:
+        raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
+    options = {key: value for key, value in config.items() if key not in ("mean", "std", "weights")}
+    if "pretrained" in options and not fetches:
+        options["pretrained"] = False
+    target = str(config.get("_target_"))
+    found = target_of(config) if target.startswith(_PACKAGE) else None
+    # a class and of this package, since a config may come with somebody's checkpoint
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(_PACKAGE)):
+        raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
+    body: nn.Module = build(options, num_classes=num_classes)
+    return body
 
 
 def check_image_size(size: object) -> int:
@@ -154,21 +172,6 @@ def check_image_size(size: object) -> int:
     if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
         raise ValueError(f"model.image_size is {size!r}; it must be a whole number from 1 to {MAX_SIDE}")
     return size
-
-
-def _body_class(target: str) -> type[nn.Module]:
-    """The class of that name; only of this package, since a config may come with somebody's checkpoint."""
-    found = None
-    if target.startswith(_PACKAGE):
-        try:
-            found = pkgutil.resolve_name(target)
-        except (ImportError, AttributeError, ValueError):
-            found = None
-    # what a module of this package imported from elsewhere can be reached under its name, but is not its own
-    own = getattr(found, "__module__", "").startswith(_PACKAGE)
-    if own and isinstance(found, type) and issubclass(found, nn.Module):
-        return found
-    raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
 
 
 @contextmanager
