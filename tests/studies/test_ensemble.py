@@ -194,7 +194,7 @@ def test_wrong_use_is_said_in_a_sentence(
 def test_recipes_compose_and_say_where_they_come_from(composed, name: str) -> None:
     text = (ROOT / "conf" / "ensemble" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
-    assert re.search(r"^# Claim {2,}", text, flags=re.MULTILINE)
+    assert re.search(r"^# (Claim|Aim) {2,}", text, flags=re.MULTILINE)
     recipe = Recipe.read(name)
     assert len(recipe.members) > 1
     assert recipe.weights in ("equal", "fitted")

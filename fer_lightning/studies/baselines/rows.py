@@ -65,11 +65,12 @@ class Baseline:
 
     Attributes:
         name: `custom_cnn` for conf/experiment/custom_cnn.yaml, `khanzada7` for conf/ensemble/khanzada7.yaml.
-        header: The comment that opens its yaml, by key. `Claim` is what the source reports, `Protocol` how it measured,
-            `Verdict` what that is worth, `Ours` where this project's recipe differs, `Needs` what a run cannot do
-            without, `After` the row whose trained net it starts from, `First` the command that makes of that net what
-            it starts from, `Queue` its place among the rows that wait, `Cost` what a run is estimated to take,
-            `Note` what else must be known of the measured runs, `Measured` what `write` puts there of them.
+        header: The comment that opens its yaml, by key. `Claim` is what the source reports, in a row of this project's
+            own `Aim` what was hoped for, `Protocol` how the source measured, `Verdict` what that is worth, `Ours` where
+            this project's recipe differs, `Needs` what a run cannot do without, `After` the row whose trained net it
+            starts from, `First` the command that makes of that net what it starts from, `Queue` its place among the
+            rows that wait, `Cost` what a run is estimated to take, `Note` what else must be known of the measured
+            runs, `Measured` what `write` puts there of them.
         records: The measured runs, by seed.
         members: Of an ensemble, those nets that are rows too.
         cost: What the network costs, `parameters` and `milliseconds` a face; empty where it was not measured.
@@ -83,14 +84,14 @@ class Baseline:
 
     @property
     def claimed(self) -> str:
-        """The figure that opens `Claim`: `64.2 to 64.4%`; `none` where the source claims none."""
-        found = re.match(r"[\d.]+( to [\d.]+)?%", self.header.get("Claim", ""))
-        return found[0] if found else "none"
+        """The figure that opens `Claim` or `Aim`: `64.2 to 64.4%`, `aim 71.3%`; empty where there is none."""
+        claim, aim = (re.match(r"[\d.]+( to [\d.]+)?%", self.header.get(key, "")) for key in ("Claim", "Aim"))
+        return claim[0] if claim else f"aim {aim[0]}" if aim else ""
 
     @property
     def gpu_minutes(self) -> int | None:
         """The estimate of `Cost` for a run on a GPU."""
-        found = re.search(r"(\d+) minutes on a GPU", self.header.get("Cost", ""))
+        found = re.search(r"(\d+) minutes? on a GPU", self.header.get("Cost", ""))
         return int(found[1]) if found else None
 
     @property
@@ -124,7 +125,8 @@ class Baseline:
     def cells(self) -> dict[str, str]:
         """The row of the table, by column."""
         cells = dict.fromkeys(COLUMNS, "")
-        cells |= {"experiment": self.name, "source's claim": self.header.get("Claim", "")}
+        aim = f"aim {self.header['Aim']}" if "Aim" in self.header else ""
+        cells |= {"experiment": self.name, "source's claim": self.header.get("Claim", aim)}
         cells["claim's protocol"] = "; ".join(self.header[k] for k in ("Protocol", "Verdict") if k in self.header)
         cells |= {column: self.accuracy(part) for column, part in ACCURACIES.items()}
         parameters = self.records[0]["params"] if self.records else self.cost.get("parameters")
@@ -173,7 +175,7 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
     costs: Costs = read_record(measured, "networks")["networks"] if measured.exists() else {}
     for path in sorted(file for group in GROUPS for file in (root / "conf" / group).glob("*.yaml")):
         header = header_of(path)
-        if "Claim" in header:  # a member of an ensemble makes no claim and has no row
+        if "Source" in header:
             found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
             records = [read_record(file, *NEEDED) for file in found]
             if other := [record for record in records if record["experiment"] != path.stem]:
