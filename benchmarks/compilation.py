@@ -28,8 +28,8 @@ from fer_lightning.trainer import quiet
 def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str]:
     """Milliseconds a step as it is and compiled, and the seconds that compiling took."""
     config = config_of("data=synthetic", "data.count=2000", f"model={model}", "tracking=none")
-    faces, split, _ = prepare_data(config)
-    datamodule = data_of(config, faces, split, resident=True)
+    prepared = prepare_data(config)
+    datamodule = data_of(config, prepared.faces, prepared.split, resident=True)
     plain, compiled, source = Step(config, datamodule), Step(config, datamodule), batches(datamodule)
     compiled.network.compile()
 

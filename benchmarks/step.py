@@ -68,7 +68,7 @@ class Step:
 
     def __init__(self, config: DictConfig, datamodule: FERDataModule) -> None:
         pl.seed_everything(0, verbose=False)
-        module = build_module(config, Job.current(), datamodule.faces, datamodule.split, datamodule).to(DEVICE)
+        module = build_module(config, Job.current(), datamodule).to(DEVICE)
         self.network, self.loss = module.network.train(), module.loss
         self.optimizer = build_optimizer(plain(config.optimizer), self.network)
         self.precision = choose_precision(config.trainer.precision, self.network, DEVICE.type)

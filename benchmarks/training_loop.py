@@ -63,8 +63,8 @@ def config_for(case: str, steps: int) -> DictConfig:
 
 def lightning(config, skip: int) -> float:
     pl.seed_everything(0, verbose=False)
-    faces, split, datamodule = prepare_data(config)
-    module = build_module(config, Job.current(), faces, split, datamodule)
+    datamodule = prepare_data(config)
+    module = build_module(config, Job.current(), datamodule)
     lap = Lap(skip)
     progress = TrainingProgress("val/accuracy", "max", Console(quiet=True))
     trainer = build_trainer(
@@ -83,8 +83,8 @@ def lightning(config, skip: int) -> float:
 
 def bare(config: DictConfig, skip: int) -> tuple[float, str]:
     """Seconds, and the precision of the arithmetic."""
-    faces, split, _ = prepare_data(config)
-    datamodule = data_of(config, faces, split, resident=True)
+    prepared = prepare_data(config)
+    datamodule = data_of(config, prepared.faces, prepared.split, resident=True)
     step, source = Step(config, datamodule), batches(datamodule)
     for batch in islice(source, skip):
         step(batch)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
@@ -30,8 +31,8 @@ from fer_lightning.start import alone_in, check_start, keep_what_lies_in, place_
 from fer_lightning.trainer import build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
-from fer_lightning.training.evaluation import evaluate_kaggle_test, evaluate_part, is_kaggle_test, tracked
-from fer_lightning.training.metrics import Scores
+from fer_lightning.training.evaluation import ask, is_kaggle_test, score_part, tracked
+from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.resume import RunState, settings
 from fer_lightning.training.trial_pruning import Pruning
@@ -40,8 +41,13 @@ from fer_lightning.training.trouble import calm_end, one_clear_sentence, trouble
 log = logging.getLogger(__name__)
 
 
-def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
-    """Reads the data set, splits it and wraps it."""
+def prepare_data(config: DictConfig) -> FERDataModule:
+    """Reads the data set, splits it and wraps it.
+
+    Raises:
+        DataError: The data set is not what it should be.
+        ValueError: It has no such part as is to be measured, or the protocol leaks and results are to be kept.
+    """
     faces: FaceArrays = build(plain(config.data.source))
     for sentence in faces.skipped[:5]:
         log.warning("left out: %s", sentence)
@@ -66,7 +72,7 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
             f"protocol {split.name} leaks, so its numbers are no results and do not go to "
             f"paths.results_dir={config.paths.results_dir}; `python -m fer_lightning leaks` collects them"
         )
-    datamodule = FERDataModule(
+    return FERDataModule(
         faces,
         split,
         batch_size=config.trainer.batch_size,
@@ -77,7 +83,6 @@ def prepare_data(config: DictConfig) -> tuple[FaceArrays, Split, FERDataModule]:
         workers=config.data.workers,
         seed=config.seed,
     )
-    return faces, split, datamodule
 
 
 def place_of_result(config: DictConfig, job: Job) -> Path | None:
@@ -107,6 +112,31 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     return path
 
 
+class Start(NamedTuple):
+    """Where a training starts, after everything that can be wrong with it was looked for.
+
+    Attributes:
+        datamodule: Its data.
+        checkpoint: What it goes on from, None for a fresh network.
+        earlier: What its folder says of it, where it goes on there.
+        published: The file in `paths.results_dir` that its record goes to, None where there is no such folder.
+    """
+
+    datamodule: FERDataModule
+    checkpoint: Path | None
+    earlier: RunState | None
+    published: Path | None
+
+
+class Training(NamedTuple):
+    """What a training is made of."""
+
+    module: FERModule
+    trainer: pl.Trainer
+    progress: TrainingProgress
+    best: ModelCheckpoint
+
+
 def train(config: DictConfig) -> float | tuple[float, float]:
     """Trains, chooses the best epoch on the val part, measures the test part once, and reports.
 
@@ -128,89 +158,45 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     console = Console(quiet=not first)
     folder = Path(config.paths.output_dir).absolute()
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    ending = calm_end(folder, job.goes_on)
-    with ending, trouble_in_words(config), ExitStack() as stack:
+    with calm_end(folder, job.goes_on), trouble_in_words(config), ExitStack() as stack:
         with one_clear_sentence():
             if first:
                 stack.enter_context(alone_in(folder))
-            check(config)
-            check_devices(config, job)
-            if first:
-                keep_what_lies_in(folder, config)
-                records.mask_hydras_files(folder, job.sweep_dir)
-            checkpoint, earlier = place_to_go_on(config, folder, console)
-            rehearse(config, checkpoint)
-            published = place_of_result(config, job)
-            pl.seed_everything(config.seed, workers=True, verbose=False)
-            faces, split, datamodule = prepare_data(config)
-            check_monitored(config, faces.classes)
-            check_start(config, checkpoint, faces, split.name, console)
-            if config.resume == "auto" and earlier and earlier.objective is not None:
-                ended = f"{folder}: this run has ended, {config.objective} {earlier.objective}"
-                console.print(f"{ended}; nothing is left to do", soft_wrap=True)
-                return earlier.objective
-            if checkpoint:
-                epoch = read_training(checkpoint)["history"][-1]["epoch"]
-                datamodule.first_epoch = epoch
-                console.print(f"goes on after epoch {epoch} with {checkpoint}", soft_wrap=True)
-            module = build_module(config, job, faces, split, datamodule, fresh=not checkpoint)
-            if config.trainer.compile:
-                module.network.compile()  # in place, so that the names in its checkpoints stay
-            told = description(config, job, faces, split)
+            start = find_start(config, job, folder, console)
+            if config.resume == "auto" and start.earlier and (ended := start.earlier.objective) is not None:
+                told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
+                console.print(told, soft_wrap=True)
+                return ended
+            head = description(config, job, start.datamodule)
             if first:
                 RunState(settings(config)).write(folder)
-            tracking_run = open_tracking(config, job, told, faces, folder, resumed=earlier is not None)
-            loggers = stack.enter_context(tracking_run)
-            best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
-            progress = TrainingProgress(config.objective, config.objective_mode, console)
-            chosen = [*config.callbacks.values(), config.finetune.callback]
-            callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
-            if job.trial and not config.second_objective:
-                callbacks.append(Pruning(job.trial, config.objective))
-            trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
+            resumed = start.earlier is not None
+            loggers = stack.enter_context(open_tracking(config, job, head, start.datamodule.faces, folder, resumed))
+            training = assemble(config, job, folder, start, loggers, console)
+        module, trainer, datamodule = training.module, training.trainer, start.datamodule
         tables.run_header(
             console,
-            faces=faces,
-            split=split,
+            faces=datamodule.faces,
+            split=datamodule.split,
             model=job.choices.get("model", type(module.network.body).__name__),
             parameters=count_parameters(module.network),
             device=str(trainer.strategy.root_device),
             precision=str(trainer.precision),
             folder=folder,
         )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         with one_clear_sentence():
-            best_row = take_best_epoch(module, best.best_model_path, config.resume)
-        scores: dict[str, Scores] = {}
-        if not job.trial:
-            scores = evaluate_part(trainer, module, datamodule, plain(config.eval), config.seed)
-            assert module.test_predictions is not None
-            if first:
-                best_epoch = int(best_row["epoch"])
-                write_report(folder, faces, module.test_predictions, scores, module.history, best_epoch, split.name)
+            best_row = take_best_epoch(module, training.best.best_model_path, config.resume)
+        scores, kaggle = ({}, None) if job.trial else measure(config, training, start, folder, int(best_row["epoch"]))
         # what training logs of train and val stays beside what is measured of them at the end
         named = {part if part.startswith("test") else f"measured_{part}": row for part, row in scores.items()}
-        record = {
-            **told,
-            "machine": records.machine(trainer.strategy.root_device),
-            "precision": str(trainer.precision),
-            "epochs": len(module.history),
-            "best_epoch": best_row["epoch"],
-            "minutes": round(progress.seconds / 60, 2),
-            "params": count_parameters(module.network),
-            "train_accuracy": best_row["train/accuracy"],
-            "val": {k.removeprefix("val/"): v for k, v in best_row.items() if k.startswith("val/")},
-            **{part: records.recorded(row) for part, row in named.items()},
-        }
+        parts = named | ({"kaggle_test": kaggle} if kaggle else {})
+        record = head | outcome(training, best_row) | {part: records.recorded(row) for part, row in parts.items()}
         if first:
             (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
             records.write_json(folder / "record.json", record)
-        if published and scores:
-            if is_kaggle_test(split, faces):
-                kaggle = evaluate_kaggle_test(trainer, module, datamodule, plain(config.eval), config.seed)
-                record["kaggle_test"] = records.recorded(kaggle)
-            if first:
-                records.publish(published, record)
+        if first and start.published and scores:
+            records.publish(start.published, record)
         measured = {f"{part}/{k}": v for part, row in named.items() for k, v in tracked(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:
@@ -224,6 +210,84 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         console.print(tables.test_table(scores, module.classes))
         tables.results_files(console, folder, tracking.where(loggers))
     return result
+
+
+def find_start(config: DictConfig, job: Job, folder: Path, console: Console) -> Start:
+    """Looks for everything that can be wrong with a training, and reads its data.
+
+    Raises:
+        ValueError, FileNotFoundError: Something is; nothing was written then.
+    """
+    check(config)
+    check_devices(config, job)
+    if is_first_process():
+        keep_what_lies_in(folder, config)
+        records.mask_hydras_files(folder, job.sweep_dir)
+    checkpoint, earlier = place_to_go_on(config, folder, console)
+    rehearse(config, checkpoint)
+    published = place_of_result(config, job)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = prepare_data(config)
+    check_monitored(config, datamodule.faces.classes)
+    check_start(config, checkpoint, datamodule.faces, datamodule.split.name, console)
+    return Start(datamodule, checkpoint, earlier, published)
+
+
+def assemble(
+    config: DictConfig, job: Job, folder: Path, start: Start, loggers: Sequence[Logger], console: Console
+) -> Training:
+    """Builds network, callbacks and trainer."""
+    if start.checkpoint:
+        epoch = read_training(start.checkpoint)["history"][-1]["epoch"]
+        start.datamodule.first_epoch = epoch
+        console.print(f"goes on after epoch {epoch} with {start.checkpoint}", soft_wrap=True)
+    module = build_module(config, job, start.datamodule, fresh=not start.checkpoint)
+    if config.trainer.compile:
+        module.network.compile()  # in place, so that the names in its checkpoints stay
+    best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
+    progress = TrainingProgress(config.objective, config.objective_mode, console)
+    chosen = [*config.callbacks.values(), config.finetune.callback]
+    callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
+    if job.trial and not config.second_objective:
+        callbacks.append(Pruning(job.trial, config.objective))
+    trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
+    return Training(module, trainer, progress, best)
+
+
+def measure(
+    config: DictConfig, training: Training, start: Start, folder: Path, best_epoch: int
+) -> tuple[dict[str, Scores], Scores | None]:
+    """Measures the part that `eval.split` names with the weights of the best epoch, and writes the report.
+
+    Returns:
+        The scores of the part and of its subsets; and those of Kaggle's test pictures, for a record that is published.
+    """
+    module, datamodule, evaluation = training.module, start.datamodule, plain(config.eval)
+    faces, split, part = datamodule.faces, datamodule.split, evaluation["split"]
+    resamples = evaluation["bootstrap"]
+    predictions = ask(training.trainer, module, datamodule, evaluation, part)
+    scores = score_part(predictions, part, split, module.classes, resamples, config.seed)
+    if is_first_process():
+        write_report(folder, faces, predictions, scores, module.history, best_epoch, split.name)
+    if not (start.published and is_kaggle_test(split, faces)):
+        return scores, None
+    # half of these pictures chose the epoch: the figure serves to compare with sources that report on them
+    both = Predictions.joined(predictions, ask(training.trainer, module, datamodule, evaluation, "val"))
+    return scores, full_scores(both, module.classes, resamples, config.seed)
+
+
+def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
+    """What a training came to: the part of its record that is known before anything is measured."""
+    return {
+        "machine": records.machine(training.trainer.strategy.root_device),
+        "precision": str(training.trainer.precision),
+        "epochs": len(training.module.history),
+        "best_epoch": best_row["epoch"],
+        "minutes": round(training.progress.seconds / 60, 2),
+        "params": count_parameters(training.module.network),
+        "train_accuracy": best_row["train/accuracy"],
+        "val": {k.removeprefix("val/"): v for k, v in best_row.items() if k.startswith("val/")},
+    }
 
 
 def take_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
@@ -253,25 +317,22 @@ def take_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> d
     return row
 
 
-def build_module(
-    config: DictConfig, job: Job, faces: FaceArrays, split: Split, datamodule: FERDataModule, *, fresh: bool = True
-) -> FERModule:
+def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fresh: bool = True) -> FERModule:
     """The module of a run, with all that says where it comes from.
 
     Args:
         config: The composed configuration.
         job: What Hydra knows of the run.
-        faces: The data set.
-        split: Its parts.
-        datamodule: Knows how often each class is drawn.
+        datamodule: Its data, which also know how often each class is drawn.
         fresh: Whether the weights to start from are read or fetched; a checkpoint brings its own.
     """
+    faces = datamodule.faces
     fetched = () if fresh else ("weights", "pretrained")
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
         "picture": list(faces.images.shape[1:]),
-        "protocol": split.name,
+        "protocol": datamodule.split.name,
         "objective": config.objective,
         "overrides": [records.masked(word) for word in job.overrides],
         "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
@@ -290,7 +351,7 @@ def build_module(
 
 
 def open_tracking(
-    config: DictConfig, job: Job, told: Mapping[str, Any], faces: FaceArrays, folder: Path, *, resumed: bool = False
+    config: DictConfig, job: Job, told: Mapping[str, Any], faces: FaceArrays, folder: Path, resumed: bool
 ) -> AbstractContextManager[list[Logger]]:
     """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
     tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
@@ -318,8 +379,9 @@ def open_tracking(
     return opened
 
 
-def description(config: DictConfig, job: Job, faces: FaceArrays, split: Split) -> dict[str, Any]:
+def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict[str, Any]:
     """What a run is, before it has run: the head of its record."""
+    faces, split = datamodule.faces, datamodule.split
     return {
         "experiment": job.choices.get("experiment"),
         "name": run_name(job, config.seed),

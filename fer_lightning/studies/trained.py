@@ -26,6 +26,7 @@ from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
 from fer_lightning.training.checkpoint_io import existing_checkpoint
+from fer_lightning.training.evaluation import ask
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 
@@ -98,17 +99,13 @@ class Trained:
         checkpoint: Where it comes from.
         module: The net.
         config: The run's configuration with the changes.
-        faces: The data set.
-        split: Its parts.
-        datamodule: Loads them.
+        datamodule: Its data.
         typed: The overrides, and of its training's those of `eval.KEY` that still hold.
     """
 
     checkpoint: Path
     module: FERModule
     config: DictConfig
-    faces: FaceArrays
-    split: Split
     datamodule: FERDataModule
     typed: Sequence[str]
 
@@ -141,14 +138,25 @@ class Trained:
             config.trainer.accelerator = "auto"  # even if it learnt on a GPU
         check(config)
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        faces, split, datamodule = prepare_data(config)
+        datamodule = prepare_data(config)
+        faces = datamodule.faces
         if list(faces.classes) != module.classes:
             raise ValueError(
                 f"{checkpoint} knows the classes {', '.join(module.classes)}; "
                 f"{faces.name} has {', '.join(faces.classes)}"
             )
         kept = [word for word in kept_of(module, overrides) if word.startswith("eval.")]
-        return cls(checkpoint, module, config, faces, split, datamodule, [*kept, *overrides])
+        return cls(checkpoint, module, config, datamodule, [*kept, *overrides])
+
+    @property
+    def faces(self) -> FaceArrays:
+        """The data set."""
+        return self.datamodule.faces
+
+    @property
+    def split(self) -> Split:
+        """Its parts."""
+        return self.datamodule.split
 
     @property
     def run(self) -> Path:
@@ -228,12 +236,7 @@ class Trained:
             ValueError: It was trained on some of these pictures.
         """
         self.refuse_what_it_learnt(part)
-        self.module.set_evaluation(self.evaluation)
-        self.datamodule.measured_part = part
-        trainer = self._trainer()
-        trainer.test(self.module, datamodule=self.datamodule, verbose=False)
-        assert self.module.test_predictions is not None
-        return self.module.test_predictions
+        return ask(self._trainer(), self.module, self.datamodule, self.evaluation, part)
 
     @property
     def device(self) -> torch.device:

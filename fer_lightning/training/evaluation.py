@@ -16,24 +16,23 @@ from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 
 
-def evaluate_part(
-    trainer: pl.Trainer,
-    module: FERModule,
-    datamodule: FERDataModule,
-    evaluation: Mapping[str, Any],
-    seed: int,
-) -> dict[str, Scores]:
-    """Measures `eval.split` and those of its subsets that the protocol names (`test_deduplicated`).
+def ask(
+    trainer: pl.Trainer, module: FERModule, datamodule: FERDataModule, evaluation: Mapping[str, Any], part: str
+) -> Predictions:
+    """What a net says of a part of its data.
 
-    The predictions stay in `module.test_predictions`.
+    Args:
+        trainer: Decides device and precision.
+        module: The net.
+        datamodule: Its data.
+        evaluation: conf/eval: by which views, and how they are averaged.
+        part: Of the split.
     """
-    part = evaluation["split"]
     module.set_evaluation(evaluation)
     datamodule.measured_part = part
     trainer.test(module, datamodule=datamodule, verbose=False)
-    predictions = module.test_predictions
-    assert predictions is not None
-    return score_part(predictions, part, datamodule.split, module.classes, evaluation["bootstrap"], seed)
+    assert module.test_predictions is not None
+    return module.test_predictions
 
 
 def score_part(
@@ -55,26 +54,6 @@ def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
         np.array_equal(np.sort(split.indices[part]), np.flatnonzero(faces.usage == usage))
         for part, usage in (("val", "PublicTest"), ("test", "PrivateTest"))
     )
-
-
-def evaluate_kaggle_test(
-    trainer: pl.Trainer,
-    module: FERModule,
-    datamodule: FERDataModule,
-    evaluation: Mapping[str, Any],
-    seed: int,
-) -> Scores:
-    """Measures PublicTest and PrivateTest together, on which many sources report, given the predictions of the latter.
-
-    Half of these pictures chose the epoch: the figure serves to compare with such sources, for nothing else.
-    """
-    test = module.test_predictions
-    assert test is not None
-    evaluate_part(trainer, module, datamodule, {**evaluation, "split": "val"}, seed)
-    assert module.test_predictions is not None
-    both = Predictions.joined(test, module.test_predictions)
-    module.test_predictions = test
-    return full_scores(both, module.classes, evaluation["bootstrap"], seed)
 
 
 def tracked(scores: Scores) -> dict[str, float]:

@@ -133,10 +133,11 @@ def test_the_test_part_has_no_say(runs: list[Path], monkeypatch: pytest.MonkeyPa
     prepare = trained.prepare_data
 
     def with_shuffled_test_labels(config):
-        faces, split, datamodule = prepare(config)
-        labels = np.array(faces.labels)
-        labels[split.indices["test"]] = np.random.default_rng(0).permutation(labels[split.indices["test"]])
-        return dataclasses.replace(faces, labels=labels), split, datamodule
+        datamodule = prepare(config)
+        labels, test = np.array(datamodule.faces.labels), datamodule.split.indices["test"]
+        labels[test] = np.random.default_rng(0).permutation(labels[test])
+        datamodule.faces = dataclasses.replace(datamodule.faces, labels=labels)
+        return datamodule
 
     monkeypatch.setattr(trained, "prepare_data", with_shuffled_test_labels)
     assert entry.main(["ensemble", listed(runs), *how, "publish=after"]) == 0
