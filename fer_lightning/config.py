@@ -35,8 +35,14 @@ COUNTS = (
 )
 """Keys that some options have and that are a whole number from 1 on, or a list of such."""
 
-COUNTS_OR_NONE = ("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs")
+COUNTS_OR_NONE = (
+    *("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs", "finetune.callback.keep_frozen"),
+    *("callbacks.early_stopping.patience", "callbacks.ema.update_starting_at_step"),
+)
 """The same from 0 on."""
+
+LISTS = ("model.widths", "model.depths", "model.hidden")
+"""Those of the keys above and below that may be a list."""
 
 _FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
 RANGES = {
@@ -48,11 +54,15 @@ RANGES = {
     "loss.label_smoothing": _FRACTION,
     "loss.gamma": _NOT_NEGATIVE,
     "scheduler.warmup_fraction": _FRACTION,
+    "scheduler.warmup_epochs": _NOT_NEGATIVE,
+    "scheduler.final_fraction": _FRACTION,
+    "scheduler.factor": _FRACTION,
+    "scheduler.min_lr": _NOT_NEGATIVE,
     "callbacks.ema.decay": _FRACTION,
     "trainer.gradient_clip_val": _NOT_NEGATIVE,
     "tracking.timeout": _NOT_NEGATIVE,
 }
-"""Keys that some options have, with what they, or all in their list, must be and the number to stay below."""
+"""Keys that some options have, with what they must be and the number to stay below."""
 
 CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
     "data.resident": ("auto", True, False),
@@ -186,6 +196,9 @@ def check(config: DictConfig) -> None:
         for key, value, each in _given(config, keys):
             if not isinstance(each, int) or isinstance(each, bool) or each < least:
                 raise ValueError(f"{key} is {value!r}; it must be a whole number {'above 0' if least else 'from 0 on'}")
+    for key in ("trainer.max_epochs", "trainer.batch_size"):
+        if OmegaConf.select(config, key) is None:
+            raise ValueError(f"{key} is null; it must be a whole number above 0")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     if not isinstance(every, int) or every < 1 or epochs % every:
         raise ValueError(
@@ -220,6 +233,8 @@ def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, 
     """Of the keys that a configuration has: the key, its value, and the value or, of a list, each one in it."""
     for key in keys:
         value = plain(OmegaConf.select(config, key))
+        if isinstance(value, list) and key not in LISTS:
+            raise ValueError(f"{key} is {value!r}; it must be one value (lists are for -m: {key}=a,b)")
         for each in value if isinstance(value, list) else [] if value is None else [value]:
             yield key, value, each
 

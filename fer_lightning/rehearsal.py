@@ -94,7 +94,7 @@ def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
     """
     try:
         seen = build(views)(torch.zeros(1, 1, size, size))
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
     sides = [side for view in seen for side in view.shape[-2:]]
     if not sides or min(sides) < 1 or max(sides) > size:
@@ -268,7 +268,11 @@ def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: n
             )
     # what a state dict holds comes back with it, whatever the configuration says
     plateau = str(given["scheduler"]["_target_"]).endswith("plateau")
-    held: dict[str, tuple[str, ...]] = {"optimizer": (), "loss": ("_target_", "class_weights")}
+    held: dict[str, tuple[str, ...]] = {
+        "optimizer": (),
+        "loss": ("_target_", "class_weights"),
+        "model": ("mean", "std"),
+    }
     for part, keys in (held | {"scheduler": ()} if plateau else held).items():
         old, new = ({k: v for k, v in d.items() if not keys or k in keys} for d in (given[part], plain(config[part])))
         if differ := differences(old, new):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fer_lightning.config import plain
-from fer_lightning.files import check_place
+from fer_lightning.files import check_place, sha256
 from fer_lightning.inference import graphs
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.graphs import Faces
@@ -40,7 +40,7 @@ from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters, size_learnt_from
 from fer_lightning.reporting import records
 from fer_lightning.studies.ensemble import check_alike
-from fer_lightning.studies.trained import Trained, run_of, sha256
+from fer_lightning.studies.trained import Trained, run_of
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature

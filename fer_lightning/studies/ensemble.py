@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.files import check_place
+from fer_lightning.files import check_place, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import figures, records, tables
@@ -26,7 +26,7 @@ from fer_lightning.reporting.report import write_report
 from fer_lightning.studies.baselines.runner import RUNS
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import paired, points
-from fer_lightning.studies.trained import Trained, sha256
+from fer_lightning.studies.trained import Trained
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint

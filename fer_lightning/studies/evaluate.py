@@ -65,6 +65,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
             "evaluation": evaluation,
             "commit": records.commit(),
             "machine": records.machine(net.device),
+            "precision": net.precision,
             "versions": records.versions(),
             **{part: records.recorded(s) for part, s in scores.items()},
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fer_lightning.command_line import composed
-from fer_lightning.config import CONF, build, check, plain
+from fer_lightning.config import CONF, build, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures
-from fer_lightning.files import written_whole
+from fer_lightning.files import sha256, written_whole
 from fer_lightning.models.torch_file import reason_of
+from fer_lightning.rehearsal import try_views
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
@@ -54,7 +56,14 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: A key, group or option does not exist.
     """
-    return composed(CONF, overrides, kept_of(module, overrides))
+    config = composed(CONF, overrides, kept_of(module, overrides))
+    if any(word.startswith("eval=") for word in overrides):
+        for views in filter(None, (config.eval.views, config.eval.get("validation"))):
+            taken = inspect.signature(target_of(views)).parameters
+            with open_dict(views):
+                for key in [key for key in views if str(key) not in ("_target_", "_partial_", *taken)]:
+                    del views[key]  # which the experiment of the run gives to its own views
+    return config
 
 
 def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
@@ -83,12 +92,6 @@ MEASURING = ("trainer.precision=", "trainer.limit_test_batches=")
 def run_of(checkpoint: Path) -> Path:
     """The folder of the run that left a checkpoint."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class Trained:
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             config.trainer.accelerator = "auto"  # even if it learnt on a GPU
         check(config)
+        for key in filter(config.eval.get, ("views", "validation")):
+            try_views(f"eval.{key}", plain(config.eval[key]), config.model.image_size)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         datamodule = prepare_data(config)
         faces = datamodule.faces
@@ -217,7 +222,12 @@ class Trained:
                 f"{self.checkpoint} was trained on {data} under {learnt}: which pictures of {self.faces.name} it has "
                 f"learnt cannot be told under {self.split.name}; measure it on {data}, or under {learnt}"
             )
-        if self.faces.fingerprint == self.provenance["data_fingerprint"]:
+        if not here and not (parts_as_official(learnt) and parts_as_official(self.split.name)):
+            raise ValueError(
+                f"{self.checkpoint} was trained on another state of {data} under {learnt}: which of its pictures it "
+                f"has learnt cannot be told under {self.split.name}; measure it on those data, or under {learnt}"
+            )
+        if here:
             before: Split = build(plain(compose_for(self.module, []).protocol), self.faces)
             used = {"train": "has learnt", "val": "was chosen on"}
             for before_part in ("train",) if part == "val" else ("train", "val"):
@@ -243,6 +253,12 @@ class Trained:
         """Where the net is asked."""
         device: torch.device = self._trainer().strategy.root_device
         return device
+
+    @property
+    def precision(self) -> str:
+        """In what precision: `bf16-mixed`."""
+        trainer = self.config.trainer
+        return choose_precision(trainer.precision, self.module.network, trainer.accelerator)
 
     def _trainer(self) -> pl.Trainer:
         return build_trainer(self.config, self.run, self.module.network, logger=False)
@@ -274,14 +290,14 @@ class Trained:
             raise ValueError(f"{path} is damaged ({reason_of(error)}); delete it") from None
 
     def _key(self, part: str) -> str:
-        trainer, views = self.config.trainer, self.evaluation
+        views = self.evaluation
         follows_from = {
             "checkpoint": sha256(self.checkpoint),
             "views": views["views"],
             "average": views["average"],
             "data": self.faces.fingerprint,
             "positions": hashlib.sha256(self.split.indices[part].tobytes()).hexdigest(),
-            "precision": choose_precision(trainer.precision, self.module.network, trainer.accelerator),
-            "batches": trainer.limit_test_batches,
+            "precision": self.precision,
+            "batches": self.config.trainer.limit_test_batches,
         }
         return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()

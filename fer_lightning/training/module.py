@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from fer_lightning.config import build
 from fer_lightning.data.datamodule import Batch
@@ -239,6 +239,15 @@ class FERModule(pl.LightningModule):
             if isinstance(schedule.scheduler, ReduceLROnPlateau) and (self._val or not monitors_val):
                 schedule.scheduler.step(monitored(self.trainer.callback_metrics, str(schedule.monitor)))
 
+    def on_train_start(self) -> None:
+        """Puts a schedule where its epochs are: it counts steps, and a run may go on with other batches."""
+        steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
+        for schedule in self.trainer.lr_scheduler_configs:
+            scheduler, done = schedule.scheduler, self.trainer.current_epoch * steps
+            if isinstance(scheduler, LambdaLR) and scheduler.last_epoch != done:
+                scheduler.last_epoch = done - 1
+                scheduler.step()
+
     def on_test_epoch_end(self) -> None:
         """Leaves the predictions in `test_predictions`."""
         self.test_predictions = self._store.collect()
@@ -256,8 +265,11 @@ class FERModule(pl.LightningModule):
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the history over, but not what the best epoch on other data was."""
+        """Takes the history over, but not class weights, and not what the best epoch on other data was."""
         self.history = list(checkpoint["history"])
+        for state in (checkpoint["state_dict"], checkpoint.get("current_model_state", {})):
+            if "loss.weight" in state:  # which follow from how often each class is drawn now
+                state["loss.weight"] = self.loss.weight
         before = checkpoint["hyper_parameters"].get("provenance") or {}
         here = self.hparams["provenance"] or {}
         if "callbacks" in checkpoint and before.get("data_fingerprint") != here.get("data_fingerprint"):

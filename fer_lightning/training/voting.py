@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fer_lightning.files import sha256
 from fer_lightning.training.checkpoint_io import checkpoint_of
 
 SMALLEST = 1e-3
@@ -22,18 +23,32 @@ def voters(path: Path) -> list[tuple[Path, float]]:
         path: A checkpoint, a run, whose best one it is, or the folder that `ensemble` left.
 
     Raises:
-        ValueError: The record in the folder is damaged.
+        ValueError: The record in the folder is damaged, or a net that votes is not the one that was measured.
     """
     record = path / "record.json"
     if record.is_file() and (members := _members(record)):
-        return [(Path(m["checkpoint"]), m["weight"]) for m in members if m["weight"] > 0]
+        voting = [member for member in members if member["weight"] > 0]
+        for member in voting:
+            checkpoint, measured = Path(member["checkpoint"]), member["checkpoint_sha256"]
+            if measured and checkpoint.is_file() and sha256(checkpoint) != measured:
+                raise ValueError(
+                    f"{path} was measured with another {checkpoint}, which was trained anew since: vote again"
+                )
+        return [(Path(member["checkpoint"]), member["weight"]) for member in voting]
     return [(checkpoint_of(path), 1.0)]
 
 
 def _members(record: Path) -> list[dict[str, Any]]:
     try:
         members = json.loads(record.read_text()).get("members", [])
-        return [{"checkpoint": str(member["checkpoint"]), "weight": float(member["weight"])} for member in members]
+        return [
+            {
+                "checkpoint": str(member["checkpoint"]),
+                "checkpoint_sha256": member.get("checkpoint_sha256"),
+                "weight": float(member["weight"]),
+            }
+            for member in members
+        ]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{record} is no record of a run or an ensemble ({error})") from None
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
@@ -79,7 +80,10 @@ class TrialTask:
             except Exception as error:
                 state, values = optuna.trial.TrialState.FAIL, None
                 message = f"{type(error).__name__}: {error}"[:2000]
-                log.exception("trial %d failed", number)
+                if isinstance(error, HydraException):  # a mistake that is told in a sentence
+                    log.error("trial %d failed: %s", number, error)
+                else:
+                    log.exception("trial %d failed", number)
             finally:
                 _current = None
             gc.collect()  # what the job held must not wait for the next one to need it

@@ -196,18 +196,28 @@ class Sweep:
 
     def _derived_name(self) -> str:
         """The job's name and a hash of what makes two sweeps one study: not their length or sampler, unless a grid."""
+        whole = OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
+        config, fixed = OmegaConf.to_container(whole), dict(self.space.fixed)
+        for name in self.options["without_effect"]:
+            fixed = {key: word for key, word in fixed.items() if not f"{key.lstrip('+~')}.".startswith(f"{name}.")}
+            *groups, last = name.split(".")
+            inside: Any = config
+            for group in groups:
+                inside = inside.get(group) if isinstance(inside, dict) else None
+            if isinstance(inside, dict):
+                inside.pop(last, None)
         space = [
             [p.key, repr(p.distribution), sorted((k, list(v)) for k, v in p.when.items())]
             for p in self.space.parameters
         ]
         content = [
             sorted(space),
-            sorted(self.space.fixed.values()),
+            sorted(fixed.values()),
             [direction.name for direction in self.directions],
             self.config.hydra.job.config_name,
             self.options["custom_search_space"],
             self.grid is not None,
-            OmegaConf.to_container(OmegaConf.masked_copy(self.config, [str(k) for k in self.config if k != "hydra"])),
+            config,
         ]
         digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         return f"{self.config.hydra.job.name}-{digest[:8]}"

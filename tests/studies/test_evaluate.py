@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import TINY
 from fer_lightning import __main__ as entry
 from fer_lightning.job import Job
 from fer_lightning.run import train
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import Trained, compose_for
 
 
 @pytest.fixture
@@ -102,10 +103,21 @@ def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.Cap
 def test_kaggles_jpegs_of_what_was_trained_on_are_not_measured_under_another_protocol(run: Path) -> None:
     net = Trained.load(run, ["protocol=kfold"])
     net.provenance["data"] = "fer2013"
-    jpegs = replace(net, faces=replace(net.faces, name="fer2013_kaggle"))
+    net.datamodule.faces = replace(net.faces, name="fer2013_kaggle")
     with pytest.raises(ValueError, match=r"trained on fer2013 under official: .* cannot be told under kfold"):
-        jpegs.refuse_what_it_learnt("test")
-    replace(net, faces=replace(net.faces, name="RAF-DB")).refuse_what_it_learnt("test")  # other faces
+        net.refuse_what_it_learnt("test")
+    net.datamodule.faces = replace(net.faces, name="fer2013", fingerprint="0" * 64)  # with a row more or less
+    with pytest.raises(ValueError, match=r"another state of fer2013 under official: .* cannot be told under kfold"):
+        net.refuse_what_it_learnt("test")
+    net.datamodule.faces = replace(net.faces, name="RAF-DB")
+    net.refuse_what_it_learnt("test")  # other faces
+
+
+def test_an_experiments_options_of_its_views_do_not_hold_for_others() -> None:
+    module = Mock(hparams={"provenance": {"overrides": ["experiment=wujie_resnet18"]}})
+    assert compose_for(module, []).eval.views.size == 0.917
+    assert "size" not in compose_for(module, ["eval=flip"]).eval.views
+    assert compose_for(module, ["eval=ten_crop", "eval.views.size=0.9"]).eval.views.size == 0.9
 
 
 def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,6 +255,15 @@ def test_every_search_runs(train, study, search: Path):
     assert sure <= set(trial.params) <= set(space)
 
 
+def test_words_that_change_no_result_begin_no_other_study(train, study, tmp_path: Path):
+    command = ["-m", "search=sequential_cnn", *TINY, "hydra.sweeper.n_trials=1"]
+    command = [word for word in command if "batch_size" not in word]
+    assert train(*command) == 0
+    moved = ["data.workers=0", "resume=auto", f"paths.mlruns_dir={tmp_path}/elsewhere"]
+    assert train(*command, *moved, "hydra.sweeper.n_trials=2") == 0
+    assert len(study().trials) == 2
+
+
 def test_outcome_counts_what_a_study_came_to():
     study = optuna.create_study(direction="maximize")
     for number, value in enumerate((0.5, 0.75)):

@@ -213,6 +213,27 @@ def test_a_plateau_does_not_compare_with_what_it_knew_of_other_data(composed, tm
     assert rates[0] < rates[1]
 
 
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_a_schedule_goes_on_where_its_epochs_are_with_other_batches(composed, tmp_path: Path, batch_size: int) -> None:
+    options = [*TINY, "scheduler=cosine", "scheduler.final_fraction=0", "scheduler.warmup_epochs=0"]
+    train(composed(*options, "trainer.max_epochs=1", f"paths.output_dir={tmp_path / 'first'}"))
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    others = ["trainer.max_epochs=4", f"trainer.batch_size={batch_size}"]
+    train(composed(*options, *others, f"resume={last}", f"paths.output_dir={tmp_path / 'on'}"))
+    train(composed(*options, *others, f"paths.output_dir={tmp_path / 'whole'}"))
+    on, whole = ([row["lr"] for row in saved(tmp_path / name)["history"][1:]] for name in ("on", "whole"))
+    assert on == pytest.approx(whole)
+
+
+def test_class_weights_follow_from_what_is_drawn_now(composed, tmp_path: Path) -> None:
+    train(composed(*TINY, "loss=weighted_cross_entropy"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert saved(tmp_path / "run")["state_dict"]["loss.weight"].max() > 1
+    on = ["trainer.max_epochs=2", f"resume={last}", f"paths.output_dir={tmp_path / 'on'}"]
+    train(composed(*TINY, "loss=weighted_cross_entropy", *on, "data.sampler=balanced"))
+    assert saved(tmp_path / "on")["state_dict"]["loss.weight"].tolist() == [1.0] * 7
+
+
 def test_before_its_first_epoch_a_run_starts_again_from_the_checkpoint_that_was_given() -> None:
     job = Job({}, ("seed=1", "resume=/backup/last.ckpt"), None, run_dir=("hydra.run.dir=here",))
     assert job.goes_on(begun=False) == "python train.py seed=1 resume=/backup/last.ckpt hydra.run.dir=here"
@@ -245,6 +266,7 @@ def test_workers_draw_the_epoch_that_a_resumed_run_is_in(composed, tmp_path: Pat
         ("optimizer.lr=1e-5", r"optimizer differs in lr .* \(now 1e-05\); a checkpoint goes on with its own"),
         ("loss=cross_entropy", r"loss differs in class_weights balanced \(now none\)"),
         ("loss=focal", "loss differs in _target_"),
+        ("model.mean=0.25", r"model differs in mean 0\.5 \(now 0\.25\); a checkpoint goes on with its own"),
         ("scheduler=plateau", "trained with scheduler"),
     ],
 )

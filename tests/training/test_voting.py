@@ -1,11 +1,15 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from fer_lightning.files import sha256
 from fer_lightning.models.ensemble import Ensemble, soft_vote
-from fer_lightning.training.voting import choose_greedily, fit_weights, vote_weights
+from fer_lightning.training.voting import choose_greedily, fit_weights, vote_weights, voters
 
 
 def nets(skills: list[float], n: int = 150, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,6 +29,17 @@ def test_a_soft_vote_is_the_weighted_mean_of_probabilities() -> None:
     logits, weights = torch.randn(3, 5, 4), torch.tensor([0.5, 0.3, 0.2])
     expected = (logits.softmax(-1) * weights.view(-1, 1, 1)).sum(0)
     assert torch.allclose(soft_vote(logits, weights).softmax(-1), expected)
+
+
+def test_a_net_that_was_trained_anew_is_not_the_one_that_was_measured(tmp_path: Path) -> None:
+    net = tmp_path / "best.ckpt"
+    net.write_bytes(b"a net")
+    member = {"checkpoint": str(net), "checkpoint_sha256": sha256(net), "weight": 1.0}
+    (tmp_path / "record.json").write_text(json.dumps({"members": [member]}))
+    assert voters(tmp_path) == [(net, 1.0)]
+    net.write_bytes(b"another net")
+    with pytest.raises(ValueError, match=r"best\.ckpt, which was trained anew since: vote again"):
+        voters(tmp_path)
 
 
 def test_a_net_without_weight_has_no_say() -> None:

@@ -122,8 +122,9 @@ class Runner:
     def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
         commands, first = {}, {}
         for run, words in runs.items():
-            last = RUNS / run / "checkpoints" / "last.ckpt"
-            resume = [f"resume={last}"] if (self.root / last).exists() else []
+            last, ended = RUNS / run / "checkpoints" / "last.ckpt", (self.root / RUNS / run / "record.json").exists()
+            # `auto` refuses other settings than those of the first epochs; a run that has ended is measured again
+            resume = [f"resume={last if ended else 'auto'}"] if (self.root / last).exists() else []
             commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
             if not resume and (command := self._header(experiment_of(words)).get("First")):
                 first[f"{run}, first"] = shlex.split(command)[1:]  # without `python`
@@ -161,9 +162,9 @@ class Runner:
         return status
 
     def _start(self, what: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        resumed = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+        resumed = any(word.startswith("resume=") for word in words)
         to = f", writes to {self._log(what)}" if self.at_once > 1 else ""
-        print(f"{what}: {f'goes on from {resumed[0]}' if resumed else 'starts'}{to}", flush=True)
+        print(f"{what}: {'goes on from its last whole epoch' if resumed else 'starts'}{to}", flush=True)
         command = [sys.executable, *words]
         if self.at_once == 1:
             return subprocess.Popen(command, cwd=self.root)
