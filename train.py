@@ -9,8 +9,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fer_lightning.command_line import check_words, overrides_last
-from fer_lightning.config import CONF, register_resolvers
+from fer_lightning.config import CONF
 from fer_lightning.help import help_text, wrapped
+from fer_lightning.resolvers import register_resolvers
 
 register_resolvers()
 

@@ -12,11 +12,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from fer_lightning.config import plain, register_resolvers
+from fer_lightning.config import plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols import Split
 from fer_lightning.job import Job
+from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import build_module
 from fer_lightning.trainer import choose_precision
 from fer_lightning.training.allocator import keep_freed_memory

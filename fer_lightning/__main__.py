@@ -11,7 +11,7 @@ from fer_lightning.files import in_words
 
 VERBS = {
     "app": ("fer_lightning.inference.app.command", "faces and results in a browser"),
-    "audit": ("fer_lightning.studies.audit", "what is wrong with a data set: copies, no faces, label errors"),
+    "audit": ("fer_lightning.studies.audit.command", "what is wrong with a data set: copies, no faces, label errors"),
     "baselines": ("fer_lightning.studies.baselines.command", "published systems beside what was measured here"),
     "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
     "compare": ("fer_lightning.studies.compare", "whether one net is better than another: McNemar's test"),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from fer_lightning.config import CONF, check, flatten, nearest, register_resolvers
+from fer_lightning.config import CONF, check, flatten, nearest
 from fer_lightning.files import check_place
+from fer_lightning.resolvers import register_resolvers
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

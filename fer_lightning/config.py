@@ -6,7 +6,6 @@ import difflib
 import importlib
 import inspect
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -81,27 +80,6 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
 
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
-
-
-def register_resolvers() -> None:
-    """Registers the interpolations that `conf/` uses; safe to call twice."""
-    OmegaConf.register_new_resolver("default_data", _default_data, replace=True)
-    OmegaConf.register_new_resolver("chosen", lambda *names: next(n for n in names if n), replace=True)
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-
-
-def _default_data() -> str:
-    """The `data` option that `data=auto` stands for: `fer2013` if it lies in the data folder, else `synthetic`."""
-    from fer_lightning.data.locate import find_fer2013
-
-    return "fer2013" if find_fer2013(os.environ.get("FER_DATA_DIR", "data")) else "synthetic"
-
-
-def _run_folder(fresh: str, *, _root_: DictConfig) -> str:
-    """Where Hydra puts the run: the new folder, or that of the run which `resume` goes on with."""
-    from fer_lightning.training.resume import run_folder
-
-    return run_folder(fresh, _root_)
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

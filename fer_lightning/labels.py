@@ -41,6 +41,9 @@ FERPLUS_NAMES: Final = {
 }
 """The FER+ column that means the same as each FER2013 class; contempt has no counterpart."""
 
+FERPLUS_POSITIONS: Final = tuple(FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) for emotion in EMOTIONS)
+"""Where the votes for each of `EMOTIONS` stand among `FERPLUS_COLUMNS`."""
+
 
 def soft_targets(votes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Turns FER+ votes into a distribution over FER2013's seven classes.
@@ -55,8 +58,7 @@ def soft_targets(votes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArr
     Returns:
         (N, 7) float32, each row sums to 1, in the order of `EMOTIONS`.
     """
-    columns = [FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) for emotion in EMOTIONS]
-    seven = votes[:, columns].astype(np.float32)
+    seven = votes[:, FERPLUS_POSITIONS].astype(np.float32)
     total = seven.sum(axis=1, keepdims=True)
     one_hot = np.eye(len(EMOTIONS), dtype=np.float32)[labels]
     return np.where(total > 0, seven / np.maximum(total, 1), one_hot).astype(np.float32)

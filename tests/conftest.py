@@ -26,9 +26,9 @@ from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
 import fer_lightning  # noqa: F401  # before torchvision
-from fer_lightning.config import register_resolvers
 from fer_lightning.data import synthetic
 from fer_lightning.data.locate import find_fer2013
+from fer_lightning.resolvers import register_resolvers
 
 ROOT = Path(__file__).parents[1]
 

@@ -43,7 +43,6 @@ from PIL import Image
 from fer_lightning.__main__ import VERBS
 from fer_lightning.__main__ import main as verb
 from fer_lightning.command_line import check_words, overrides_last
-from fer_lightning.config import register_resolvers
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.cache import load
 from fer_lightning.data.sources import read_faces
@@ -54,8 +53,9 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
 from fer_lightning.rehearsal import check_same, read_training
+from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
-from fer_lightning.studies.audit import out_of_fold
+from fer_lightning.studies.audit.findings import out_of_fold
 from fer_lightning.studies.compare import Measured, compare
 from fer_lightning.training.distillation import Distiller
 from fer_lightning.training.module import FERModule, load_module

@@ -10,7 +10,8 @@ from conftest import ROOT, TINY
 from mlflow import MlflowClient
 
 from fer_lightning.command_line import check_words
-from fer_lightning.config import CONF, register_resolvers
+from fer_lightning.config import CONF
+from fer_lightning.resolvers import register_resolvers
 
 
 def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,8 @@ from hydra.errors import CompactHydraException
 
 import fer_lightning.models
 from fer_lightning.command_line import check_words
-from fer_lightning.config import register_resolvers
 from fer_lightning.rehearsal import rehearse
+from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
 
 

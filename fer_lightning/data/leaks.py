@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.batched import BatchedAugmentation
-from fer_lightning.data.protocols import Indices, Split, first_copies, make_split, official
+from fer_lightning.data.protocols import Indices, Split, first_copies, make_split, named, official
 
 CHANGES = BatchedAugmentation(flip=0.5, rotation=10.0, brightness=0.1, contrast=0.1)
 """What a stored copy differs by from its picture: mirrored half of the time, turned a little, its light changed."""
@@ -113,11 +113,7 @@ def stored_copies(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
         ValueError: copies is less than 1.
     """
     grown = _with_changed_copies(faces, official(faces).indices["train"], copies, seed)
-    return replace(official(grown), name=_named(f"stored_copies(copies={copies})", seed), faces=grown)
-
-
-def _named(name: str, seed: int) -> str:
-    return name if seed == 0 else f"{name.removesuffix(')')}{', ' if name.endswith(')') else '('}seed={seed})"
+    return replace(official(grown), name=named(f"stored_copies(copies={copies})", seed), faces=grown)
 
 
 def _at_random(faces: FaceArrays, grown: FaceArrays, name: str, seed: int) -> Split:
@@ -127,7 +123,7 @@ def _at_random(faces: FaceArrays, grown: FaceArrays, name: str, seed: int) -> Sp
     order = np.random.default_rng(seed).permutation(len(grown))
     cuts = np.cumsum([val, test, train * len(grown) // len(faces)])
     chosen, measured, trained = (np.sort(part) for part in np.split(order, cuts)[:3])
-    split = make_split(grown, _named(name, seed), trained, chosen, measured, first_copies(grown))
+    split = make_split(grown, named(name, seed), trained, chosen, measured, first_copies(grown))
     return replace(split, faces=grown)
 
 

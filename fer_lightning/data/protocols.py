@@ -81,7 +81,7 @@ def kaggle(faces: FaceArrays, val_fraction: float = 0.1, seed: int = 0) -> Split
     copies = first_copies(faces)
     in_val = _places(faces.labels[pool], copies[pool], seed) >= 1 - val_fraction
     test = _part(faces, "PublicTest", "PrivateTest")
-    name = _named(f"kaggle(val_fraction={val_fraction:g}", seed)
+    name = named(f"kaggle(val_fraction={val_fraction:g})", seed)
     return make_split(faces, name, pool[~in_val], pool[in_val], test, copies)
 
 
@@ -108,7 +108,7 @@ def kfold(faces: FaceArrays, folds: int = 5, fold: int = 0, seed: int = 0) -> Sp
     pool = _part(faces, "Training", "PublicTest")
     copies = first_copies(faces)
     in_val = np.floor(_places(faces.labels[pool], copies[pool], seed) * folds) == fold
-    name = _named(f"kfold(fold={fold} of {folds}", seed)
+    name = named(f"kfold(fold={fold} of {folds})", seed)
     return make_split(faces, name, pool[~in_val], pool[in_val], _part(faces, "PrivateTest"), copies)
 
 
@@ -130,11 +130,12 @@ def subset(faces: FaceArrays, fraction: float = 0.1, seed: int = 0) -> Split:
     if not 0 < fraction <= 1:
         raise ValueError(f"protocol.fraction must be above 0 and at most 1, got {fraction}")
     train, val, test = (part[_places(faces.labels[part], part, seed) < fraction] for part in _official_parts(faces))
-    return make_split(faces, _named(f"subset({fraction:g}", seed), train, val, test, first_copies(faces))
+    return make_split(faces, named(f"subset({fraction:g})", seed), train, val, test, first_copies(faces))
 
 
-def _named(opening: str, seed: int) -> str:
-    return f"{opening})" if seed == 0 else f"{opening}, seed={seed})"
+def named(name: str, seed: int) -> str:
+    """A protocol's name with the seed of its draws, where that is not 0: `subset(0.1, seed=1)`."""
+    return name if seed == 0 else f"{name.removesuffix(')')}{', ' if name.endswith(')') else '('}seed={seed})"
 
 
 def _part(faces: FaceArrays, *usages: str) -> Indices:

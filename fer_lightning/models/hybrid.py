@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import conv_norm_relu, init_weights, output_layer
+from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weights
 from fer_lightning.models.residual import ResidualBlock
 
 
@@ -69,7 +69,7 @@ class ResInception(nn.Module):
             before = units
         self.stem.apply(init_weights)
         self.pairs.apply(init_weights)
-        self.head.apply(init_weights).append(output_layer(before, num_classes))
+        self.head.apply(init_weights).append(OutputLayer(before, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The feature stages from input to output."""

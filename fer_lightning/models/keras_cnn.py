@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import init_weights, map_size, output_layer
+from fer_lightning.models.layers import OutputLayer, init_weights, map_size
 
 
 class KerasCNN(nn.Module):
@@ -54,7 +54,7 @@ class KerasCNN(nn.Module):
             nn.Linear(widths[-1] * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
         ).apply(init_weights)
         self.blocks.apply(init_weights)
-        self.head.append(output_layer(hidden, num_classes))
+        self.head.append(OutputLayer(hidden, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The feature stages from input to output."""

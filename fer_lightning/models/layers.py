@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -22,12 +23,28 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def output_layer(features: int, num_classes: int) -> nn.Linear:
-    """The last layer, drawn small: training begins near the uniform answer, at a loss of log(num_classes)."""
-    layer = nn.Linear(features, num_classes)
-    nn.init.normal_(layer.weight, std=0.1 * features**-0.5)
-    nn.init.zeros_(layer.bias)
-    return layer
+class OutputLayer(nn.Linear):
+    """The last layer, drawn small: training begins near the uniform answer, at a loss of log(num_classes).
+
+    Its logits are float32 under autocast too: bfloat16 has 8 bits, in which two classes often score the same.
+
+    Args:
+        features: Values a picture.
+        num_classes: Number of logits.
+    """
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__(features, num_classes)
+        nn.init.normal_(self.weight, std=0.1 * features**-0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, num_classes) of features (B, features)."""
+        device = features.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return super().forward(features)
+        with torch.autocast(device, enabled=False):
+            return super().forward(features.float())
 
 
 def map_size(body: str, image_size: int, poolings: int) -> int:

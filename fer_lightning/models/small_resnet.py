@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import conv_norm_relu, init_weights, map_size, output_layer
+from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weights, map_size
 from fer_lightning.models.residual import ResidualBlock
 
 
@@ -62,7 +62,7 @@ class SmallResNet(nn.Module):
                 blocks.append(ResidualBlock(before, width, stride, squeeze_excite, drop))
                 before = width
             self.blocks.append(blocks)
-        self.head = nn.Sequential(nn.Dropout(dropout), output_layer(before, num_classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), OutputLayer(before, num_classes))
         self.stem.apply(init_weights)
         self.blocks.apply(init_weights)
 

@@ -11,7 +11,7 @@ import torch
 from timm.models import PretrainedCfg, group_modules
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import init_weights, output_layer
+from fer_lightning.models.layers import OutputLayer, init_weights
 
 
 class TimmBody(nn.Module):
@@ -56,7 +56,7 @@ class TimmBody(nn.Module):
             features = units
         if not len(self.head):
             self.head.append(nn.Dropout(dropout))
-        self.head.append(output_layer(features, num_classes))
+        self.head.append(OutputLayer(features, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The backbone's stages from input to output, as timm groups them for layer-wise learning rates."""

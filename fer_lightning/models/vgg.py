@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import conv_norm_relu, init_weights, map_size, output_layer
+from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weights, map_size
 
 
 class VGG(nn.Module):
@@ -45,7 +45,7 @@ class VGG(nn.Module):
             nn.Dropout(dropout),
         ).apply(init_weights)
         self.blocks.apply(init_weights)
-        self.head.append(output_layer(units, num_classes))
+        self.head.append(OutputLayer(units, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The feature stages from input to output."""

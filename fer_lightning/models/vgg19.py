@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fer_lightning.models.layers import conv_norm_relu, init_weights, map_size, output_layer
+from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weights, map_size
 
 
 class VGG19(nn.Module):
@@ -37,7 +37,7 @@ class VGG19(nn.Module):
                 block.extend(conv_norm_relu(before, factor * width))
                 before = factor * width
             self.blocks.append(block.append(nn.MaxPool2d(2)))
-        self.head = nn.Sequential(nn.Dropout(dropout), output_layer(before, num_classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), OutputLayer(before, num_classes))
         self.blocks.apply(init_weights)
 
     def stages(self) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from torch import nn
 from fer_lightning.models.emonext import EmoNeXt, SpatialTransformer
 from fer_lightning.models.hybrid import InceptionBlock, ResInception
 from fer_lightning.models.keras_cnn import KerasCNN
+from fer_lightning.models.layers import OutputLayer
 from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.residual import ResidualBlock
 from fer_lightning.models.resmasknet import Mask, ResMaskNet
@@ -124,6 +125,18 @@ def test_without_gates_a_new_emonext_is_its_convnext() -> None:
     net.gates = nn.ModuleList(nn.Identity() for _ in net.gates)
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(net(images), net.head(net.backbone(images)), atol=1e-4)
+
+
+def test_logits_are_of_full_precision_under_autocast() -> None:
+    layer, features = OutputLayer(8, 7), torch.randn(64, 8).bfloat16()
+    expected = nn.functional.linear(features.float(), layer.weight, layer.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = layer(features)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, expected)
+    logits.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
 
 
 def test_a_new_spatial_transformer_is_the_identity_and_then_moves_pictures() -> None:

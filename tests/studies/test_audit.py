@@ -12,8 +12,8 @@ from fer_lightning.data.synthetic import draw_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.reporting import records
 from fer_lightning.run import train
-from fer_lightning.studies import audit as study
-from fer_lightning.studies.audit_report import lists, write_report
+from fer_lightning.studies.audit import findings as study
+from fer_lightning.studies.audit.report import lists, write_report
 
 
 def as_faces(images, labels, usage, votes=None, classes=EMOTIONS) -> FaceArrays:

@@ -10,9 +10,9 @@ from fer_lightning import __main__ as entry
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.synthetic import draw_faces, drawn_faces
 from fer_lightning.labels import EMOTIONS
-from fer_lightning.studies.audit import Audit, audit
+from fer_lightning.studies.audit.findings import Audit, audit
+from fer_lightning.studies.audit.worth import CopiesElsewhere, _share, copies_worth, rows_of
 from fer_lightning.studies.compare import Measured
-from fer_lightning.studies.copies_worth import CopiesElsewhere, _share, copies_worth, rows_of
 
 HAPPY, SAD, NEUTRAL = (EMOTIONS.index(name) for name in ("happy", "sad", "neutral"))
 

@@ -20,8 +20,8 @@ from hydra.errors import CompactHydraException
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
-from fer_lightning.config import register_resolvers
 from fer_lightning.job import Job
+from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
 from fer_lightning.training import resume
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO

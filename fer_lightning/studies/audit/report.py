@@ -20,8 +20,8 @@ from fer_lightning.data.copies import THRESHOLD
 from fer_lightning.data.protocols import Indices
 from fer_lightning.labels import FERPLUS_COLUMNS
 from fer_lightning.reporting import figures, records
-from fer_lightning.studies.audit import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
-from fer_lightning.studies.copies_worth import rows_of
+from fer_lightning.studies.audit.findings import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
+from fer_lightning.studies.audit.worth import rows_of
 
 SHOWN: Final = 16
 """Pictures or pairs on a sheet."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.labels import USAGES
-from fer_lightning.studies.audit import Audit, Mask, linked
+from fer_lightning.studies.audit.findings import Audit, Mask, linked
 from fer_lightning.studies.compare import Measured
 
 Z = 1.959964  # of the two-sided 95% of a normal distribution
