@@ -46,15 +46,7 @@ def leaky_oversampled(faces: FaceArrays, seed: int = 0) -> Split:
     Raises:
         DataError: One of the three official parts is empty.
     """
-    random = np.random.default_rng([seed, 1])
-    counts = np.bincount(faces.labels, minlength=len(faces.classes))
-    drawn = [
-        random.choice(np.flatnonzero(faces.labels == label), counts.max() - count)
-        for label, count in enumerate(counts)
-        if count
-    ]
-    grown = _stored(faces, np.concatenate(drawn), "copy", faces.images[np.concatenate(drawn)])
-    return _at_random(faces, grown, "leaky_oversampled", seed)
+    return _at_random(faces, _filled_up(faces, seed), "leaky_oversampled", seed)
 
 
 def leaky_augmented(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
@@ -84,20 +76,24 @@ def leaky_selected(faces: FaceArrays) -> Split:
     return _chosen_on_test(official(faces), "leaky_selected")
 
 
-def leaky_all(faces: FaceArrays, copies: int = 4, seed: int = 0) -> Split:
-    """`leaky_augmented` with the epoch chosen on its test part as well.
+def leaky_all(faces: FaceArrays, copies: int = 1, seed: int = 0) -> Split:
+    """All of them together, the epoch chosen on the test part.
+
+    Rare classes are filled up, changed copies of every picture stored, all is pooled and split at random.
 
     Args:
         faces: The data set.
-        copies: Changed copies of each picture, 1 or more.
-        seed: Draws the changes and the split.
+        copies: Changed copies of each picture, exact copies included, 1 or more.
+        seed: Draws the copies, their changes and the split.
 
     Raises:
         DataError: One of the three official parts is empty.
         ValueError: copies is less than 1.
     """
-    split = leaky_augmented(faces, copies, seed)
-    return _chosen_on_test(split, split.name.replace("leaky_augmented", "leaky_all"))
+    filled = _filled_up(faces, seed)
+    grown = _with_changed_copies(filled, np.arange(len(filled)), copies, seed)
+    split = _at_random(faces, grown, f"leaky_all(copies={copies})", seed)
+    return _chosen_on_test(split, split.name)
 
 
 def stored_copies(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
@@ -129,6 +125,20 @@ def _at_random(faces: FaceArrays, grown: FaceArrays, name: str, seed: int) -> Sp
 
 def _chosen_on_test(split: Split, name: str) -> Split:
     return replace(split, name=name, indices=split.indices | {"val": split.indices["test"]})
+
+
+def _filled_up(faces: FaceArrays, seed: int) -> FaceArrays:
+    """The data set with exact copies of the rare classes behind, so that all classes are as large as the largest."""
+    random = np.random.default_rng([seed, 1])
+    counts = np.bincount(faces.labels, minlength=len(faces.classes))
+    drawn = np.concatenate(
+        [
+            random.choice(np.flatnonzero(faces.labels == label), counts.max() - count)
+            for label, count in enumerate(counts)
+            if count
+        ]
+    )
+    return _stored(faces, drawn, "copy", faces.images[drawn])
 
 
 def _with_changed_copies(faces: FaceArrays, positions: Indices, copies: int, seed: int) -> FaceArrays:

@@ -58,7 +58,8 @@ STUDIED = {
         "pictures stored beside them"
     ),
     "leaky_augmented": "changed copies of every picture stored, all pooled, only then split at random",
-    "leaky_all": "leaky_augmented with four copies in place of two, and the epoch is chosen on its test part",
+    "leaky_all": "all of it: rare classes filled up, a changed copy of every picture stored, all pooled and split at "
+    "random, and the epoch is chosen on the test part",
 }
 """The protocols that are compared (conf/protocol), the honest one first, and what each does."""
 
