@@ -345,9 +345,10 @@ def main(arguments: Sequence[str]) -> int:
     if action == "write" or (action and records):
         write()
     table = Table(title="Leaks", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for position, column in enumerate(COLUMNS[:5]):
-        table.add_column(column, no_wrap=position == 0)
+    for column in (*COLUMNS[:4], "gain"):
+        table.add_column(column, no_wrap=column in (COLUMNS[0], COLUMNS[3]))
     for protocol in STUDIED:
-        table.add_row(*cells(protocol, records)[:5])
+        *first, gained = cells(protocol, records)[:5]
+        table.add_row(*first, gained.partition(" ")[0])
     Console().print(table)
     return status

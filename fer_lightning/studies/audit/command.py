@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         found = audit(faces, predicted)
         worth = copies_worth(found, runs)
         record = {
-            "command": " ".join(["python -m fer_lightning audit", *(records.without_folders(a) for a in arguments)]),
+            "command": records.verb_command("audit", [records.without_folders(word) for word in arguments]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
             "commit": records.commit(),
