@@ -117,9 +117,15 @@ def verb_command(verb: str, arguments: Sequence[str]) -> str:
 
 
 def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
-    """What of a command line makes a training, sorted: all but where things lie, and words that begin as `besides`."""
+    """What of a command line makes a training, sorted.
+
+    Left out is where things lie, how fast batches are made, the seed that is meant without one, and words that begin as
+    `besides`.
+    """
     elsewhere = ("paths.", "data.path=", "data.votes_path=", "tracking", "hydra", "resume=", *besides)
-    return sorted(word for word in overrides if not word.lstrip("+").startswith(elsewhere))
+    without_effect = ("data.workers=", "data.resident=")
+    words = [word for word in overrides if not word.lstrip("+").startswith((*elsewhere, *without_effect))]
+    return sorted(word for word in words if word != "seed=0")
 
 
 def without_folders(word: str) -> str:
