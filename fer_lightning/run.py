@@ -167,13 +167,18 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
                 console.print(told, soft_wrap=True)
                 return ended
+            if start.checkpoint:
+                epoch = read_training(start.checkpoint)["history"][-1]["epoch"]
+                start.datamodule.first_epoch = epoch
+                console.print(f"goes on after epoch {epoch} with {start.checkpoint}", soft_wrap=True)
+            module = build_module(config, job, start.datamodule, fresh=not start.checkpoint)
             head = description(config, job, start.datamodule)
-            if first:
+            if first:  # from here on the run leaves traces
                 RunState(settings(config)).write(folder)
             resumed = start.earlier is not None
             loggers = stack.enter_context(open_tracking(config, job, head, start.datamodule.faces, folder, resumed))
-            training = assemble(config, job, folder, start, loggers, console)
-        module, trainer, datamodule = training.module, training.trainer, start.datamodule
+            training = assemble(config, job, folder, module, loggers, console)
+        trainer, datamodule = training.trainer, start.datamodule
         tables.run_header(
             console,
             faces=datamodule.faces,
@@ -234,14 +239,9 @@ def find_start(config: DictConfig, job: Job, folder: Path, console: Console) -> 
 
 
 def assemble(
-    config: DictConfig, job: Job, folder: Path, start: Start, loggers: Sequence[Logger], console: Console
+    config: DictConfig, job: Job, folder: Path, module: FERModule, loggers: Sequence[Logger], console: Console
 ) -> Training:
-    """Builds network, callbacks and trainer."""
-    if start.checkpoint:
-        epoch = read_training(start.checkpoint)["history"][-1]["epoch"]
-        start.datamodule.first_epoch = epoch
-        console.print(f"goes on after epoch {epoch} with {start.checkpoint}", soft_wrap=True)
-    module = build_module(config, job, start.datamodule, fresh=not start.checkpoint)
+    """Builds callbacks and trainer around a module."""
     if config.trainer.compile:
         module.network.compile()  # in place, so that the names in its checkpoints stay
     best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
