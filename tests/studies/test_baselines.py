@@ -197,7 +197,9 @@ def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pyte
     assert not (root / "results" / "waiting_seed1.json").exists()
     runner = Runner(root=root)
     assert runner.rows([("waiting", 1)]) == 0
-    assert "goes on from outputs/baselines/waiting_seed1/checkpoints/last.ckpt" in capfd.readouterr().out
+    assert "waiting_seed1: goes on from its last whole epoch" in capfd.readouterr().out
+    words = json.loads((root / "results" / "waiting_seed1.json").read_text())
+    assert words["resume"] == "auto"  # which refuses an experiment that was changed meanwhile
     assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
     assert runner.rows([("waiting", 1)]) == 0
     assert "measured already" in capfd.readouterr().out
