@@ -78,6 +78,9 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
 """Keys that are one of a few names."""
 
 
+WITHOUT_EFFECT = ("resume", "paths", "tracking", "data.workers", "data.resident")
+"""Groups and keys that change no result: where things lie, how they are tracked, how fast batches are made."""
+
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
 

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fer_lightning.config import WITHOUT_EFFECT
 from fer_lightning.files import written_whole
 
 if TYPE_CHECKING:
@@ -122,10 +123,8 @@ def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
     Left out is where things lie, how fast batches are made, the seed that is meant without one, and words that begin as
     `besides`.
     """
-    elsewhere = ("paths.", "data.path=", "data.votes_path=", "tracking", "hydra", "resume=", *besides)
-    without_effect = ("data.workers=", "data.resident=")
-    words = [word for word in overrides if not word.lstrip("+").startswith((*elsewhere, *without_effect))]
-    return sorted(word for word in words if word != "seed=0")
+    left_out = (*WITHOUT_EFFECT, "hydra", "data.path=", "data.votes_path=", *besides)
+    return sorted(word for word in overrides if word != "seed=0" and not word.lstrip("+").startswith(left_out))
 
 
 def without_folders(word: str) -> str:

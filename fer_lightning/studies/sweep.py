@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf, open_dict, read_write
 
+from fer_lightning.config import WITHOUT_EFFECT
 from fer_lightning.reporting.mlflow_parents import STUDY_PARENT, StudyRun
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 class StudyDefaults(Callback):
     """Hydra callback: lets an Optuna sweep follow the app's objectives, and attaches a `StudyReport`.
 
-    `hydra.sweeper.direction` follows `objective_mode`; with a `second_objective`, which is a cost, there are two.
+    `hydra.sweeper.direction` follows `objective_mode`; with a `second_objective`, which is a cost, there are two. Keys
+    that change no result begin no other study.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -48,6 +50,7 @@ class StudyDefaults(Callback):
             store = OmegaConf.masked_copy(config.tracking, ["uri", "local_dir", "experiment_name", "timeout"])
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweeper.direction = direction
+            config.hydra.sweeper.without_effect = [*config.hydra.sweeper.without_effect, *WITHOUT_EFFECT]
             config.hydra.sweeper.observers.append(
                 {
                     "_target_": "fer_lightning.studies.sweep.StudyReport",

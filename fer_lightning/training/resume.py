@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fer_lightning.config import flatten, plain
+from fer_lightning.config import WITHOUT_EFFECT, flatten, plain
 from fer_lightning.files import claimed, written_whole
 
 STATE = ".resume.json"
@@ -51,13 +51,10 @@ class RunState:
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run.
-
-    Left out is where things lie and how they are tracked, and what only changes how fast batches are made.
-    """
-    kept = {name: plain(config[name]) for name in config if name not in ("hydra", "paths", "tracking", "resume")}
-    elsewhere = ("source", "path", "votes_path", "workers", "resident")
-    kept["data"] = {key: value for key, value in kept["data"].items() if key not in elsewhere} | {
+    """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run."""
+    kept = {str(name): plain(config[name]) for name in config if name not in ("hydra", *WITHOUT_EFFECT)}
+    elsewhere = ("data.source", "data.path", "data.votes_path", *WITHOUT_EFFECT)
+    kept["data"] = {key: value for key, value in kept["data"].items() if f"data.{key}" not in elsewhere} | {
         "source": plain(config.data.source["_target_"])
     }
     return dict(json.loads(json.dumps(kept)))

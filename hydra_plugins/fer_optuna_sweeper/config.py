@@ -22,9 +22,7 @@ class SweeperConf:
     n_jobs: int = 1  # trials a launch; a launcher that runs in parallel runs so many at once
     max_failures: int | None = 5  # failed trials that the study may have; null for any number
     study_name: str | None = None  # null: the job's name and a hash of space and config
-    without_effect: list[str] = field(  # keys and groups that change no result, and so not that hash
-        default_factory=lambda: ["resume", "paths", "tracking", "data.workers", "data.resident"]
-    )
+    without_effect: list[str] = field(default_factory=list)  # keys and groups that are no part of that hash
     storage: str | None = None  # sqlite:/// or postgresql+psycopg://; null: outputs/sweeps/<study_name>.db
     params: dict[str, Any] | None = None  # the search space, in Hydra's sweep syntax
     custom_search_space: str | None = None  # dotted name of a function(config, trial) that suggests further
