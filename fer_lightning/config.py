@@ -1,4 +1,4 @@
-"""What happens between yaml and objects: resolvers, building, checks."""
+"""What happens between yaml and objects: building and checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNTS = (
     *("trainer.max_epochs", "trainer.batch_size", "eval.bootstrap", "scheduler.every_epochs"),
     *("model.image_size", "model.width", "model.widths", "model.depths", "model.stem_kernel", "model.stem_stride"),
 )
-"""Keys that some options have and that are a whole number from 1 on, or a list of such."""
+"""Keys that some options have and that are a whole number from 1 on."""
 
 COUNTS_OR_NONE = (
     *("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs", "finetune.callback.keep_frozen"),
@@ -54,8 +54,8 @@ RANGES = {
     "loss.gamma": _NOT_NEGATIVE,
     "scheduler.warmup_fraction": _FRACTION,
     "scheduler.warmup_epochs": _NOT_NEGATIVE,
-    "scheduler.final_fraction": _FRACTION,
-    "scheduler.factor": _FRACTION,
+    "scheduler.final_fraction": ("a number from 0 to 1", math.nextafter(1.0, 2.0)),
+    "scheduler.factor": _NOT_NEGATIVE,
     "scheduler.min_lr": _NOT_NEGATIVE,
     "callbacks.ema.decay": _FRACTION,
     "trainer.gradient_clip_val": _NOT_NEGATIVE,
@@ -78,8 +78,11 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
 """Keys that are one of a few names."""
 
 
-WITHOUT_EFFECT = ("resume", "paths", "tracking", "data.workers", "data.resident")
-"""Groups and keys that change no result: where things lie, how they are tracked, how fast batches are made."""
+WITHOUT_EFFECT = (
+    *("resume", "tracking", "data.workers", "data.resident"),
+    *("paths.output_dir", "paths.mlruns_dir", "paths.results_dir"),
+)
+"""Groups and keys that change no result: where it lies, how it is tracked, how fast batches are made."""
 
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""

@@ -221,7 +221,7 @@ def find_start(config: DictConfig, job: Job, folder: Path, console: Console) -> 
     """Looks for everything that can be wrong with a training, and reads its data.
 
     Raises:
-        ValueError, FileNotFoundError: Something is; nothing was written then.
+        ValueError, FileNotFoundError: Something is; no result was begun then.
     """
     check(config)
     check_devices(config, job)

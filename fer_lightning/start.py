@@ -74,8 +74,15 @@ def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[
     """The checkpoint that `resume` stands for and the run in the folder that goes on; None where there is none.
 
     Raises:
-        ValueError: The folder holds a run of other settings.
+        ValueError: The folder holds a run of other settings, or a row of the results table would be of two recipes.
     """
+    if config.resume and config.resume != "auto" and config.paths.results_dir:
+        begun = RunState.read(Path(config.resume).absolute().parents[1])
+        if begun and (differ := differences(begun.settings, settings(config))):
+            raise ValueError(
+                f"resume={config.resume} was begun with other settings ({differ}), and what goes to "
+                f"paths.results_dir={config.paths.results_dir} must be of one recipe: move that run away"
+            )
     if config.resume != "auto":
         state = RunState.read(folder) if config.resume else None
         same = state is not None and state.settings == settings(config)

@@ -61,7 +61,7 @@ from fer_lightning.run import train
             r"scheduler\.final_fraction is -1; it must be a number from 0",
         ),
         ("scheduler=cosine scheduler.warmup_epochs=-1", r"scheduler\.warmup_epochs is -1; it must be 0 or more"),
-        ("scheduler=plateau scheduler.factor=1.5", r"scheduler\.factor is 1\.5; it must be a number from 0 to below 1"),
+        ("scheduler=step scheduler.factor=-1", r"scheduler\.factor is -1; it must be 0 or more"),
         ("scheduler=plateau scheduler.min_lr=abc", r"scheduler\.min_lr is 'abc'; it must be 0 or more"),
         ("callbacks=ema callbacks.ema.update_starting_at_step=abc", "must be a whole number from 0 on"),
         ("trainer.batch_size=[32,64]", r"trainer\.batch_size is \[32, 64\]; it must be one value"),

@@ -123,7 +123,7 @@ def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
     Left out is where things lie, how fast batches are made, the seed that is meant without one, and words that begin as
     `besides`.
     """
-    left_out = (*WITHOUT_EFFECT, "hydra", "data.path=", "data.votes_path=", *besides)
+    left_out = (*WITHOUT_EFFECT, "hydra", "paths.", "data.path=", "data.votes_path=", *besides)
     return sorted(word for word in overrides if word != "seed=0" and not word.lstrip("+").startswith(left_out))
 
 

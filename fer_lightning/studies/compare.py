@@ -224,8 +224,9 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(wrapped(HELP))
         return 0 if arguments else 2
-    given, folders = split_words(arguments, own=("json",))
-    if wrong := [word for word in folders if "=" in word and not Path(word).exists()]:
+    folders = [word for word in arguments if Path(word).exists() or "=" not in word]
+    given, wrong = split_words([word for word in arguments if word not in folders], own=("json",))
+    if wrong:
         raise ValueError(f"{wrong[0]} would change nothing: what is compared was measured already")
     if len(folders) != 2:
         raise ValueError(f"give two folders of measurements, not {len(folders)}")

@@ -87,8 +87,9 @@ def completed(overrides: Sequence[str]) -> list[str]:
 
 
 def folder_of(words: Sequence[str]) -> Path:
-    """Where the trainings of these settings lie, a folder for each protocol."""
-    settings = "\n".join(settings_typed(words, "protocol="))
+    """Where the trainings of these settings and protocols lie, a folder for each protocol."""
+    options = [(CONF / "protocol" / f"{protocol}.yaml").read_text() for protocol in STUDIED]
+    settings = "\n".join([*settings_typed(words, "protocol="), *options])
     return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
@@ -270,7 +271,8 @@ def page(records: Records, claim: float | None) -> str:
         "Validation and test parts have the official sizes everywhere. `leaky_pooled` and `leaky_selected` also train\n"
         "on as many pictures as `official`; where copies are stored, the training part grows with them, and an epoch\n"
         "has more steps. Therefore `stored_copies` stands beside `leaky_augmented`: as many pictures and steps,\n"
-        "without the leak. `leaky_oversampled` tests as many pictures of each class, the others FER2013's shares.\n",
+        "without the leak. `leaky_oversampled` and `leaky_all` test as many pictures of each class, the others\n"
+        "FER2013's shares.\n",
     ]
     if conclusions := _conclusions(records, claim):
         said += ["## What follows\n", "\n".join(f"- {sentence}" for sentence in conclusions) + "\n"]

@@ -22,6 +22,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures
 from fer_lightning.files import sha256, written_whole
+from fer_lightning.labels import USAGES
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.rehearsal import try_views
 from fer_lightning.reporting.records import read_record
@@ -58,11 +59,15 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """
     config = composed(CONF, overrides, kept_of(module, overrides))
     if any(word.startswith("eval=") for word in overrides):
-        for views in filter(None, (config.eval.views, config.eval.get("validation"))):
-            taken = inspect.signature(target_of(views)).parameters
+        typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
+        for name in ("views", "validation"):
+            if not OmegaConf.is_dict(views := config.eval.get(name)):
+                continue
+            taken = {"_target_", "_partial_", *inspect.signature(target_of(views)).parameters}
             with open_dict(views):
-                for key in [key for key in views if str(key) not in ("_target_", "_partial_", *taken)]:
-                    del views[key]  # which the experiment of the run gives to its own views
+                for key in [str(key) for key in views if f"eval.{name}.{key}" not in typed]:
+                    if key not in taken:  # the experiment of the run gives it to its own views
+                        del views[key]
     return config
 
 
@@ -140,6 +145,7 @@ class Trained:
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             config.trainer.accelerator = "auto"  # even if it learnt on a GPU
         check(config)
+        module.set_evaluation(plain(config.eval))
         for key in filter(config.eval.get, ("views", "validation")):
             try_views(f"eval.{key}", plain(config.eval[key]), config.model.image_size)
         pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -222,6 +228,9 @@ class Trained:
                 f"{self.checkpoint} was trained on {data} under {learnt}: which pictures of {self.faces.name} it has "
                 f"learnt cannot be told under {self.split.name}; measure it on {data}, or under {learnt}"
             )
+        private = part == "test" and (self.faces.usage[self.split.indices["test"]] == USAGES[2]).all()
+        if private or (self.faces.is_synthetic and not here):
+            return  # no protocol that does not leak trains or chooses on PrivateTest; other draws share no picture
         if not here and not (parts_as_official(learnt) and parts_as_official(self.split.name)):
             raise ValueError(
                 f"{self.checkpoint} was trained on another state of {data} under {learnt}: which of its pictures it "

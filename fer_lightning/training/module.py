@@ -108,7 +108,8 @@ class FERModule(pl.LightningModule):
             ValueError: The views are none of `models.tta`; a checkpoint may come from a stranger.
         """
         for views in filter(None, (evaluation["views"], evaluation.get("validation"))):
-            if not str(target := views.get("_target_")).startswith("fer_lightning.models.tta."):
+            target = views.get("_target_") if isinstance(views, Mapping) else views
+            if not str(target).startswith("fer_lightning.models.tta."):
                 raise ValueError(f"views {target!r} is not allowed: they must be of fer_lightning.models.tta")
         self._views = build(evaluation["views"])
         of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key

@@ -40,6 +40,8 @@ class RunState:
                 return None
             if isinstance(trainer := kept.get("trainer"), dict):
                 trainer.setdefault("check_val_every_n_epoch", 1)  # of before it was an option
+            if isinstance(model := kept.get("model"), dict) and str(model.get("_target_")).endswith(".TimmBody"):
+                model.setdefault("drop_path", 0.0)  # likewise
             return cls(kept, tuple(ended) if isinstance(ended, list) else ended)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
@@ -52,7 +54,7 @@ class RunState:
 
 def settings(config: DictConfig) -> dict[str, Any]:
     """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run."""
-    kept = {str(name): plain(config[name]) for name in config if name not in ("hydra", *WITHOUT_EFFECT)}
+    kept = {str(name): plain(config[name]) for name in config if name not in ("hydra", "paths", *WITHOUT_EFFECT)}
     elsewhere = ("data.source", "data.path", "data.votes_path", *WITHOUT_EFFECT)
     kept["data"] = {key: value for key, value in kept["data"].items() if f"data.{key}" not in elsewhere} | {
         "source": plain(config.data.source["_target_"])

@@ -59,4 +59,6 @@ def test_little_more_is_read_from_the_disk_than_the_pictures(tmp_path: Path) -> 
     images = np.load(path, mmap_mode="r")
     before = read_so_far()
     gather(images, list(range(50, 20_000, 500)))
+    if read_so_far() == before:
+        pytest.skip("this file system keeps its files in memory")
     assert read_so_far() - before < 40 * 64 * 1024  # a page or two each; megabytes where each fault reads ahead

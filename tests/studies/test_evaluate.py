@@ -108,7 +108,8 @@ def test_kaggles_jpegs_of_what_was_trained_on_are_not_measured_under_another_pro
         net.refuse_what_it_learnt("test")
     net.datamodule.faces = replace(net.faces, name="fer2013", fingerprint="0" * 64)  # with a row more or less
     with pytest.raises(ValueError, match=r"another state of fer2013 under official: .* cannot be told under kfold"):
-        net.refuse_what_it_learnt("test")
+        net.refuse_what_it_learnt("val")
+    net.refuse_what_it_learnt("test")  # PrivateTest in every fold
     net.datamodule.faces = replace(net.faces, name="RAF-DB")
     net.refuse_what_it_learnt("test")  # other faces
 
@@ -118,6 +119,8 @@ def test_an_experiments_options_of_its_views_do_not_hold_for_others() -> None:
     assert compose_for(module, []).eval.views.size == 0.917
     assert "size" not in compose_for(module, ["eval=flip"]).eval.views
     assert compose_for(module, ["eval=ten_crop", "eval.views.size=0.9"]).eval.views.size == 0.9
+    assert compose_for(module, ["eval=flip", "eval.views.size=0.9"]).eval.views.size == 0.9  # which is then refused
+    assert compose_for(module, ["eval=plain", "eval.views=flip"]).eval.views == "flip"  # likewise
 
 
 def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

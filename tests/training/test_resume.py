@@ -19,10 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from fer_lightning.job import Job
 from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
+from fer_lightning.start import place_to_go_on
 from fer_lightning.training import resume
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 from fer_lightning.training.module import FERModule
@@ -223,6 +225,15 @@ def test_a_schedule_goes_on_where_its_epochs_are_with_other_batches(composed, tm
     train(composed(*options, *others, f"paths.output_dir={tmp_path / 'whole'}"))
     on, whole = ([row["lr"] for row in saved(tmp_path / name)["history"][1:]] for name in ("on", "whole"))
     assert on == pytest.approx(whole)
+
+
+def test_a_row_of_the_results_is_of_one_recipe(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    folder = tmp_path / "run"
+    options = [*TINY, f"resume={folder}/checkpoints/last.ckpt", "paths.results_dir=results"]
+    assert place_to_go_on(composed(*options), folder, Console())[0] is not None
+    with pytest.raises(ValueError, match=r"model\.dropout .* \(now 0\.4\).* must be of one recipe"):
+        place_to_go_on(composed(*options, "model.dropout=0.4"), folder, Console())
 
 
 def test_class_weights_follow_from_what_is_drawn_now(composed, tmp_path: Path) -> None:
