@@ -114,7 +114,8 @@ def streaming(result: Result) -> list[Row]:
         )
     looks = result["memory_mib"]
     in_epoch = [look for look in looks if look["when"].startswith("picture")]
-    for look in (looks[0], in_epoch[1], in_epoch[-1], looks[-1]):  # all others lie between
+    ends = (looks[0], *in_epoch[1:2], in_epoch[-1], looks[-1])  # all others lie between
+    for look in {look["when"]: look for look in ends}.values():
         seen = f"{look['anonymous']:,} MiB anonymous, {look['file']:,} MiB of files"
         rows.append((f"memory, {look['when']}", "", seen, "", "", ""))
     return rows

@@ -301,9 +301,9 @@ def test_a_head_of_several_hidden_layers_drops_units_of_each() -> None:
         return [type(layer).__name__ for layer in body.head]
 
     hidden = ["Linear", "ReLU", "Dropout"]
-    assert head() == head(hidden=[]) == ["Dropout", "Linear"]
-    assert head(hidden=8) == head(hidden=[8]) == [*hidden, "Linear"]
-    assert head(hidden=[16, 8], dropout=0.5) == [*hidden, *hidden, "Linear"]
+    assert head() == head(hidden=[]) == ["Dropout", "OutputLayer"]
+    assert head(hidden=8) == head(hidden=[8]) == [*hidden, "OutputLayer"]
+    assert head(hidden=[16, 8], dropout=0.5) == [*hidden, *hidden, "OutputLayer"]
 
 
 def test_resmasknets_weight_decay_is_decoupled_from_the_gradient(composed) -> None:
