@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,8 +218,8 @@ def _together(
 ) -> Mapping[str, float]:
     """What the nets of an ensemble cost together: those that vote, where that was chosen already."""
     silent = {Path(m["run"]).name for record in records[:1] for m in record["members"] if not m["weight"]}
-    rows = [_cost(member, members[member], costs) for member in members.keys() - silent]
-    return {key: sum(row[key] for row in rows) for key in ("parameters", "milliseconds")} if all(rows) else {}
+    rows = [_cost(member, words, costs) for member, words in members.items() if member not in silent]
+    return {key: math.fsum(row[key] for row in rows) for key in ("parameters", "milliseconds")} if all(rows) else {}
 
 
 def _cost(member: str, words: Sequence[str], costs: Costs) -> Mapping[str, float]:
