@@ -69,9 +69,7 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
             built.check_stages(len(body.stages()))  # type: ignore[operator]
         if isinstance(built, ProgressiveResizing):
             check_sides(built.sides, body, plain(config.model))
-    for key in ("views", "validation"):
-        if (views := config.eval.get(key)) or key == "views":
-            try_views(f"eval.{key}", plain(views), config.model.image_size)
+    try_all_views(config)
     for key in ("train", "val", "test"):
         limit = config.trainer[f"limit_{key}_batches"]
         share = isinstance(limit, float)
@@ -79,6 +77,17 @@ def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
             raise ValueError(
                 f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or a share up to 1.0"
             )
+
+
+def try_all_views(config: DictConfig) -> None:
+    """Looks at an empty picture by the views of `eval`, and by those of validation where it has its own.
+
+    Raises:
+        ValueError: They cannot be, or give nothing to look at.
+    """
+    for key in ("views", "validation"):
+        if (views := config.eval.get(key)) or key == "views":
+            try_views(f"eval.{key}", plain(views), config.model.image_size)
 
 
 def try_views(key: str, views: Mapping[str, Any], size: int) -> None:

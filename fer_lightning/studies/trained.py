@@ -24,7 +24,7 @@ from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, sam
 from fer_lightning.files import sha256, written_whole
 from fer_lightning.labels import USAGES
 from fer_lightning.models.torch_file import reason_of
-from fer_lightning.rehearsal import try_views
+from fer_lightning.rehearsal import try_all_views
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
@@ -64,10 +64,11 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
             if not OmegaConf.is_dict(views := config.eval.get(name)):
                 continue
             taken = {"_target_", "_partial_", *inspect.signature(target_of(views)).parameters}
+            # what these views do not take and nobody typed, the experiment of the run gives to its own
+            foreign = [key for key in views if key not in taken and f"eval.{name}.{key}" not in typed]
             with open_dict(views):
-                for key in [str(key) for key in views if f"eval.{name}.{key}" not in typed]:
-                    if key not in taken:  # the experiment of the run gives it to its own views
-                        del views[key]
+                for key in foreign:
+                    del views[key]
     return config
 
 
@@ -146,8 +147,7 @@ class Trained:
             config.trainer.accelerator = "auto"  # even if it learnt on a GPU
         check(config)
         module.set_evaluation(plain(config.eval))
-        for key in filter(config.eval.get, ("views", "validation")):
-            try_views(f"eval.{key}", plain(config.eval[key]), config.model.image_size)
+        try_all_views(config)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         datamodule = prepare_data(config)
         faces = datamodule.faces
