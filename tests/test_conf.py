@@ -24,6 +24,7 @@ NOT_RUN_HERE = {
     ("callbacks", "distillation"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "vggnet_tuned"): "needs a trained vggnet: tests/test_recipes.py",
     ("experiment", "distill_mobile"): "needs a teacher: tests/training/test_distillation.py",
+    ("experiment", "ours_cpu_student"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "born_again_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "taught_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "pruned_mobile"): "needs a net that was cut: tests/studies/test_prune.py",
@@ -57,8 +58,8 @@ def overrides_for(group: str, option: str) -> list[str]:
     chosen = [f"{group}={option}", *NEEDED.get((group, option), [])]
     if group == "experiment":
         text = (CONF / group / f"{option}.yaml").read_text()
-        (model,) = re.findall(r"override /model: (\w+)", text)
-        needed = [] if (group, option) in NEEDED else NEEDED.get(("model", model), [])
+        models = re.findall(r"override /model: (\w+)", text)  # none: that of another experiment
+        needed = [] if (group, option) in NEEDED else [n for model in models for n in NEEDED.get(("model", model), [])]
         fetches = ["model.pretrained=false"] if "pretrained: true" in text else []
         return [*chosen, *needed, *fetches, "data=synthetic"]
     return chosen

@@ -161,10 +161,10 @@ def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp
 
 
 @pytest.mark.usefixtures("_quick")
-@pytest.mark.parametrize("name", ["distill_mobile", "born_again_mobile", "taught_mobile"])
+@pytest.mark.parametrize("name", ["distill_mobile", "born_again_mobile", "taught_mobile", "ours_cpu_student"])
 def test_taught_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path], name: str) -> None:
     teachers = f"callbacks.distiller.teachers=[{tiny_runs[0]},{tiny_runs[2]}]"
-    widths = "model.widths=[8,16,24,32]" if name == "taught_mobile" else "model.widths=[8,16,24]"
+    widths = "model.widths=[8,16,24,32]" if name in ("taught_mobile", "ours_cpu_student") else "model.widths=[8,16,24]"
     train(composed(f"experiment={name}", *TINY, "eval=plain", teachers, widths))
     assert (tmp_path / "run" / "record.json").is_file()
 
