@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RUN_ID = ".mlflow_run_id"
 """The file in a run's folder that says which MLflow run it is."""
 
+SUPERSEDED = "superseded"
+"""The folder beside published records that keeps those which a later measurement has replaced."""
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -174,7 +177,13 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def publish(path: Path, record: Mapping[str, Any]) -> Path:
-    """Writes a record for everybody to read: its command without the folders in which data lie."""
+    """Writes a record for everybody to read: its command without the folders in which data lie.
+
+    A record that is there already goes to `SUPERSEDED`, named by its commit: what was measured once is never lost.
+    """
+    if path.is_file():
+        before = read_record(path)
+        write_json(path.parent / SUPERSEDED / f"{path.stem}_{before.get('commit', 'unknown')[:12]}.json", before)
     words = shlex.split(record["command"])
     shown = [without_folders(word) if word.startswith("data.") else word for word in words]
     return write_json(path, {**record, "command": shlex.join(shown)})

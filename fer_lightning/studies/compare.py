@@ -181,7 +181,10 @@ def verdict(result: Mapping[str, Any]) -> str:
     if test["p"] >= 0.05:
         return f"No difference in accuracy can be told from chance (p = {test['p']:.2g})."
     better = "A" if accuracy["difference"] > 0 else "B"
-    return f"{better} is right more often, and not by chance (p = {test['p']:.2g})."
+    return (
+        f"{better} is right more often, and not by chance (p = {test['p']:.2g}). That is said of these two nets: "
+        "whether one recipe is better than another, several seeds of each tell."
+    )
 
 
 def points(difference: float, digits: int = 1) -> str:

@@ -258,9 +258,9 @@ def page(records: Records, claim: float | None) -> str:
     settings = " ".join(settings_of(first["command"]))
     said = [
         "# What each shortcut adds\n",
-        "The same model, epochs and settings under the official protocol and under the shortcuts of the literature.\n"
-        "**Only the official number is a result**; the protocols whose names begin with `leaky_` exist to be measured\n"
-        "here. Written by `python -m fer_lightning leaks write` from `results/leaks/*.json`.\n",
+        "One model with the same epochs and settings under the official protocol and under the shortcuts of the\n"
+        "literature. **Only the official number is a result**; protocols whose names begin with `leaky_` exist to be\n"
+        "measured here. Written by `python -m fer_lightning leaks write` from `results/leaks/*.json`.\n",
         "![Accuracy reported under each protocol](images/leaks.png)\n",
         "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n",
         "*Training accuracy* was measured while the chosen epoch was trained. *Without exact\n"
@@ -277,13 +277,23 @@ def page(records: Records, claim: float | None) -> str:
     if conclusions := _conclusions(records, claim):
         said += ["## What follows\n", "\n".join(f"- {sentence}" for sentence in conclusions) + "\n"]
     said += [
-        f"Run with `{settings}`; data {first['data']} {first['data_fingerprint'][:12]}, commit {first['commit'][:12]}, "
+        f"Run with `{settings}`; data {first['data']} {first['data_fingerprint'][:12]}, {_commits(records)}, "
         f"{first['machine']['gpu'] or first['machine']['cpu']}, torch {first['versions']['torch']}. "
         "`python -m fer_lightning leaks run` repeats what has no record in `results/leaks`.\n"
     ]
     if first["synthetic"]:
         said.insert(1, "**SYNTHETIC FACES drawn by the program: these numbers say nothing about real faces.**\n")
     return "\n".join(said)
+
+
+def _commits(records: Records) -> str:
+    """`commit 604766e6f779`, and which protocols were run at another, with what the code had become by then."""
+    first, *others = dict.fromkeys(record["commit"] for record in records.values())
+    said = [f"commit {first[:12]}"]
+    for other in others:
+        names = [name for name, record in records.items() if record["commit"] == other]
+        said.append(f"{' and '.join(names)} at commit {other[:12]}")
+    return ", ".join(said)
 
 
 def _conclusions(records: Records, claim: float | None) -> list[str]:
@@ -294,7 +304,8 @@ def _conclusions(records: Records, claim: float | None) -> list[str]:
         leak = gain(records["leaky_augmented"]["test"], records["stored_copies"]["test"])
         sentences.append(
             "Stored copies before the split instead of after it: {:+.1f} points ({:+.1f} to {:+.1f}) with the same "
-            "number of pictures and steps. That is the leak alone.".format(*(100 * v for v in leak))
+            "number of pictures and steps. That is the leak, and by how much the changed copies in its test part are "
+            "easier or harder to tell than the pictures themselves.".format(*(100 * v for v in leak))
         )
         if after := records["leaky_augmented"].get("test_deduplicated"):
             sentences.append(

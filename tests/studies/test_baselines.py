@@ -7,11 +7,23 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from fer_lightning import __main__ as entry
+from fer_lightning.models import tta
+from fer_lightning.reporting.records import SUPERSEDED, publish
 from fer_lightning.studies.baselines import page
-from fer_lightning.studies.baselines.rows import GROUPS, NETWORK_COST, Baseline, baselines, file_of, header_of
+from fer_lightning.studies.baselines.rows import (
+    GROUPS,
+    NETWORK_COST,
+    VIEWS,
+    Baseline,
+    baselines,
+    file_of,
+    header_of,
+    views_a_face,
+)
 from fer_lightning.studies.baselines.runner import OUT_OF_TIME, RUNS, Runner
 
 
@@ -21,6 +33,7 @@ def part(accuracy: float) -> dict:
         "accuracy": accuracy,
         "accuracy_interval": [accuracy - 0.05, accuracy + 0.05],
         "macro_f1": 0.5,
+        "macro_f1_interval": [0.4, 0.6],
         "balanced_accuracy": 0.5,
         "ece": 0.1,
         "per_class_f1": {"happy": 0.75},
@@ -43,6 +56,7 @@ def root(tmp_path: Path) -> Path:
         "command": "python train.py x=1 resume=a/last.ckpt",
         "best_epoch": 9, "epochs": 10, "precision": "32-true", "data": "fer2013", "data_fingerprint": "f" * 64,
         "protocol": "official", "commit": "c" * 40, "versions": {"torch": "2"},
+        "evaluation": {"views": {"_target_": "fer_lightning.models.tta.flip"}},
     }  # fmt: skip
     (tmp_path / "results" / "measured_seed0.json").write_text(json.dumps(record))
     (tmp_path / "README.md").write_text(f"head\n{page.MARKS[0]}\nold\n{page.MARKS[1]}\ntail\n")
@@ -52,7 +66,8 @@ def root(tmp_path: Path) -> Path:
 def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     measured, waiting = baselines(root)
     assert list(measured.cells().values()) == [
-        "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run", "50.00%", "0.30 M",
+        "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run",
+        "50.00% (40.0% to 60.0%)", "0.30 M",
         "1.2 MB", "not run", "41 on 2 CPU cores", "`python train.py x=1` (needs a GPU)",
     ]  # fmt: skip
     assert {waiting.cells()[column] for column in ("parameters", "size")} == {""}
@@ -94,19 +109,25 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
         return {name: [cells[c] for c in ("parameters", "size", "latency")] for name, cells in rows.items()}
 
     assert shown() == {
-        "measured": ["0.30 M", "1.2 MB", "2.0 ms"],  # as many parameters as the run had
-        "waiting": ["5.00 M", "20.0 MB", "0.5 ms"],
-        "both": ["5.30 M", "21.2 MB", "2.5 ms"],
+        "measured": ["0.30 M", "1.2 MB", "2 x 2.0 ms"],  # as many parameters as the run had; its record says flip
+        "waiting": ["5.00 M", "20.0 MB", "0.5 ms a view"],
+        "both": ["5.30 M", "21.2 MB", "2.5 ms a view"],
     }
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
-    votes = [{"run": "outputs/baselines/a", "weight": 1.0}, {"run": "outputs/baselines/b", "weight": 0.0}]
+    votes = [
+        {"run": "outputs/baselines/a", "weight": 0.6, "views": "shifts"},
+        {"run": "outputs/baselines/b", "weight": 0.0, "views": "identity"},
+    ]
     chosen = record | {"members": votes, "params": 304_423, "choose": "greedy", "weights": "equal"}
     (root / "results" / "both_seed0.json").write_text(json.dumps(chosen | {"experiment": "both"}))
-    assert shown()["both"] == ["0.30 M", "1.2 MB", "2.0 ms"]
+    assert shown()["both"] == ["0.30 M", "1.2 MB", "10 x 2.0 ms"]
+    votes[1]["weight"] = 0.4
+    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen | {"experiment": "both", "params": 5_304_423}))
+    assert shown()["both"] == ["5.30 M", "21.2 MB", "10 x 2.0 + 0.5 ms"]
     (root / "results" / "both_seed0.json").unlink()
     changed = recipe + "  c: [experiment=measured, 'model.widths=[9]']\n"
     (root / "conf" / "ensemble" / "both.yaml").write_text(changed)
-    assert shown()["both"] == ["7.30 M", "29.2 MB", "3.5 ms"]  # c is not what `measured` is
+    assert shown()["both"] == ["7.30 M", "29.2 MB", "3.5 ms a view"]  # c is not what `measured` is
     (root / "results" / "measured_seed0.json").write_text(json.dumps(record | {"params": 310_000}))
     assert shown()["measured"] == ["0.31 M", "1.2 MB", "not run"]  # of another network
 
@@ -139,12 +160,48 @@ def test_a_row_of_this_project_has_an_aim_in_place_of_a_claim() -> None:
     assert row.cells()["source's claim"] == "aim 70% within 18 minutes"
 
 
-def test_several_seeds_give_their_mean_and_range(root: Path) -> None:
+def test_several_seeds_give_their_mean_their_range_and_the_widest_interval(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
-    again = record | {"seed": 1, "test": part(0.645)}
+    again = record | {"seed": 1, "test": part(0.645), "command": "python train.py x=1 seed=1"}
     (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
-    row = baselines(root)[0]
-    assert row.accuracy("test") == "63.50% (mean of 2 seeds: 62.5% to 64.5%)"
+    assert baselines(root)[0].score("test") == "63.50% (57.5% to 69.5%, 2 seeds: 62.5% to 64.5%)"
+
+
+@pytest.mark.parametrize("other", [{"command": "python train.py x=2 seed=1"}, {"params": 9}])
+def test_seeds_of_another_recipe_are_no_mean(root: Path, other: dict) -> None:
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    again = record | {"seed": 1, "command": "python train.py x=1 seed=1"} | other
+    (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json are of several recipes, `x=1` and `x=") as caught:
+        baselines(root)
+    assert "move one away" in str(caught.value)
+
+
+def test_what_was_measured_before_is_kept_and_shown(root: Path) -> None:
+    file = root / "results" / "measured_seed0.json"
+    publish(file, json.loads(file.read_text()) | {"test": part(0.7), "commit": "d" * 40})
+    assert [path.name for path in (file.parent / SUPERSEDED).iterdir()] == ["measured_seed0_cccccccccccc.json"]
+    [measured, _] = rows = baselines(root)
+    assert measured.score("test") == "70.00% (65.0% to 75.0%)"
+    assert "Measured before, with seed 0: 62.50% on PrivateTest, commit cccccccccccc" in page.results_page(rows)
+
+
+def test_public_test_is_shown_by_the_views_of_the_test_part(root: Path) -> None:
+    file = root / "results" / "measured_seed0.json"
+    both = part(0.675) | {"n": 200}  # 62.5 of 100 in PrivateTest, so 72.5 of 100 in PublicTest
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kaggle_test": both}))
+    assert "PublicTest 72.50% by the same views, 60.00% when chosen" in page.results_page(baselines(root))
+
+
+def test_a_row_counts_the_views_that_its_net_is_asked_by() -> None:
+    arguments = {"shifts": {"shift": 0.04}, "rotations": {"degrees": 30.0, "angles": 5}}
+    crops = {name: {"size": 0.833} for name in ("five_crop", "ten_crop", "centre_crop")}
+    for name in (*VIEWS, "rotations"):
+        given = (arguments | crops).get(name, {})
+        views = getattr(tta, name)(torch.zeros(1, 1, 48, 48), **given)
+        assert views_a_face({"evaluation": {"views": {"_target_": f"fer_lightning.models.tta.{name}"} | given}}) == [
+            len(views)
+        ]
 
 
 def test_seeds_under_another_protocol_are_no_mean(root: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from fer_lightning.config import ROOT
-from fer_lightning.reporting.records import read_record
+from fer_lightning.reporting.records import SUPERSEDED, read_record, settings_typed
 
 NOT_RUN = "not run"
 NEEDED = (
@@ -36,11 +37,29 @@ GROUPS = ("experiment", "ensemble")
 NETWORK_COST = Path("benchmarks") / "results" / "network_cost.json"
 """Where `benchmarks/network_cost.py` writes what the networks cost, all measured in one run."""
 
+VIEWS = {"identity": 1, "centre_crop": 1, "flip": 2, "five_crop": 5, "shifts": 10, "ten_crop": 10}
+"""How often a net looks at each picture, by the function of `models.tta`."""
+
+
 Costs = Mapping[str, Mapping[str, float]]
 """By experiment: `parameters`, `milliseconds`."""
 
+
+class Cost(NamedTuple):
+    """What a network costs, or the networks of an ensemble.
+
+    Attributes:
+        parameters: Of all of them.
+        milliseconds: One view of one face, for each network.
+    """
+
+    parameters: float
+    milliseconds: Sequence[float]
+
+
 TEST = "PrivateTest accuracy (95%)"
 WITHOUT_COPIES = "without copies (95%)"
+MACRO_F1 = "macro F1 (95%)"
 ACCURACIES = {TEST: "test", WITHOUT_COPIES: "test_deduplicated", "kaggle_test (95%)": "kaggle_test"}
 """The columns of accuracy, each with the part of the data that it stands for."""
 
@@ -49,14 +68,14 @@ COLUMNS = (
     "source's claim",
     "claim's protocol",
     *ACCURACIES,
-    "macro F1",
+    MACRO_F1,
     "parameters",
     "size",
     "latency",
     "minutes",
     "command",
 )
-HEAD = ("experiment", "source's claim", TEST, WITHOUT_COPIES, "macro F1", "parameters")
+HEAD = ("experiment", "source's claim", TEST, WITHOUT_COPIES, MACRO_F1, "parameters", "latency")
 """The columns of the table in README.md and of the app."""
 
 
@@ -73,15 +92,17 @@ class Baseline:
             rows that wait, `Cost` what a run is estimated to take, `Note` what else must be known of the measured
             runs, `Measured` what `write` puts there of them.
         records: The measured runs, by seed.
+        superseded: Records of its runs that later ones have replaced.
         members: Of an ensemble, those nets that are rows too.
-        cost: What the network costs, `parameters` and `milliseconds` a face; empty where it was not measured.
+        cost: What the network costs; None where it was not measured.
     """
 
     name: str
     header: dict[str, str]
     records: list[dict[str, Any]] = field(default_factory=list)
+    superseded: list[dict[str, Any]] = field(default_factory=list)
     members: Sequence[str] = ()
-    cost: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost | None = None
 
     @property
     def claimed(self) -> str:
@@ -101,20 +122,36 @@ class Baseline:
         after = [f"a trained {self.header['After']}"] if "After" in self.header else []
         return " and ".join([*([self.header["Needs"]] if "Needs" in self.header else []), *after])
 
-    def accuracy(self, part: str) -> str:
-        """`67.15% (65.7% to 68.6%)`: one run with its 95% interval, or the mean of several seeds with their range."""
+    def score(self, part: str, name: str = "accuracy") -> str:
+        """`67.15% (65.7% to 68.6%)`: a score with its 95% interval over the pictures.
+
+        Of several seeds it is their mean, with the lowest and the highest end of their intervals and of the scores.
+        """
         rows = [record[part] for record in self.records if part in record]
         protocol = self.records[0]["protocol"] if self.records else "official"
         if part == "kaggle_test" and protocol != "official":
             return "other labels"
         if not rows:
             return NOT_RUN
-        values = [row["accuracy"] for row in rows]
-        under = "" if protocol == "official" else f", {protocol}"  # FER+'s labels make another, easier test
-        if len(rows) == 1:
-            low, high = rows[0]["accuracy_interval"]
-            return f"{values[0]:.2%} ({low:.1%} to {high:.1%}{under})"
-        return f"{mean(values):.2%} (mean of {len(rows)} seeds: {min(values):.1%} to {max(values):.1%}{under})"
+        values = [row[name] for row in rows]
+        lows, highs = zip(*(row[f"{name}_interval"] for row in rows), strict=True)
+        said = [f"{min(lows):.1%} to {max(highs):.1%}"]
+        if protocol != "official":  # FER+'s labels make another, easier test
+            said.append(protocol)
+        if len(rows) > 1:
+            said.append(f"{len(rows)} seeds: {min(values):.1%} to {max(values):.1%}")
+        return f"{mean(values):.2%} ({', '.join(said)})"
+
+    @property
+    def latency(self) -> str:
+        """`10 x 6.4 ms`: so many views of a face as its accuracy takes; `6.4 ms a view` where no run says how many."""
+        if self.cost is None:
+            return NOT_RUN
+        views = views_a_face(self.records[0]) if self.records else None
+        if views is None or len(views) != len(self.cost.milliseconds):
+            return f"{math.fsum(self.cost.milliseconds):.1f} ms a view"
+        looks = zip(views, self.cost.milliseconds, strict=True)
+        return " + ".join(f"{count} x {one:.1f}" if count > 1 else f"{one:.1f}" for count, one in looks) + " ms"
 
     @property
     def command(self) -> str:
@@ -129,11 +166,11 @@ class Baseline:
         aim = f"aim {self.header['Aim']}" if "Aim" in self.header else ""
         cells |= {"experiment": self.name, "source's claim": self.header.get("Claim", aim)}
         cells["claim's protocol"] = "; ".join(self.header[k] for k in ("Protocol", "Verdict") if k in self.header)
-        cells |= {column: self.accuracy(part) for column, part in ACCURACIES.items()}
-        parameters = self.records[0]["params"] if self.records else self.cost.get("parameters")
+        cells |= {column: self.score(part) for column, part in ACCURACIES.items()}
+        parameters = self.records[0]["params"] if self.records else self.cost and self.cost.parameters
         if parameters:
             cells |= {"parameters": f"{parameters / 1e6:.2f} M", "size": f"{4 * parameters / 1e6:.1f} MB"}
-        cells["latency"] = f"{self.cost['milliseconds']:.1f} ms" if self.cost else NOT_RUN
+        cells["latency"] = self.latency
         if not self.records:
             why = f": needs {self.needs}" if self.needs else ""
             command = f"`python -m fer_lightning baselines run {self.name}`"
@@ -142,9 +179,10 @@ class Baseline:
         on = record["machine"]
         threads = min(on["cores"], on.get("threads", on["cores"]))
         machine = on["gpu"] or f"{threads} CPU core{'s' * (threads > 1)}"
+        after = f", after {self.header['After']}" if "After" in self.header else ""
         return cells | {
-            "macro F1": f"{mean(r['test']['macro_f1'] for r in self.records):.2%}",
-            "minutes": f"{record['minutes']:.0f} on {machine}",
+            MACRO_F1: self.score("test", "macro_f1"),
+            "minutes": f"{record['minutes']:.0f} on {machine}{after}",
             "command": self.command,
         }
 
@@ -177,21 +215,15 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
     for path in sorted(file for group in GROUPS for file in (root / "conf" / group).glob("*.yaml")):
         header = header_of(path)
         if "Source" in header:
-            found = sorted((root / "results").glob(f"{path.stem}_seed*.json"))
-            records = [read_record(file, *NEEDED) for file in found]
-            if other := [record for record in records if record["experiment"] != path.stem]:
-                said = other[0]["command"]
-                raise ValueError(f"results/{path.stem}_seed*.json: `{said}` is another experiment; move it away")
-            if any(record.get("synthetic") for record in records):
-                raise ValueError(f"results/{path.stem}_seed*.json was measured on drawn faces: no result, delete it")
-            if len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
-                raise ValueError(f"results/{path.stem}_seed*.json are of several protocols or data sets: no single row")
+            records = _records(root / "results", path.stem)
+            earlier = sorted((root / "results" / SUPERSEDED).glob(f"{path.stem}_seed*.json"))
+            superseded = [read_record(file, *NEEDED) for file in earlier]
             members = members_of(path) if path.parent.name == "ensemble" else {}
-            cost = _together(members, records, costs) if members else costs.get(path.stem, {})
-            if records and cost and abs(cost["parameters"] / records[0]["params"] - 1) > 0.01:
-                cost = {}  # measured of another network than the record's, not only of another number of classes
+            cost = _together(members, records, costs) if members else _cost(costs.get(path.stem))
+            if records and cost and abs(cost.parameters / records[0]["params"] - 1) > 0.01:
+                cost = None  # measured of another network than the record's, not only of another number of classes
             alone = [experiment_of(words) for words in members.values() if len(words) == 1]  # with its row's settings
-            rows.append(Baseline(path.stem, header, records, alone, cost))
+            rows.append(Baseline(path.stem, header, records, superseded, alone, cost))
 
     def place(row: Baseline) -> tuple[int, float]:
         if not row.records:
@@ -200,6 +232,32 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
         return int(row.records[0]["protocol"] != "official"), -sum(accuracies) / len(accuracies)
 
     return sorted(rows, key=place)
+
+
+def _records(results: Path, name: str) -> list[dict[str, Any]]:
+    """The records of a row, by seed.
+
+    Raises:
+        ValueError: One is damaged, of something else or of drawn faces, or they are not of one recipe.
+    """
+    files = f"results/{name}_seed*.json"
+    records = [read_record(file, *NEEDED) for file in sorted(results.glob(f"{name}_seed*.json"))]
+    if other := [record for record in records if record["experiment"] != name]:
+        raise ValueError(f"{files}: `{other[0]['command']}` is another experiment; move it away")
+    if any(record.get("synthetic") for record in records):
+        raise ValueError(f"{files} was measured on drawn faces: no result, delete it")
+    if len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
+        raise ValueError(f"{files} are of several protocols or data sets: no single row")
+    if len(recipes := {_recipe(record) for record in records}) > 1:
+        commands = " and ".join(f"`{' '.join(words)}`" for words, _ in sorted(recipes))
+        raise ValueError(f"{files} are of several recipes, {commands}: no single row; move one away")
+    return records
+
+
+def _recipe(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """What seeds of one row have in common: the settings that were typed, and the size of the network."""
+    words = shlex.split(record["command"])[2:]
+    return tuple(settings_typed(words, "seed=", "resume=")), record["params"]
 
 
 def members_of(recipe: Path) -> Mapping[str, Sequence[str]]:
@@ -213,16 +271,31 @@ def experiment_of(words: Sequence[str]) -> str:
     return next((word.partition("=")[2] for word in words if word.startswith("experiment=")), "")
 
 
-def _together(
-    members: Mapping[str, Sequence[str]], records: Sequence[Mapping[str, Any]], costs: Costs
-) -> Mapping[str, float]:
+def views_a_face(record: Mapping[str, Any]) -> list[int] | None:
+    """How many views of a face the accuracy of a record takes, for each net that votes; None where it is not known."""
+    if "members" in record:
+        named = [member.get("views") for member in record["members"] if member["weight"] > 0]
+        return [VIEWS[name] for name in named] if all(name in VIEWS for name in named) else None
+    views = record.get("evaluation", {}).get("views", {})
+    name = str(views.get("_target_")).rpartition(".")[2]
+    if name == "rotations":
+        return [2 * int(views["angles"])]
+    return [VIEWS[name]] if name in VIEWS else None
+
+
+def _together(members: Mapping[str, Sequence[str]], records: Sequence[Mapping[str, Any]], costs: Costs) -> Cost | None:
     """What the nets of an ensemble cost together: those that vote, where that was chosen already."""
     silent = {Path(m["run"]).name for record in records[:1] for m in record["members"] if not m["weight"]}
-    rows = [_cost(member, words, costs) for member, words in members.items() if member not in silent]
-    return {key: math.fsum(row[key] for row in rows) for key in ("parameters", "milliseconds")} if all(rows) else {}
+    nets = []
+    for member, words in members.items():
+        if member not in silent:
+            changed = any(word.startswith("model") for word in words)  # measured under a name of its own
+            net = _cost(costs.get(member if changed else experiment_of(words)))
+            if net is None:
+                return None
+            nets.append(net)
+    return Cost(math.fsum(net.parameters for net in nets), [one for net in nets for one in net.milliseconds])
 
 
-def _cost(member: str, words: Sequence[str], costs: Costs) -> Mapping[str, float]:
-    """What a net of an ensemble costs; one that is changed beside its experiment is measured under its own name."""
-    changed = any(word.startswith("model") for word in words)
-    return costs.get(member if changed else experiment_of(words), {})
+def _cost(measured: Mapping[str, float] | None) -> Cost | None:
+    return Cost(measured["parameters"], [measured["milliseconds"]]) if measured else None
