@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.inference import graphs
-from fer_lightning.inference.export import Voters
+from fer_lightning.inference.export import ExportSource
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.reporting import records
 
@@ -39,7 +39,7 @@ BATCHES = (1, 64)
 
 
 def runners(checkpoint: Path, bundle: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    found = {"PyTorch": graphs.torch_runner(Voters.load(checkpoint, []).network())}
+    found = {"PyTorch": graphs.torch_runner(ExportSource.load(checkpoint, []).network())}
     for kind in FERPredictor.load(bundle).bundle.graphs:
         found[f"ONNX Runtime {kind}"] = FERPredictor.load(bundle, graph=kind, threads=1).logits
     for file, name in {"model.pte": "ExecuTorch float", "model_int8.pte": "ExecuTorch int8"}.items():

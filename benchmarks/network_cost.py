@@ -23,7 +23,7 @@ from fer_lightning.config import CONF, plain
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.reporting import records
-from fer_lightning.studies.baselines.rows import members_of
+from fer_lightning.studies.ensemble.recipe import Recipe
 
 
 def command_lines() -> dict[str, list[str]]:
@@ -32,7 +32,7 @@ def command_lines() -> dict[str, list[str]]:
     for recipe in sorted((CONF / "ensemble").glob("*.yaml")):
         lines |= {
             name: list(words)
-            for name, words in members_of(recipe).items()
+            for name, words in Recipe.read(recipe).members.items()
             if any(word.startswith("model") for word in words)
         }
     return lines

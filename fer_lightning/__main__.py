@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fer_lightning.files import in_words
+from fer_lightning.files import error_message
 
 VERBS = {
     "app": ("fer_lightning.inference.app.command", "faces and results in a browser"),
@@ -15,7 +15,7 @@ VERBS = {
     "baselines": ("fer_lightning.studies.baselines.command", "published systems beside what was measured here"),
     "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
     "compare": ("fer_lightning.studies.compare", "whether one net is better than another: McNemar's test"),
-    "ensemble": ("fer_lightning.studies.ensemble", "trained nets that vote"),
+    "ensemble": ("fer_lightning.studies.ensemble.command", "trained nets that vote"),
     "evaluate": (
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"fer {words[0]}: {in_words(error)}", file=sys.stderr)
+        print(f"fer {words[0]}: {error_message(error)}", file=sys.stderr)
         return 2
     return status
 

@@ -1,4 +1,4 @@
-"""What a command line says: the order of its words, what is wrong with them, and what they compose."""
+"""Parses command lines: the order of words, mistakes in them, the configuration that they compose."""
 
 from __future__ import annotations
 

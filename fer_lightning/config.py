@@ -1,4 +1,4 @@
-"""What happens between yaml and objects: building and checks."""
+"""Builds objects from a configuration, and checks it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def target_of(config: Mapping[str, Any]) -> Callable[..., Any]:
-    """What the `_target_` of a config names: a class or function of a module, no method of a class and nothing private.
+    """The object that `_target_` names: a class or function of a module, no method of a class and nothing private.
 
     Raises:
         ValueError: It is missing, or not defined under `TARGET_PREFIXES`.
@@ -138,7 +138,7 @@ def target_of(config: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _found(module: str, name: str) -> Any:
-    """What a module has under a name.
+    """An attribute of a module by its name.
 
     Raises:
         ValueError: It has nothing of that name, or cannot be imported; the message says why.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and places that are tried before there is anything to lose."""
+"""Atomic writes, and checks that a place can be written to before there is anything to lose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a file beside `path` to write to, which takes its place at the end; after an error it is as before.
 
     Args:
@@ -38,8 +38,8 @@ def written_whole(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-@cache
-def claimed(fresh: str) -> str:
+@cache  # Hydra resolves `hydra.run.dir` more than once
+def unique_folder(fresh: str) -> str:
     """The folder of a new run, made; another name where a run that started in the same second has it.
 
     Raises:
@@ -78,7 +78,7 @@ def check_place(path: Path, named: str) -> None:
         raise ValueError(f"{named}: {above} cannot be written to ({error.strerror})") from None
 
 
-def in_words(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """An error's message; of what the system says of a file without the number: `results.csv: Permission denied`."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"

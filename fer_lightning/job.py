@@ -1,4 +1,4 @@
-"""What Hydra knows of the run that is going on."""
+"""What Hydra knows of the current run: its choices, overrides and trial."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra knows of this run; empty where the config was composed without it.
+    """Hydra's knowledge of this run; empty where the config was composed without it.
 
     Attributes:
         choices: The option chosen of each group.
@@ -69,7 +69,7 @@ class Job:
         basic = hydra.sweeper._target_.endswith("BasicSweeper") and hydra.launcher._target_.endswith("BasicLauncher")
         return cls(choices, typed, sweep, current_trial(), run_dir, in_turn=bool(sweep) and basic)
 
-    def goes_on(self, *, begun: bool) -> str | None:
+    def resume_command(self, *, begun: bool) -> str | None:
         """The command that goes on with this run or its multirun; None where Optuna or another launcher says it.
 
         Args:

@@ -1,4 +1,4 @@
-"""What the `${...}` in `conf/` stand for, beside what OmegaConf knows itself."""
+"""The OmegaConf resolvers that `conf/` uses."""
 
 from __future__ import annotations
 

@@ -24,19 +24,19 @@ from fer_lightning.files import check_place
 from fer_lightning.job import GROUPS, Job, run_name
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters
-from fer_lightning.rehearsal import check_monitored, read_training, rehearse
+from fer_lightning.preflight import check_monitored, dry_run, read_training
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.report import write_report
-from fer_lightning.start import alone_in, check_start, keep_what_lies_in, place_to_go_on
+from fer_lightning.start import check_start, find_checkpoint, lock_folder, refuse_overwrite
 from fer_lightning.trainer import build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
-from fer_lightning.training.evaluation import ask, is_kaggle_test, score_part, tracked
+from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
+from fer_lightning.training.evaluation import is_kaggle_test, logged, predict_part, score_part
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.resume import RunState, settings
 from fer_lightning.training.trial_pruning import Pruning
-from fer_lightning.training.trouble import calm_end, one_clear_sentence, trouble_in_words
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def prepare_data(config: DictConfig) -> FERDataModule:
         )
     if not len(split.indices[config.eval.split]):
         raise ValueError(f"eval.split={config.eval.split}: that part of {faces.name} under {split.name} has no picture")
-    train, asked = (set(faces.labels[split.indices[part]].tolist()) for part in ("train", config.eval.split))
-    for code in sorted(asked - train):
+    train, measured = (set(faces.labels[split.indices[part]].tolist()) for part in ("train", config.eval.split))
+    for code in sorted(measured - train):
         named, part = faces.classes[code], config.eval.split
         log.warning("%s has pictures in %s and none to train on: is it spelt alike everywhere?", named, part)
     if split.is_leaky and config.paths.results_dir:
@@ -112,8 +112,8 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     return path
 
 
-class Start(NamedTuple):
-    """Where a training starts, after everything that can be wrong with it was looked for.
+class PreparedRun(NamedTuple):
+    """A training that was checked and whose data are read.
 
     Attributes:
         datamodule: Its data.
@@ -129,7 +129,7 @@ class Start(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What a training is made of."""
+    """The parts of a training."""
 
     module: FERModule
     trainer: pl.Trainer
@@ -158,27 +158,27 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     console = Console(quiet=not first)
     folder = Path(config.paths.output_dir).absolute()
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    with calm_end(folder, job.goes_on), trouble_in_words(config), ExitStack() as stack:
-        with one_clear_sentence():
+    with handle_interrupts(folder, job.resume_command), explain_errors(config), ExitStack() as stack:
+        with user_errors():
             if first:
-                stack.enter_context(alone_in(folder))
-            start = find_start(config, job, folder, console)
-            if config.resume == "auto" and start.earlier and (ended := start.earlier.objective) is not None:
+                stack.enter_context(lock_folder(folder))
+            prepared = prepare_run(config, job, folder, console)
+            if config.resume == "auto" and prepared.earlier and (ended := prepared.earlier.objective) is not None:
                 told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
                 console.print(told, soft_wrap=True)
                 return ended
-            if start.checkpoint:
-                epoch = read_training(start.checkpoint)["history"][-1]["epoch"]
-                start.datamodule.first_epoch = epoch
-                console.print(f"goes on after epoch {epoch} with {start.checkpoint}", soft_wrap=True)
-            module = build_module(config, job, start.datamodule, fresh=not start.checkpoint)
-            head = description(config, job, start.datamodule)
+            if prepared.checkpoint:
+                epoch = read_training(prepared.checkpoint)["history"][-1]["epoch"]
+                prepared.datamodule.first_epoch = epoch
+                console.print(f"goes on after epoch {epoch} with {prepared.checkpoint}", soft_wrap=True)
+            module = build_module(config, job, prepared.datamodule, fresh=not prepared.checkpoint)
+            head = description(config, job, prepared.datamodule)
             if first:  # from here on the run leaves traces
                 RunState(settings(config)).write(folder)
-            resumed = start.earlier is not None
-            loggers = stack.enter_context(open_tracking(config, job, head, start.datamodule.faces, folder, resumed))
+            resumed = prepared.earlier is not None
+            loggers = stack.enter_context(open_tracking(config, job, head, prepared.datamodule.faces, folder, resumed))
             training = assemble(config, job, folder, module, loggers, console)
-        trainer, datamodule = training.trainer, start.datamodule
+        trainer, datamodule = training.trainer, prepared.datamodule
         tables.run_header(
             console,
             faces=datamodule.faces,
@@ -189,20 +189,17 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             precision=str(trainer.precision),
             folder=folder,
         )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
-        with one_clear_sentence():
-            best_row = take_best_epoch(module, training.best.best_model_path, config.resume)
-        scores, kaggle = ({}, None) if job.trial else measure(config, training, start, folder, int(best_row["epoch"]))
-        # what training logs of train and val stays beside what is measured of them at the end
-        named = {part if part.startswith("test") else f"measured_{part}": row for part, row in scores.items()}
-        parts = named | ({"kaggle_test": kaggle} if kaggle else {})
-        record = head | outcome(training, best_row) | {part: records.recorded(row) for part, row in parts.items()}
+        trainer.fit(module, datamodule=datamodule, ckpt_path=prepared.checkpoint, weights_only=True)
+        with user_errors():
+            best_row = load_best_epoch(module, training.best.best_model_path, config.resume)
+        scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
+        record = head | outcome(training, best_row) | recorded_parts(scores, kaggle)
         if first:
             (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
             records.write_json(folder / "record.json", record)
-        if first and start.published and scores:
-            records.publish(start.published, record)
-        measured = {f"{part}/{k}": v for part, row in named.items() for k, v in tracked(row).items()}
+        if first and prepared.published and scores:
+            records.publish(prepared.published, record)
+        measured = {f"{_named(part)}/{k}": v for part, row in scores.items() for k, v in logged(row).items()}
         objective = float(best_row[config.objective])
         if second := config.second_objective:
             measured[second] = cost(second, module.network)
@@ -212,12 +209,12 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     if first:
         RunState(settings(config), result).write(folder)
     if scores:
-        console.print(tables.test_table(scores, module.classes))
+        console.print(tables.scores_table(scores, module.classes))
         tables.results_files(console, folder, tracking.where(loggers))
     return result
 
 
-def find_start(config: DictConfig, job: Job, folder: Path, console: Console) -> Start:
+def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) -> PreparedRun:
     """Looks for everything that can be wrong with a training, and reads its data.
 
     Raises:
@@ -226,16 +223,16 @@ def find_start(config: DictConfig, job: Job, folder: Path, console: Console) -> 
     check(config)
     check_devices(config, job)
     if is_first_process():
-        keep_what_lies_in(folder, config)
+        refuse_overwrite(folder, config)
         records.mask_hydras_files(folder, job.sweep_dir)
-    checkpoint, earlier = place_to_go_on(config, folder, console)
-    rehearse(config, checkpoint)
+    checkpoint, earlier = find_checkpoint(config, folder, console)
+    dry_run(config, checkpoint)
     published = place_of_result(config, job)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = prepare_data(config)
     check_monitored(config, datamodule.faces.classes)
     check_start(config, checkpoint, datamodule.faces, datamodule.split.name, console)
-    return Start(datamodule, checkpoint, earlier, published)
+    return PreparedRun(datamodule, checkpoint, earlier, published)
 
 
 def assemble(
@@ -255,29 +252,29 @@ def assemble(
 
 
 def measure(
-    config: DictConfig, training: Training, start: Start, folder: Path, best_epoch: int
+    config: DictConfig, training: Training, prepared: PreparedRun, folder: Path, best_row: Mapping[str, float]
 ) -> tuple[dict[str, Scores], Scores | None]:
     """Measures the part that `eval.split` names with the weights of the best epoch, and writes the report.
 
     Returns:
         The scores of the part and of its subsets; and those of Kaggle's test pictures, for a record that is published.
     """
-    module, datamodule, evaluation = training.module, start.datamodule, plain(config.eval)
+    module, datamodule, evaluation = training.module, prepared.datamodule, plain(config.eval)
     faces, split, part = datamodule.faces, datamodule.split, evaluation["split"]
     resamples = evaluation["bootstrap"]
-    predictions = ask(training.trainer, module, datamodule, evaluation, part)
+    predictions = predict_part(training.trainer, module, datamodule, evaluation, part)
     scores = score_part(predictions, part, split, module.classes, resamples, config.seed)
     if is_first_process():
-        write_report(folder, faces, predictions, scores, module.history, best_epoch, split.name)
-    if not (start.published and is_kaggle_test(split, faces)):
+        write_report(folder, faces, predictions, scores, module.history, int(best_row["epoch"]), split.name)
+    if not (prepared.published and is_kaggle_test(split, faces)):
         return scores, None
     # half of these pictures chose the epoch: the figure serves to compare with sources that report on them
-    both = Predictions.joined(predictions, ask(training.trainer, module, datamodule, evaluation, "val"))
+    both = Predictions.joined(predictions, predict_part(training.trainer, module, datamodule, evaluation, "val"))
     return scores, full_scores(both, module.classes, resamples, config.seed)
 
 
 def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
-    """What a training came to: the part of its record that is known before anything is measured."""
+    """The outcome of a training: the part of its record that is known before anything is measured."""
     return {
         "machine": records.machine(training.trainer.strategy.root_device),
         "precision": str(training.trainer.precision),
@@ -290,7 +287,18 @@ def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]
     }
 
 
-def take_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
+def recorded_parts(scores: Mapping[str, Scores], kaggle: Scores | None) -> dict[str, Any]:
+    """The measured parts as a record holds them."""
+    parts = {_named(part): row for part, row in scores.items()} | ({"kaggle_test": kaggle} if kaggle else {})
+    return {part: records.recorded(row) for part, row in parts.items()}
+
+
+def _named(part: str) -> str:
+    """`measured_val` for another part than test: what training logs of train and val stays beside it."""
+    return part if part.startswith("test") else f"measured_{part}"
+
+
+def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
     """Gives a module the weights of its best epoch.
 
     Args:
@@ -380,7 +388,7 @@ def open_tracking(
 
 
 def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict[str, Any]:
-    """What a run is, before it has run: the head of its record."""
+    """The head of a record: what the run is, before it has run."""
     faces, split = datamodule.faces, datamodule.split
     return {
         "experiment": job.choices.get("experiment"),

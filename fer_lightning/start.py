@@ -1,4 +1,4 @@
-"""Where a run starts: from nothing, from weights or from an earlier epoch, and never from what it is measured on."""
+"""Where a run starts: fresh, from weights or from a checkpoint; refuses a net that has seen its test pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.console import Console
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols import is_leaky, parts_as_official, same_pictures
 from fer_lightning.models.network import weights_origin
-from fer_lightning.rehearsal import read_training
-from fer_lightning.training.resume import RunState, differences, go_on, settings
+from fer_lightning.preflight import read_training
+from fer_lightning.training.resume import RunState, differences, settings, state_to_resume
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps a folder to one run; the lock goes with the process, however it ends.
 
     Where the run ends before it has begun, for example by a mistake in its settings, the folder goes too.
@@ -47,7 +47,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def keep_what_lies_in(folder: Path, config: DictConfig) -> None:
+def refuse_overwrite(folder: Path, config: DictConfig) -> None:
     """Refuses to train over a run that `resume` does not go on with.
 
     Raises:
@@ -61,7 +61,7 @@ def keep_what_lies_in(folder: Path, config: DictConfig) -> None:
             f"{folder} holds a run that does not say which it was: resume={last} goes on with it; or give this one a "
             "folder of its own"
         )
-    if there is None or config.resume == "auto":  # whose rule is `go_on`'s
+    if there is None or config.resume == "auto":  # whose rule is `state_to_resume`'s
         return
     if there.objective is None and not last.exists():  # it did not end an epoch
         return
@@ -70,7 +70,7 @@ def keep_what_lies_in(folder: Path, config: DictConfig) -> None:
     raise ValueError(f"{folder} holds this run already: add resume=auto to go on with it, or give another folder")
 
 
-def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[Path | None, RunState | None]:
+def find_checkpoint(config: DictConfig, folder: Path, console: Console) -> tuple[Path | None, RunState | None]:
     """The checkpoint that `resume` stands for and the run in the folder that goes on; None where there is none.
 
     Raises:
@@ -87,7 +87,7 @@ def place_to_go_on(config: DictConfig, folder: Path, console: Console) -> tuple[
         state = RunState.read(folder) if config.resume else None
         same = state is not None and state.settings == settings(config)
         return (Path(config.resume) if config.resume else None), (state if same else None)
-    state = go_on(folder, settings(config))
+    state = state_to_resume(folder, settings(config))
     last = folder / "checkpoints" / "last.ckpt"
     if state is None:
         console.print("resume=auto: no earlier run of this configuration was found, this one starts anew")
@@ -113,7 +113,7 @@ def check_start(
             for; or, with `resume=auto`, the data differ.
     """
     if weights := config.model.get("weights"):
-        refuse_what_it_learnt(f"model.weights={weights}", weights_origin(Path(weights)), faces, protocol)
+        refuse_seen_pictures(f"model.weights={weights}", weights_origin(Path(weights)), faces, protocol)
     if config.finetune.callback and not (config.model.get("pretrained") or weights or config.resume):
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
     if checkpoint is None:
@@ -125,7 +125,7 @@ def check_start(
             f"resume={checkpoint} has been trained for {trained} epochs: "
             f"trainer.max_epochs={config.trainer.max_epochs} must be {trained} or more"
         )
-    refuse_what_it_learnt(f"resume={checkpoint}", then["provenance"], faces, protocol)
+    refuse_seen_pictures(f"resume={checkpoint}", then["provenance"], faces, protocol)
     if list(then["classes"]) != list(faces.classes):
         raise ValueError(
             f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
@@ -140,7 +140,7 @@ def check_start(
         console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
 
 
-def refuse_what_it_learnt(named: str, origin: Mapping[str, Any], faces: FaceArrays, protocol: str) -> None:
+def refuse_seen_pictures(named: str, origin: Mapping[str, Any], faces: FaceArrays, protocol: str) -> None:
     """Refuses to start from a net that has learnt what the run is measured on.
 
     Args:

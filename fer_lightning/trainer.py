@@ -95,7 +95,7 @@ def check_shares(batch_size: int, processes: int) -> None:
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
-    """What `trainer.precision=auto` stands for: `bf16-mixed` where it is faster, else `32-true`.
+    """The precision that `trainer.precision=auto` stands for: `bf16-mixed` where it is faster, else `32-true`.
 
     Faster it is on GPUs that have it, and on CPUs whose instruction set has it for networks of dense convolutions;
     depthwise ones are slower in bfloat16 there.

@@ -52,7 +52,7 @@ from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
-from fer_lightning.rehearsal import check_same, read_training
+from fer_lightning.preflight import check_same, read_training
 from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
 from fer_lightning.studies.audit.findings import out_of_fold

@@ -18,11 +18,11 @@ from fer_lightning.data import synthetic
 from fer_lightning.models.emonext import EmoNeXt
 from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.timm_body import TimmBody
-from fer_lightning.rehearsal import body_without_memory
+from fer_lightning.preflight import body_without_memory
 from fer_lightning.reporting import figures
 from fer_lightning.run import train
 from fer_lightning.studies.baselines.rows import header_of
-from fer_lightning.studies.baselines.runner import RUNS
+from fer_lightning.studies.ensemble.recipe import RUNS
 
 EXPERIMENTS = ROOT / "conf" / "experiment"
 KHANZADA7 = ROOT / "conf" / "ensemble" / "khanzada7.yaml"

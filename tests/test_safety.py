@@ -35,7 +35,7 @@ from fer_lightning.inference.bundle import Bundle, BundleError
 from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.network import load_weights
-from fer_lightning.rehearsal import read_training
+from fer_lightning.preflight import read_training
 from fer_lightning.studies.trained import compose_for
 from fer_lightning.training.module import FERModule, load_module
 
@@ -313,7 +313,7 @@ def memory_within(more: int) -> Iterator[None]:
 
 
 def test_a_csv_of_short_rows_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_lightning.data.pieces.MAX_PROBLEMS", 1000)
+    monkeypatch.setattr("fer_lightning.data.chunks.MAX_PROBLEMS", 1000)
     path = tmp_path / "fer2013.csv"
     path.write_bytes(b"emotion,pixels,Usage\n" + b",,\n" * 200_000)
     with (

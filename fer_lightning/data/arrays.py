@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE: Final = 4096  # pictures
+_CHUNK: Final = 4096  # pictures
 
 
 class DataError(ValueError):
@@ -105,10 +105,10 @@ def release(images: NDArray[np.uint8]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def in_pieces(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Consecutive pieces of a set, each let go of before the next, so that no more is ever held of a memory map."""
-    for start in range(0, len(images), _PIECE):
-        yield np.asarray(images[start : start + _PIECE])
+def in_chunks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Consecutive chunks of a set, each let go of before the next, so that no more is ever held of a memory map."""
+    for start in range(0, len(images), _CHUNK):
+        yield np.asarray(images[start : start + _CHUNK])
         release(images)
 
 
@@ -117,9 +117,9 @@ def content_fingerprint(
 ) -> str:
     """sha256 over shape, pixels, labels, usage and class names; equal content gives the same value anywhere."""
     digest = hashlib.sha256(repr((images.shape, classes)).encode())
-    for piece in in_pieces(images):
-        digest.update(np.ascontiguousarray(piece).data)
+    for chunk in in_chunks(images):
+        digest.update(np.ascontiguousarray(chunk).data)
     digest.update(labels.astype("<i8").tobytes())
-    for start in range(0, len(usage), _PIECE):
-        digest.update(b"\n" * bool(start) + "\n".join(usage[start : start + _PIECE].tolist()).encode())
+    for start in range(0, len(usage), _CHUNK):
+        digest.update(b"\n" * bool(start) + "\n".join(usage[start : start + _CHUNK].tolist()).encode())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ ERASED_SIDE: Final = (0.1, 0.4)
 """The range of an erased rectangle's height and width, as fractions of the picture's."""
 
 ERASED_GRAY: Final = 128
-"""What an erased rectangle is filled with: mid-gray, close to zero once the model has normalised it."""
+"""Fill of erased rectangles: mid-gray, close to zero once the model has normalised it."""
 
 _LARGEST: Final = {
     "flip": 1.0,

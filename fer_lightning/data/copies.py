@@ -1,4 +1,4 @@
-"""Near copies: pictures of one photograph, cropped, scaled, brightened or compressed another time."""
+"""Near-duplicate detection: one photograph cropped, scaled, brightened or compressed another time."""
 
 from __future__ import annotations
 

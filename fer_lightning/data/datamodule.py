@@ -20,14 +20,14 @@ from fer_lightning.config import build
 from fer_lightning.data.arrays import DataError, FaceArrays, gather
 from fer_lightning.data.augment import PictureAugmentation
 from fer_lightning.data.batched import BatchedAugmentation
-from fer_lightning.data.pieces import in_order
+from fer_lightning.data.chunks import ordered_map
 from fer_lightning.data.protocols import Split
 from fer_lightning.labels import EMOTIONS, soft_targets
 
 Batch = dict[str, Any]
-"""What a step gets: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the data
-set, `seed` of all that is drawn for this batch, and `target` float (B, classes) where targets are soft. Metrics read
-`label`, of mixed pictures the class with the largest share; losses read `target` when it is there."""
+"""The input of a step: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the
+data set, `seed` of all that is drawn for this batch, and `target` float (B, classes) where targets are soft. Metrics
+read `label`, of mixed pictures the class with the largest share; losses read `target` when it is there."""
 
 RESIDENT_LIMIT = 2 * 1024**3
 """Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
@@ -36,7 +36,7 @@ _READERS: Final = 2  # threads that read batches ahead, one batch each
 
 
 class Draw(NamedTuple):
-    """What the sampler asks of the data set: which pictures, and the seed of their random changes."""
+    """A request of the sampler to the data set: which pictures, and the seed of their augmentation."""
 
     positions: list[int]
     seed: int
@@ -147,7 +147,7 @@ class StreamingLoader(DataLoader[Batch]):
     """Reads the next batches in threads while the step computes, which need not wait for the disk then."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch wants its own iterators, Lightning any
-        return in_order(self._batch, self.sampler, _READERS)
+        return ordered_map(self._batch, self.sampler, _READERS)
 
     def _batch(self, draw: Draw) -> Batch:
         batch: Batch = self.dataset[draw]

@@ -15,7 +15,7 @@ RULES = ("majority", "soft", "multi_target")
 
 
 def distributions(votes: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
-    """What FER+ takes the votes for a picture to say, by one of its authors' rules; single votes never count.
+    """Label distributions from FER+ votes by one of its authors' rules; single votes never count.
 
     - `majority`: the emotion with more than half of the votes.
     - `soft`: the emotions with the most votes, until they hold 75% of the votes or are three, in proportion to them;

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fer_lightning.data.arrays import DataError
+from fer_lightning.data.chunks import Chunk, check_alike, ordered_map
 from fer_lightning.data.locate import emotion_of_folder, usage_of_folder, usage_of_picture
-from fer_lightning.data.pieces import Piece, check_alike, in_order
 from fer_lightning.labels import EMOTIONS, USAGES
 
 MAX_PIXELS: Final = 50_000_000
@@ -32,7 +32,7 @@ MAX_BYTES: Final = 50_000_000
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _ENDINGS: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
 _GRAY_MODES: Final = frozenset(("1", "L", "LA", "La"))
-_PIECE: Final = 32  # pictures a thread takes at once
+_CHUNK: Final = 32  # pictures a thread takes at once
 _LARGE: Final = 1 << 22  # pixels
 _one_large_at_a_time = threading.Lock()  # decoded, each may take hundreds of megabytes
 
@@ -46,7 +46,7 @@ class Picture(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """What the paths of a `split/class/picture` layout say.
+    """A `split/class/picture` layout, read from its paths.
 
     Attributes:
         prefix: What stands before the split in every path, empty or ending with `/`.
@@ -150,7 +150,7 @@ def _check_size(size: int) -> None:
 
 def read_pictures(
     tree: Tree, read: Callable[[str], bytes], *, image_size: int | None, channels: int | None
-) -> Iterator[Piece]:
+) -> Iterator[Chunk]:
     """Decodes the pictures of a tree in threads, in order.
 
     Args:
@@ -163,7 +163,7 @@ def read_pictures(
         DataError: While iterating: pictures differ in size or colours and no setting says what to do.
     """
 
-    def piece(pictures: tuple[Picture, ...]) -> Piece:
+    def chunk(pictures: tuple[Picture, ...]) -> Chunk:
         images: list[NDArray[np.uint8]] = []
         good: list[Picture] = []
         problems: list[str] = []
@@ -177,7 +177,7 @@ def read_pictures(
                 check_alike(_bytes(good[0].name), images[0], _bytes(picture.name), image)
             images.append(image)
             good.append(picture)
-        return Piece(
+        return Chunk(
             np.stack(images) if images else np.empty((0, 0, 0), np.uint8),
             np.array([picture.label for picture in good], np.int64),
             np.array([picture.usage for picture in good], f"U{max(map(len, USAGES))}"),
@@ -185,16 +185,16 @@ def read_pictures(
             tuple(problems),
         )
 
-    nothing = piece(())
-    yield Piece(
+    nothing = chunk(())
+    yield Chunk(
         nothing.images,
         nothing.labels,
         nothing.usage,
         nothing.names,
         tuple(f"{stray}: it lies in no class of a train, val or test folder" for stray in tree.strays),
     )
-    starts = range(0, len(tree.pictures), _PIECE)
-    yield from in_order(piece, (tree.pictures[start : start + _PIECE] for start in starts))
+    starts = range(0, len(tree.pictures), _CHUNK)
+    yield from ordered_map(chunk, (tree.pictures[start : start + _CHUNK] for start in starts))
 
 
 def _bytes(name: str) -> bytes:

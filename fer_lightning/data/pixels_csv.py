@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import DataError
-from fer_lightning.data.pieces import Piece, in_order
+from fer_lightning.data.chunks import Chunk, ordered_map
 from fer_lightning.labels import EMOTIONS, USAGES
 
 SIDE: Final = 48
@@ -36,7 +36,7 @@ class _Columns(NamedTuple):
     total: int
 
 
-def read_csv(stream: BinaryIO, source: str) -> Iterator[Piece]:
+def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
     """Reads the challenge's csv in blocks.
 
     Args:
@@ -61,7 +61,7 @@ def read_csv(stream: BinaryIO, source: str) -> Iterator[Piece]:
             yield row, block
             row += block.count(b"\n")
 
-    return in_order(partial(_parse, columns), numbered())
+    return ordered_map(partial(_parse, columns), numbered())
 
 
 def _whole_lines(stream: BinaryIO, source: str) -> Iterator[bytes]:
@@ -100,7 +100,7 @@ def _columns(header: bytes, source: str) -> _Columns:
     return _Columns(lower.index("emotion"), lower.index("pixels"), lower.index("usage"), len(names))
 
 
-def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Piece:
+def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
     """Parses whole lines, the first of which is row `numbered[0]`."""
     first_row, block = numbered
     text = np.frombuffer(block, np.uint8)
@@ -145,7 +145,7 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Piece:
 
     good = ~np.isin(whole, list(problems))
     names = [f"row {first_row + row}".encode() for row in whole[good]]
-    return Piece(
+    return Chunk(
         images[good].reshape(-1, SIDE, SIDE),
         labels[good],
         usage[good].astype(f"U{max(map(len, USAGES))}"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.data.arrays import DataError, FaceArrays, in_pieces
+from fer_lightning.data.arrays import DataError, FaceArrays, in_chunks
 
 Indices = NDArray[np.int64]
 
@@ -155,7 +155,7 @@ def _official_parts(faces: FaceArrays) -> tuple[Indices, Indices, Indices]:
 
 def first_copies(faces: FaceArrays) -> Indices:
     """For each picture the position of the first one with exactly its pixels, (N,): equal for copies."""
-    images = (np.ascontiguousarray(image).data for piece in in_pieces(faces.images) for image in piece)
+    images = (np.ascontiguousarray(image).data for chunk in in_chunks(faces.images) for image in chunk)
     digests = np.fromiter((hashlib.sha256(image).digest() for image in images), "S32", len(faces))
     _, first, group_of = np.unique(digests, return_index=True, return_inverse=True)
     return np.asarray(first[group_of], dtype=np.int64)

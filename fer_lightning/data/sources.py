@@ -22,6 +22,7 @@ from PIL import Image
 
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.cache import cached
+from fer_lightning.data.chunks import Chunk, assemble, ordered_map
 from fer_lightning.data.locate import CSV_NAMES, find_fer2013, has_parts, walk
 from fer_lightning.data.pictures import (
     Tree,
@@ -32,7 +33,6 @@ from fer_lightning.data.pictures import (
     read_pictures,
     zip_reader,
 )
-from fer_lightning.data.pieces import Piece, assemble, in_order
 from fer_lightning.data.pixels_csv import read_csv
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
 
@@ -48,7 +48,7 @@ _HEADER: Final = 1 << 20  # bytes of a tar member's name and notes, which are re
 
 
 class _Bounded(io.RawIOBase):
-    """What an archive unpacks to, within bounds; the file behind it is `source`."""
+    """A stream of what an archive unpacks to, within bounds; the file behind it is `source`."""
 
     def __init__(self, stream: SupportsRead[bytes], source: Path) -> None:
         self._stream, self._source = stream, source
@@ -86,7 +86,7 @@ _NOTES: Final = (
 class _Reading(NamedTuple):
     """A source that was recognised and opened."""
 
-    pieces: Iterator[Piece]
+    chunks: Iterator[Chunk]
     classes: tuple[str, ...]
     name: str
 
@@ -165,8 +165,8 @@ def read_faces(
     def read(file: BinaryIO) -> FaceArrays:
         with ExitStack() as stack:
             with _named_errors(source):
-                pieces, classes, default_name = _open(source, stack, image_size, channels)
-            guarded = _guarded(pieces, source)  # not `assemble`: that `file` cannot be written is no fault of the data
+                chunks, classes, default_name = _open(source, stack, image_size, channels)
+            guarded = _guarded(chunks, source)  # not `assemble`: that `file` cannot be written is no fault of the data
             return assemble(guarded, file, source=source.name, classes=classes, name=default_name)
 
     with _named_errors(source):
@@ -214,17 +214,17 @@ def _named_errors(source: Path) -> Iterator[None]:
         raise DataError(f"{source} cannot be read ({error})") from error
 
 
-def _guarded(pieces: Iterator[Piece], source: Path) -> Iterator[Piece]:
+def _guarded(chunks: Iterator[Chunk], source: Path) -> Iterator[Chunk]:
     with _named_errors(source):
-        yield from pieces
+        yield from chunks
 
 
 def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int | None) -> _Reading:
     """Recognises a source; the files that it opens are closed with `stack`."""
     if source.is_dir():
         tree = picture_tree((name for name, _ in walk(source)), str(source))
-        pieces = read_pictures(tree, folder_reader(source), image_size=image_size, channels=channels)
-        return _Reading(pieces, tree.classes, _tree_name(tree, source.absolute().name))
+        chunks = read_pictures(tree, folder_reader(source), image_size=image_size, channels=channels)
+        return _Reading(chunks, tree.classes, _tree_name(tree, source.absolute().name))
     raw = stack.enter_context(source.open("rb"))
     start = raw.peek(6)
     if not start:
@@ -237,10 +237,10 @@ def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int 
         csv_member = _csv_member(members)
         if csv_member is None:
             tree = picture_tree(members, str(source))
-            pieces = read_pictures(tree, zip_reader(archive), image_size=image_size, channels=channels)
-            return _Reading(pieces, tree.classes, _tree_name(tree, source.stem))
+            chunks = read_pictures(tree, zip_reader(archive), image_size=image_size, channels=channels)
+            return _Reading(chunks, tree.classes, _tree_name(tree, source.stem))
         member = io.BufferedReader(_Bounded(stack.enter_context(archive.open(csv_member)), source))
-        pieces = read_csv(member, f"{source}/{csv_member}")
+        chunks = read_csv(member, f"{source}/{csv_member}")
     else:
         stream = raw
         if start.startswith(b"\x1f\x8b"):
@@ -248,10 +248,10 @@ def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int 
         elif start.startswith(b"\xfd7zXZ\0"):
             stream = io.BufferedReader(_Bounded(stack.enter_context(lzma.LZMAFile(raw)), source))  # noqa: SIM115
         is_tar = stream.peek(512)[257:262] == b"ustar"
-        pieces = _read_tar(stream, source) if is_tar else read_csv(stream, str(source))
+        chunks = _read_tar(stream, source) if is_tar else read_csv(stream, str(source))
     if image_size is not None or channels == 3:
-        pieces = in_order(lambda piece: _fitted(piece, image_size, channels), pieces)
-    return _Reading(pieces, EMOTIONS, "fer2013")
+        chunks = ordered_map(lambda chunk: _fitted(chunk, image_size, channels), chunks)
+    return _Reading(chunks, EMOTIONS, "fer2013")
 
 
 def _tree_name(tree: Tree, own: str) -> str:
@@ -270,7 +270,7 @@ def _csv_member(members: list[str]) -> str | None:
     return others[0] if len(others) == 1 and not any(map(is_picture, members)) else None
 
 
-def _read_tar(stream: BinaryIO, source: Path) -> Iterator[Piece]:
+def _read_tar(stream: BinaryIO, source: Path) -> Iterator[Chunk]:
     """Reads the csv of a tar archive as it streams by, and on to the end, so that its checksum is checked."""
     found = False
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
@@ -292,9 +292,9 @@ def _check_inside(member: str, source: Path) -> None:
         raise DataError(f"{source}: the path {member!r} climbs out of the archive; do not trust this file")
 
 
-def _fitted(piece: Piece, image_size: int | None, channels: int | None) -> Piece:
-    images = [fit(Image.fromarray(image), image_size, channels) for image in piece.images]
-    return replace(piece, images=np.stack(images)) if images else piece
+def _fitted(chunk: Chunk, image_size: int | None, channels: int | None) -> Chunk:
+    images = [fit(Image.fromarray(image), image_size, channels) for image in chunk.images]
+    return replace(chunk, images=np.stack(images)) if images else chunk
 
 
 def _votes_of(faces: FaceArrays, path: Path, source: Path) -> NDArray[np.float32]:

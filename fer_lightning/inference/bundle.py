@@ -30,7 +30,7 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """What is known of an exported network; nothing in it is code, and its graphs are checked by their sha256.
+    """The description of an exported network; nothing in it is code, and its graphs are checked by their sha256.
 
     Attributes:
         name: What people call it.
@@ -179,7 +179,7 @@ def _bounded(path: Path, file: Any, limit: int) -> bytes:
 
 
 def _fault(description: Any) -> str | None:
-    """What is wrong with the content of a `bundle.json`, or None."""
+    """The fault in the content of a `bundle.json`, or None."""
     if not isinstance(description, dict) or "format" not in description:
         return "does not describe a bundle"
     if description["format"] != FORMAT:

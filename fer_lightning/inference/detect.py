@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.files import user_cache, written_whole
+from fer_lightning.files import atomic_write, user_cache
 
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -255,7 +255,7 @@ def mediapipe_model() -> bytes:
         raise ValueError(f"MediaPipe's model is not at {path} and cannot be downloaded ({error}): {advice}") from None
     if (sha256 := hashlib.sha256(content).hexdigest()) != MEDIAPIPE_SHA256:
         raise ValueError(f"what {MEDIAPIPE_URL} gave is not MediaPipe's model (sha256 {sha256}): {advice}")
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content)
     return content
 

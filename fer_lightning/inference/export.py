@@ -39,7 +39,7 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters, size_learnt_from
 from fer_lightning.reporting import records
-from fer_lightning.studies.ensemble import check_alike
+from fer_lightning.studies.ensemble.command import check_compatible
 from fer_lightning.studies.trained import Trained, run_of
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
@@ -47,7 +47,7 @@ from fer_lightning.training.calibration import calibration_scores, fit_temperatu
 from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
-from fer_lightning.training.voting import voters
+from fer_lightning.training.soft_voting import ensemble_members
 
 HELP = """usage: python -m fer_lightning export checkpoint=RUN [key=value ...]
 
@@ -75,7 +75,7 @@ COMPARED_FACES: Final = 1000
 
 
 @dataclass(frozen=True)
-class Voters:
+class ExportSource:
     """What is exported: a trained net, or several that vote.
 
     Attributes:
@@ -91,7 +91,7 @@ class Voters:
     command: str
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str]) -> Voters:
+    def load(cls, path: Path, overrides: Sequence[str]) -> ExportSource:
         """Loads the nets and opens their data.
 
         Args:
@@ -103,13 +103,13 @@ class Voters:
             ValueError: One is none of this project, has learnt what it would be measured on, or the nets cannot vote
                 together.
         """
-        named = voters(path)
+        named = ensemble_members(path)
         nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in named]
         for net in nets[1:]:
-            check_alike(nets[0], net)
+            check_compatible(nets[0], net)
         for net in nets:
-            net.refuse_what_it_learnt("val")
-            net.refuse_what_it_learnt("test")
+            net.refuse_seen_pictures("val")
+            net.refuse_seen_pictures("test")
         weights = [weight for _, weight in named]
         if named[0][0] == checkpoint_of(path):
             return cls(run_of(nets[0].checkpoint), nets, weights, _command(nets[0]))
@@ -136,7 +136,7 @@ def _command(net: Trained) -> str:
 
 
 def export(
-    source: Voters,
+    source: ExportSource,
     out: Path | None = None,
     name: str | None = None,
     *,
@@ -183,7 +183,7 @@ def _check_packages(formats: Sequence[str]) -> None:
         raise ValueError(f"exporting needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
-def _fill(folder: Path, source: Voters, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
+def _fill(folder: Path, source: ExportSource, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
     """Writes all files of a bundle and measures them."""
     net, network = source.first, source.network()
     size, channels = source.graph_input()
@@ -295,8 +295,8 @@ def _best_int8(
     return best
 
 
-def description(source: Voters, name: str, size: int, channels: int) -> dict[str, Any]:
-    """What a bundle says of what is in it, before anything is measured."""
+def description(source: ExportSource, name: str, size: int, channels: int) -> dict[str, Any]:
+    """The description in a bundle, before anything is measured."""
     net = source.first
     return {
         "format": FORMAT,
@@ -331,7 +331,7 @@ def description(source: Voters, name: str, size: int, channels: int) -> dict[str
 
 
 def _network(net: Trained, weight: float) -> dict[str, Any]:
-    """What a bundle says of one of its networks."""
+    """The description of one network in a bundle."""
     network = net.module.network
     return {
         "weight": weight,
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str]) -> int:
         int8, to_mlflow = (_switch(key, given.get(key, "false")) for key in ("int8", "mlflow"))
         quiet()
         console = Console()
-        source = Voters.load(Path(given["checkpoint"]), overrides)
+        source = ExportSource.load(Path(given["checkpoint"]), overrides)
         out = Path(given["out"]) if "out" in given else None
         formats = given.get("format", "onnx").split(",")
         try:

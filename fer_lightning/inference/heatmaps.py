@@ -1,4 +1,4 @@
-"""What a network looked at: Grad-CAM for networks in torch, an occlusion map for any."""
+"""Heat maps of what a network looked at: Grad-CAM for networks in torch, an occlusion map for any."""
 
 from __future__ import annotations
 

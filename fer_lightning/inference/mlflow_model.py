@@ -25,11 +25,11 @@ _CODE: Final = (
     "_torchvision_compat.py",
     *(f"inference/{name}.py" for name in ("__init__", "bundle", "images", "mlflow_model", "predict")),
 )
-"""What a served bundle needs of this package."""
+"""Files of this package that a served bundle needs."""
 
 
 class PicturesModel:
-    """What MLflow calls: a table with the column `image`, the bytes of a picture file each (base64 over HTTP)."""
+    """The model for MLflow: a table with the column `image`, the bytes of a picture file each (base64 over HTTP)."""
 
     def __init__(self, predictor: FERPredictor) -> None:
         self.predictor = predictor

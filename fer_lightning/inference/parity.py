@@ -1,4 +1,4 @@
-"""How an export answers beside the network that it was made from."""
+"""Compares the answers of an export with those of the network that it was made from."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ BATCH: Final = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network said of one face.
+    """The prediction for one face.
 
     Attributes:
         label: The most probable class.
@@ -149,7 +149,7 @@ class FERPredictor:
         return to_input(read_picture(image), self.bundle.input_size, self.bundle.channels)
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the graph says, (B, classes), of what `prepare` made, (B, channels, input_size, input_size)."""
+        """Output of the graph, (B, classes), for prepared faces, (B, channels, input_size, input_size)."""
         batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
         answers = [self._session.run(["logits"], {"image": batch})[0] for batch in batches]
         return np.concatenate(answers) if answers else np.empty((0, len(self.bundle.classes)), np.float32)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fer_lightning.files import check_place, in_words, written_whole
+from fer_lightning.files import atomic_write, check_place, error_message
 from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable, read_picture, to_uint8
 from fer_lightning.inference.predict import BATCH, FERPredictor, Prediction
 from fer_lightning.inference.video import frames
@@ -117,7 +117,7 @@ class Reader:
 
 @dataclass
 class Timeline:
-    """What a video shows when: stretches over which the largest face keeps one label."""
+    """The timeline of a video: stretches over which the largest face keeps one label."""
 
     stretches: list[tuple[str, float, float]] = field(default_factory=list)
 
@@ -164,7 +164,7 @@ def line_of(source: Source, number: int, face: Prediction) -> str:
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     """All rows into a .csv, .json, .jsonl or .parquet file, whole or not at all."""
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         if path.suffix == ".parquet":
             import pandas as pd
 
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, ImportError, OSError) as error:
-        print(f"fer predict: {in_words(error)}", file=sys.stderr)
+        print(f"fer predict: {error_message(error)}", file=sys.stderr)
         return 2
 
 

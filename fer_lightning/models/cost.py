@@ -1,4 +1,4 @@
-"""What a network costs where it is used: the second objective of a sweep."""
+"""What a network costs to run: latency, multiply-accumulates, parameters."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
 
 
 def build_body(config: Mapping[str, Any], num_classes: int, *, fetches: bool) -> nn.Module:
-    """What lies inside of the network that conf/model describes.
+    """The body of the network that conf/model describes.
 
     Args:
         config: As for `build_network`.
@@ -225,7 +225,7 @@ def load_weights(network: FERNetwork, path: Path) -> None:
 
 
 def weights_origin(path: Path) -> dict[str, Any]:
-    """What a weights file says of the data and protocol that it comes from; empty where it says nothing.
+    """The provenance in a weights file: data and protocol; empty where it says nothing.
 
     Args:
         path: A checkpoint of this project, or `.safetensors` with metadata, for `load_weights`.

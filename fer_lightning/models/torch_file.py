@@ -37,6 +37,6 @@ def read_torch_file(path: Path, *, mmap: bool = False) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error of others says, as one short line."""
+    """The message of a library's error, as one short line."""
     said = textwrap.shorten(str(error), 300)
     return said if said and not isinstance(error, LookupError) else f"{type(error).__name__} {said}".strip()

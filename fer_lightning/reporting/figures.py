@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fer_lightning.files import written_whole
+from fer_lightning.files import atomic_write
 
 INK, MUTED, RULE = "#222222", "#666666", "#DDDDDD"
 BLUE, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#56B4E9", "#CC79A7"
@@ -56,7 +56,7 @@ RATES = {"learning rate": ("lr", PURPLE)}
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     """Writes a PNG, whole or not at all."""
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 

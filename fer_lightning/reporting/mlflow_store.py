@@ -1,4 +1,4 @@
-"""MLflow's stores: a server, a database or the local one, opened, asked and complained about."""
+"""Opens MLflow stores: a server, a database or the local one; says in a sentence what is wrong with one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-REFUSED_BESIDE_OTHERS = (
+CONFLICT_CODES = (
     "BAD_REQUEST",  # a database's own words
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",  # no deleted experiment of that name any more
 )
-"""What MLflow answers where another process did the same a moment before."""
+"""MLflow's error codes where another process did the same a moment before."""
 
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 
@@ -53,8 +53,8 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
                 f"tracking.uri (else MLFLOW_TRACKING_URI) is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}"
             )
         try:
-            with impatient(timeout):
-                _knock(uri, timeout)
+            with short_timeout(timeout):
+                _check_connection(uri, timeout)
                 return action(uri)
         except store_errors() as error:
             log.warning(
@@ -93,10 +93,10 @@ def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, 
                 client.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
 
-        return client, beside_others(find_or_make)
+        return client, retry_on_conflict(find_or_make)
 
 
-def beside_others(find_or_make: Callable[[], T]) -> T:
+def retry_on_conflict(find_or_make: Callable[[], T]) -> T:
     """`find_or_make()`, again where another process made the same at that moment: MLflow then refuses the second one.
 
     A lock would not do: whoever uses the same server may sit at another machine.
@@ -106,7 +106,7 @@ def beside_others(find_or_make: Callable[[], T]) -> T:
     try:
         return find_or_make()
     except MlflowException as error:
-        if error.error_code not in REFUSED_BESIDE_OTHERS:
+        if error.error_code not in CONFLICT_CODES:
             raise
         return find_or_make()
 
@@ -127,7 +127,7 @@ def _make_store(file: Path, artifacts: Path) -> None:
     aside.rmdir()
 
 
-def _knock(uri: str, timeout: int) -> None:
+def _check_connection(uri: str, timeout: int) -> None:
     """Raises what is wrong with a database server; MLflow would try to connect for minutes."""
     from mlflow.store.db.utils import create_sqlalchemy_engine
     from sqlalchemy import make_url
@@ -147,7 +147,7 @@ def _knock(uri: str, timeout: int) -> None:
 
 
 @contextmanager
-def impatient(timeout: int) -> Iterator[None]:
+def short_timeout(timeout: int) -> Iterator[None]:
     """MLflow asks a server only once and waits `timeout` seconds for the answer."""
     wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ[name] for name in wanted}
@@ -159,7 +159,7 @@ def impatient(timeout: int) -> Iterator[None]:
 
 
 @contextmanager
-def own_variable_kept() -> Iterator[None]:
+def preserve_tracking_uri() -> Iterator[None]:
     """Leaves MLFLOW_TRACKING_URI as the user has set it; MLflow writes there whichever store it was told last."""
     name = "MLFLOW_TRACKING_URI"
     before = os.environ.get(name)
@@ -172,7 +172,7 @@ def own_variable_kept() -> Iterator[None]:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
+    """The errors that MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
     try:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError

@@ -1,4 +1,4 @@
-"""What a measured run leaves behind: where it ran, on what, and what came out."""
+"""Records of measured runs as JSON, with the command, commit, versions and machine behind each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lightning.config import WITHOUT_EFFECT
-from fer_lightning.files import written_whole
+from fer_lightning.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def verb_command(verb: str, arguments: Sequence[str]) -> str:
 
 
 def settings_typed(overrides: Sequence[str], *besides: str) -> list[str]:
-    """What of a command line makes a training, sorted.
+    """The words of a command line that decide what a training comes to, sorted.
 
     Left out is where things lie, how fast batches are made, the seed that is meant without one, and words that begin as
     `besides`.
@@ -191,6 +191,6 @@ def publish(path: Path, record: Mapping[str, Any]) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a JSON file, whole or not at all."""
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=2) + "\n")
     return path

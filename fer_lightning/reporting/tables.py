@@ -1,4 +1,4 @@
-"""What a run says in the terminal: its header, its scores and where its files lie."""
+"""Terminal output of a run: its header, its scores and where its files lie."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {
     "config.yaml": "the resolved configuration",
     "record.json": "scores, command, commit, versions, machine",
 }
-"""What `results_files` says of each file in a run's folder, in the order of its list."""
+"""The line of `results_files` for each file in a run's folder, in the order of its list."""
 
 
 def run_header(
@@ -70,7 +70,7 @@ def run_header(
     console.print(Panel(table, title="fer_lightning", title_align="left", box=box.ROUNDED, style="none"))
 
 
-def test_table(scores_by_split: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> Group:
+def scores_table(scores_by_split: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> Group:
     """The final scores: a summary of all parts beside each other, and the classes of the first part.
 
     Args:

@@ -22,12 +22,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
 from fer_lightning.reporting.mlflow_store import (
-    beside_others,
     first_store_that_works,
-    impatient,
     open_experiment,
-    own_variable_kept,
+    preserve_tracking_uri,
+    retry_on_conflict,
     root_cause,
+    short_timeout,
     store_errors,
 )
 from fer_lightning.reporting.records import RUN_ID, masked
@@ -114,12 +114,12 @@ def mlflow(
         logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
         if dataset:
             seen = _training_data(**dataset)
-            beside_others(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
+            retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_ID).write_text(str(logger.run_id))
         return logger
 
-    with own_variable_kept():
+    with preserve_tracking_uri():
         logger = first_store_that_works(uri, local_dir, timeout, start)
         try:
             yield [logger]
@@ -192,7 +192,7 @@ class RunLogger(MLFlowLogger):
                 )
         elif time.monotonic() - self._failed_at > PATIENCE:
             try:
-                with impatient(self._timeout):
+                with short_timeout(self._timeout):
                     self._send()
                 self._failed_at = None
                 log.warning("MLflow at %s takes metrics again, and has all of this run", self.uri)

@@ -1,10 +1,11 @@
-"""`python -m fer_lightning compare A B`: whether one net is better than another on the same pictures."""
+"""`python -m fer_lightning compare A B`: is one net, or one recipe, better than another on the same pictures?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ HELP = """usage: python -m fer_lightning compare A B [json=FILE]
 A and B are folders that a measurement left: a run, its evaluate_VIEWS_PART/, or an ensemble. Both must have been
 measured on the same pictures. Says which is right where the other is wrong, McNemar's test of that, the differences
 of accuracy and macro F1 with paired 95% bootstrap intervals, and F1 of each class side by side.
+
+Patterns compare recipes, each by several seeds: compare 'outputs/baselines/A_seed*' 'outputs/baselines/B_seed*'. Then
+the mean accuracies are compared, with one interval over seeds and one over pictures.
 
 To compare by other views: python -m fer_lightning evaluate checkpoint=A eval=tta, then its folder.
 """
@@ -110,7 +114,7 @@ def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measurement left in its folder.
+    """A measurement, read from the folder that it left.
 
     Attributes:
         folder: The folder.
@@ -149,8 +153,8 @@ class Measured:
         return np.asarray(pd.Categorical(self.table[column], categories=self.classes).codes, dtype=np.int64)
 
 
-def compare(a: Measured, b: Measured) -> dict[str, Any]:
-    """`paired` of two measurements, with what they are.
+def check_same_pictures(a: Measured, b: Measured) -> None:
+    """Refuses measurements that cannot be paired.
 
     Raises:
         ValueError: They are not of the same pictures and classes.
@@ -168,11 +172,81 @@ def compare(a: Measured, b: Measured) -> dict[str, Any]:
                 f"{len(a.table)} of {a.record['data']} under {a.record['protocol']}, "
                 f"{len(b.table)} of {b.record['data']} under {b.record['protocol']}"
             )
+
+
+def compare(a: Measured, b: Measured) -> dict[str, Any]:
+    """`paired` of two measurements, with what they are.
+
+    Raises:
+        ValueError: They are not of the same pictures and classes.
+    """
+    check_same_pictures(a, b)
     told = {
         name: {"folder": str(m.folder), "data": m.record["data"], "protocol": m.record["protocol"]}
         for name, m in (("a", a), ("b", b))
     }
     return told | paired(a.positions("label"), a.positions("predicted"), b.positions("predicted"), a.classes)
+
+
+def compare_recipes(a: Sequence[Measured], b: Sequence[Measured]) -> dict[str, Any]:
+    """Compares two recipes by the accuracies of their seeds, on the same pictures.
+
+    Seeds and pictures are two sources of chance (Bouthillier et al. 2021, arXiv 2103.03098): other seeds would give
+    other nets, and other pictures another accuracy of the same nets. Each has an interval of its own.
+
+    Args:
+        a: Measurements of the first recipe, two or more.
+        b: Those of the second one.
+
+    Returns:
+        `a` and `b`, each with `folders`, `accuracies`, `mean` and `deviation` (sample standard deviation);
+        `difference` of the means (a - b); its 95% intervals `over_seeds`, Welch's, and `over_pictures`, paired
+        bootstrap; `p`, Welch's two-sided.
+
+    Raises:
+        ValueError: One recipe has less than two seeds, or they are not of the same pictures and classes.
+    """
+    from scipy.stats import ttest_ind  # takes a second to import
+
+    for recipe in (a, b):
+        if len(recipe) < 2:
+            raise ValueError(f"{recipe[0].folder} is alone: a recipe is compared by two seeds or more of it")
+    for measured in (*a[1:], *b):
+        check_same_pictures(a[0], measured)
+    labels = a[0].positions("label")
+    right_a, right_b = (np.stack([m.positions("predicted") == labels for m in recipe]) for recipe in (a, b))
+    accuracies_a, accuracies_b = right_a.mean(axis=1), right_b.mean(axis=1)
+    differences, counts = np.unique(right_a.mean(axis=0) - right_b.mean(axis=0), return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
+    test = ttest_ind(accuracies_a, accuracies_b, equal_var=False)
+    interval = test.confidence_interval(0.95)
+
+    def recipe_of(measured: Sequence[Measured], accuracies: NDArray[np.float64]) -> dict[str, Any]:
+        return {
+            "folders": [str(m.folder) for m in measured],
+            "accuracies": accuracies.tolist(),
+            "mean": float(accuracies.mean()),
+            "deviation": float(accuracies.std(ddof=1)),
+        }
+
+    return {
+        "a": recipe_of(a, accuracies_a),
+        "b": recipe_of(b, accuracies_b),
+        "n": len(labels),
+        "difference": float(accuracies_a.mean() - accuracies_b.mean()),
+        "over_seeds": [float(interval.low), float(interval.high)],
+        "over_pictures": np.quantile(drawn @ differences / len(labels), [0.025, 0.975]).tolist(),
+        "p": float(test.pvalue),
+    }
+
+
+def verdict_on_recipes(result: Mapping[str, Any]) -> str:
+    """One sentence of a comparison of recipes."""
+    chance = {"seeds": result["over_seeds"], "pictures": result["over_pictures"]}
+    unsure = [name for name, (low, high) in chance.items() if not (low > 0 or high < 0)]
+    if unsure:
+        return f"Which recipe is better cannot be told: other {' or '.join(unsure)} may turn the difference round."
+    return f"{'A' if result['difference'] > 0 else 'B'} is the better recipe: by other seeds and on other pictures too."
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -183,7 +257,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     better = "A" if accuracy["difference"] > 0 else "B"
     return (
         f"{better} is right more often, and not by chance (p = {test['p']:.2g}). That is said of these two nets: "
-        "whether one recipe is better than another, several seeds of each tell."
+        "compare 'A_seed*' 'B_seed*' compares recipes."
     )
 
 
@@ -222,6 +296,40 @@ def _show(result: Mapping[str, Any], console: Console) -> None:
     console.print(verdict(result), highlight=False)
 
 
+def _show_recipes(result: Mapping[str, Any], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("", "seeds", "mean accuracy", "deviation", "lowest", "highest"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("a", "b"):
+        recipe, accuracies = result[name], result[name]["accuracies"]
+        console.print(f"[bold]{name.upper()}[/bold]  {escape(', '.join(recipe['folders']))}", highlight=False)
+        cells = (f"{value:.2%}" for value in (recipe["mean"], recipe["deviation"], min(accuracies), max(accuracies)))
+        table.add_row(name.upper(), str(len(accuracies)), *cells)
+    console.print("", table, "")
+    seeds, pictures = (
+        f"{points(low)} to {points(high)}" for low, high in (result["over_seeds"], result["over_pictures"])
+    )
+    console.print(
+        f"A - B on {result['n']:,} pictures: {points(result['difference'], 2)} points; 95% interval over "
+        f"seeds {seeds} (Welch, p = {result['p']:.2g}), over pictures {pictures} (paired bootstrap).",
+        highlight=False,
+    )
+    console.print(verdict_on_recipes(result), highlight=False)
+
+
+def measurements(word: str) -> list[Measured]:
+    """The measurements that a path or a pattern names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    paths = sorted(Path(found) for found in glob(word)) if has_magic(word) and not Path(word).exists() else [Path(word)]
+    measured = [path for path in paths if (path / "record.json").is_file()] if len(paths) > 1 else paths
+    if not measured:
+        raise FileNotFoundError(f"no finished run matches {word}")
+    return [Measured.read(path) for path in measured]
+
+
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
     if not arguments or "--help" in arguments or "-h" in arguments:
@@ -232,11 +340,13 @@ def main(arguments: Sequence[str]) -> int:
     if wrong:
         raise ValueError(f"{wrong[0]} would change nothing: what is compared was measured already")
     if len(folders) != 2:
-        raise ValueError(f"give two folders of measurements, not {len(folders)}")
+        raise ValueError(f"give two folders of measurements, or two patterns in quotes, not {len(folders)}")
     if "json" in given:
         check_place(Path(given["json"]), f"json={given['json']}")
-    result = compare(*(Measured.read(Path(folder)) for folder in folders))
+    a, b = (measurements(word) for word in folders)
+    of_recipes = len(a) > 1 or len(b) > 1
+    result = compare_recipes(a, b) if of_recipes else compare(a[0], b[0])
     if "json" in given:
         write_json(Path(given["json"]), result)
-    _show(result, Console())
+    (_show_recipes if of_recipes else _show)(result, Console())
     return 0

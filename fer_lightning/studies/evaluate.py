@@ -51,7 +51,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     last = [net.checkpoint.stem] * (net.checkpoint.stem != "best")
     folder = net.run / "_".join(["evaluate", net.views_name, part, *last, *net.what_differs])
     check_place(folder, "checkpoint")
-    predictions = net.ask(part)
+    predictions = net.predict(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)
     records.write_json(
@@ -70,7 +70,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
             **{part: records.recorded(s) for part, s in scores.items()},
         },
     )
-    console.print(tables.test_table(scores, net.module.classes))
+    console.print(tables.scores_table(scores, net.module.classes))
     console.print(f"report: {folder}", soft_wrap=True)
     return scores
 

@@ -22,8 +22,9 @@ from rich.table import Table
 
 from fer_lightning.config import CONF, ROOT
 from fer_lightning.help import wrapped
-from fer_lightning.reporting import figures
+from fer_lightning.reporting import figures, markdown
 from fer_lightning.reporting.records import publish, read_record, settings_typed
+from fer_lightning.studies.baselines.rows import file_of, header_of
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
 
@@ -94,7 +95,7 @@ def folder_of(words: Sequence[str]) -> Path:
 
 
 def settings_of(command: str) -> list[str]:
-    """What of a recorded command makes a training: all but its protocol and where things lie, sorted."""
+    """The settings of a recorded command: all but its protocol and where things lie, sorted."""
     return settings_typed(shlex.split(command)[2:], "protocol=")
 
 
@@ -202,7 +203,7 @@ def cells(protocol: str, records: Records) -> list[str]:
         record["protocol"],
         f"{record['pictures']['train']:,}",
         f"{record['train_accuracy']:.1%}",
-        "{:.2%} ({:.1%} to {:.1%})".format(test["accuracy"], *test["accuracy_interval"]),
+        markdown.with_interval(test["accuracy"], test["accuracy_interval"]),
         above,
         f"{deduplicated['accuracy']:.2%} of {deduplicated['n']:,}" if deduplicated else "none left",
         f"{record['best_epoch']:.0f} of {record['epochs']}",
@@ -212,8 +213,8 @@ def cells(protocol: str, records: Records) -> list[str]:
 
 def claim_of(record: Mapping[str, Any]) -> float | None:
     """The accuracy that the source of the record's experiment claims, as a fraction, or None."""
-    path = CONF / "experiment" / f"{record['experiment']}.yaml"
-    found = re.search(r"^# Claim +([\d.]+)%", path.read_text(), flags=re.MULTILINE) if path.is_file() else None
+    path = file_of(ROOT, record["experiment"])
+    found = re.match(r"([\d.]+)%", header_of(path).get("Claim", "")) if path else None
     return float(found[1]) / 100 if found else None
 
 
@@ -254,7 +255,6 @@ def plot(records: Records, claim: float | None) -> Figure:
 def page(records: Records, claim: float | None) -> str:
     """docs/LEAKS.md: plot, table, what each protocol does, and what follows from the numbers."""
     first = next(iter(records.values()))
-    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *(cells(protocol, records) for protocol in STUDIED)]
     settings = " ".join(settings_of(first["command"]))
     said = [
         "# What each shortcut adds\n",
@@ -262,7 +262,7 @@ def page(records: Records, claim: float | None) -> str:
         "literature. **Only the official number is a result**; protocols whose names begin with `leaky_` exist to be\n"
         "measured here. Written by `python -m fer_lightning leaks write` from `results/leaks/*.json`.\n",
         "![Accuracy reported under each protocol](images/leaks.png)\n",
-        "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n",
+        markdown.table(COLUMNS, (cells(protocol, records) for protocol in STUDIED)) + "\n",
         "*Training accuracy* was measured while the chosen epoch was trained. *Without exact\n"
         "copies* leaves out test pictures whose very pixels were trained or chosen on (under `leaky_selected`: by the\n"
         "official parts). Gains are percentage points, their intervals Newcombe's from the two bootstrap intervals.\n",

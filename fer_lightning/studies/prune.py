@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from fer_lightning.config import plain
-from fer_lightning.files import check_place, written_whole
+from fer_lightning.files import atomic_write, check_place
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiplications
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
@@ -58,9 +58,9 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     rows = [_row("trained", whole, net.predictions("val"))]
     prune_channels(whole, narrower)
     net.module.network = narrower
-    rows.append(_row("pruned", narrower, net.ask("val")))
+    rows.append(_row("pruned", narrower, net.predict("val")))
     origin = {key: net.provenance[key] for key in ("data", "data_fingerprint", "protocol")}
-    with written_whole(file) as aside:
+    with atomic_write(file) as aside:
         safetensors.torch.save_file(narrower.state_dict(), aside, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "parameters", "MACs", "latency", "val accuracy"):

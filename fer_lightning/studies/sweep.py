@@ -123,7 +123,7 @@ class StudyReport:
 
 
 def outcome(study: optuna.Study, objectives: Sequence[str]) -> tuple[dict[str, float], dict[str, str], int | None]:
-    """What a study came to.
+    """The outcome of a study.
 
     Args:
         study: Any study.

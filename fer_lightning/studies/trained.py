@@ -1,4 +1,4 @@
-"""A trained net with the data of its own run: what every verb that takes a checkpoint begins with."""
+"""A trained net with the data of its own run, for every verb that takes a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fer_lightning.config import CONF, build, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures
-from fer_lightning.files import sha256, written_whole
+from fer_lightning.files import atomic_write, sha256
 from fer_lightning.labels import USAGES
 from fer_lightning.models.torch_file import reason_of
-from fer_lightning.rehearsal import try_all_views
+from fer_lightning.preflight import try_all_views
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer, choose_precision
 from fer_lightning.training.checkpoint_io import existing_checkpoint
-from fer_lightning.training.evaluation import ask
+from fer_lightning.training.evaluation import predict_part
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.module import FERModule, load_module
 
@@ -41,7 +41,7 @@ TRAINED = {
 """Groups and keys that do nothing any more once a net is trained."""
 
 PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
-"""What a checkpoint must say of its training, for work over it."""
+"""Keys of provenance that a checkpoint must have."""
 
 
 def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
@@ -73,7 +73,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
 
 
 def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
-    """What was typed when a net was trained and still holds beside what is typed now; see `compose_for`."""
+    """The overrides typed when a net was trained that still hold beside what is typed now; see `compose_for`."""
     typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
     elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir", "data.workers")
     return [
@@ -86,7 +86,7 @@ def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
 
 
 def settings_in_name(typed: Sequence[str]) -> list[str]:
-    """What of the words changes how a net is measured, as parts of a file's name: `views.shift=0.1`."""
+    """The words that change how a net is measured, as parts of a file's name: `views.shift=0.1`."""
     told = [word.removeprefix("eval.") for word in typed if word.startswith(("eval.", *MEASURING))]
     return [re.sub(r"[^\w.=]+", "_", word) for word in told if not word.startswith(("split=", "bootstrap="))]
 
@@ -202,11 +202,11 @@ class Trained:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run recorded of itself (`record.json`); empty where it was not finished."""
+        """The run's record (`record.json`); empty where it was not finished."""
         path = self.run / "record.json"
         return read_record(path) if path.is_file() else {}
 
-    def refuse_what_it_learnt(self, part: str) -> None:
+    def refuse_seen_pictures(self, part: str) -> None:
         """Finds pictures of a part that the net was trained or its epoch chosen on, under another protocol than now.
 
         Raises:
@@ -248,14 +248,14 @@ class Trained:
                         "measure it under that"
                     )
 
-    def ask(self, part: str) -> Predictions:
-        """What the net says of a part of the split, by the views of `eval`.
+    def predict(self, part: str) -> Predictions:
+        """Predicts a part of the split, by the views of `eval`.
 
         Raises:
             ValueError: It was trained on some of these pictures.
         """
-        self.refuse_what_it_learnt(part)
-        return ask(self._trainer(), self.module, self.datamodule, self.evaluation, part)
+        self.refuse_seen_pictures(part)
+        return predict_part(self._trainer(), self.module, self.datamodule, self.evaluation, part)
 
     @property
     def device(self) -> torch.device:
@@ -273,7 +273,7 @@ class Trained:
         return build_trainer(self.config, self.run, self.module.network, logger=False)
 
     def predictions(self, part: str) -> Predictions:
-        """What `ask` says, asked once and kept in the run's folder `predictions/`; only logits are kept, no labels.
+        """What `predict` gives, kept in the run's folder `predictions/`; only logits are kept, no labels.
 
         A file is found by all that its content follows from: the checkpoint's bytes, the views, the data, the
         positions of the part and the precision.
@@ -285,11 +285,11 @@ class Trained:
         if not (isinstance(limit, float) and limit == 1):
             key = "trainer.limit_test_batches"
             raise ValueError(f"{key} is {limit}, and this needs the whole of a part: add {key}=1.0")
-        self.refuse_what_it_learnt(part)
+        self.refuse_seen_pictures(part)
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():
-            predictions = self.ask(part)
-            with written_whole(path) as aside, aside.open("wb") as file:
+            predictions = self.predict(part)
+            with atomic_write(path) as aside, aside.open("wb") as file:
                 np.savez(file, index=predictions.index.numpy(), logits=predictions.logits.numpy())
         try:
             with np.load(path) as kept:

@@ -10,12 +10,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from fer_lightning.command_line import split_words
-from fer_lightning.files import in_words
+from fer_lightning.files import error_message
 from fer_lightning.help import wrapped
-from fer_lightning.training.trouble import one_clear_sentence, stopped_by
+from fer_lightning.training.errors import stopped_by, user_errors
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
-"""What a verb does with the values of its own words and with the overrides; None or its exit status."""
+"""The action of a verb, given its own words and the overrides; returns None or an exit status."""
 
 
 OF_A_TRAINING = dict.fromkeys(
@@ -31,7 +31,7 @@ OF_A_TRAINING = dict.fromkeys(
     ),
     "it is for trainings alone",
 )
-"""What no verb takes."""
+"""Keys that no verb takes."""
 
 
 def run_verb(
@@ -60,7 +60,7 @@ def run_verb(
         print(wrapped(about))
         return 0 if arguments else 2
     try:
-        with one_clear_sentence():
+        with user_errors():
             given, overrides = split_words(arguments, own)
             check_effect(overrides, {**OF_A_TRAINING, **(without_effect or {})})
             return act(given, overrides) or 0
@@ -69,7 +69,7 @@ def run_verb(
             raise
         return status
     except (HydraException, OmegaConfBaseException, OSError) as error:
-        print(f"fer {name}: {in_words(error)}", file=sys.stderr)
+        print(f"fer {name}: {error_message(error)}", file=sys.stderr)
         return 2
 
 

@@ -1,4 +1,4 @@
-"""What happens around the training loop: checkpoints and progress in the terminal."""
+"""Lightning callbacks: checkpoints, and progress in the terminal."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _fault(saved: Any) -> str | None:
-    """What of a checkpoint is not as it was written, or None."""
+    """The fault of a damaged checkpoint, or None."""
     given = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(given, dict):
         return "has no hyper_parameters"

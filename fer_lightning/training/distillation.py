@@ -1,4 +1,4 @@
-"""Distillation: a net learns what trained ones say of the very pictures that it sees itself."""
+"""Knowledge distillation: a net learns from what trained ones predict for the same augmented pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.models.ensemble import Ensemble
+from fer_lightning.training.errors import user_errors
 from fer_lightning.training.module import FERModule, load_module
-from fer_lightning.training.trouble import one_clear_sentence
-from fer_lightning.training.voting import voters
+from fer_lightning.training.soft_voting import ensemble_members
 
 UNKNOWN = {"data": "unknown data", "data_fingerprint": "", "protocol": "an unknown protocol"}
 """The provenance of a checkpoint that has none."""
@@ -96,7 +96,7 @@ class Distiller(Callback):
                 "callbacks.distiller.teachers names no teacher; give a run, a checkpoint or an ensemble's folder: "
                 "'callbacks.distiller.teachers=[outputs/ensembles/NAME]'"
             )
-        self._voters = [voter for name in named for voter in _named_voters(Path(name))]
+        self._members = [member for name in named for member in _members_of(Path(name))]
         self.teacher: Ensemble | None = None
 
     def load(self, student: FERModule) -> Ensemble:
@@ -108,9 +108,9 @@ class Distiller(Callback):
         """
         if not isinstance(student.loss, DistillationLoss):
             raise ValueError("callbacks=distillation needs the loss that reads the teacher: loss=distillation")
-        modules = [load_module(path) for path, _ in self._voters]
+        modules = [load_module(path) for path, _ in self._members]
         here = student.hparams["provenance"]
-        for (path, _), module in zip(self._voters, modules, strict=True):
+        for (path, _), module in zip(self._members, modules, strict=True):
             there = UNKNOWN | (module.hparams["provenance"] or {})
             if module.classes != student.classes:
                 raise ValueError(
@@ -123,14 +123,14 @@ class Distiller(Callback):
                     f"{there['protocol']}, this run on {here['data']} {here['data_fingerprint'][:12]} under "
                     f"{here['protocol']}: it may have learnt the pictures that this run is measured on"
                 )
-        networks, weights = [module.network for module in modules], [weight for _, weight in self._voters]
+        networks, weights = [module.network for module in modules], [weight for _, weight in self._members]
         return Ensemble(networks, weights).eval().requires_grad_(False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Loads the teachers where there is something to learn."""
         if stage == "fit":
             assert isinstance(pl_module, FERModule)
-            with one_clear_sentence():
+            with user_errors():
                 self.teacher = self.load(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -152,10 +152,10 @@ class Distiller(Callback):
         batch["target"] = torch.stack([label.float(), answer], dim=1)
 
 
-def _named_voters(path: Path) -> list[tuple[Path, float]]:
+def _members_of(path: Path) -> list[tuple[Path, float]]:
     if not path.exists():
         raise FileNotFoundError(
             f"callbacks.distiller.teachers: there is no {path}; give runs, checkpoints, or the folder that "
             "`python -m fer_lightning ensemble` left"
         )
-    return voters(path)
+    return ensemble_members(path)

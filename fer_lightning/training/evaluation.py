@@ -1,4 +1,4 @@
-"""The part that is measured: predicted once, scored with its subsets."""
+"""Predicts a part of the split and scores it with its subsets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 
 
-def ask(
+def predict_part(
     trainer: pl.Trainer, module: FERModule, datamodule: FERDataModule, evaluation: Mapping[str, Any], part: str
 ) -> Predictions:
-    """What a net says of a part of its data.
+    """Predicts a part of the data with a net.
 
     Args:
         trainer: Decides device and precision.
@@ -56,7 +56,7 @@ def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
     )
 
 
-def tracked(scores: Scores) -> dict[str, float]:
+def logged(scores: Scores) -> dict[str, float]:
     """The numbers of one part that a logger gets: all single scores, and F1 of each class as `f1_happy`."""
     single = {k: v for k, v in scores.items() if isinstance(v, float)}
     return single | {f"f1_{name}": f1 for name, f1 in scores["per_class_f1"].items()}

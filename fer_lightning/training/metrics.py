@@ -29,7 +29,7 @@ DRAWS_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of a set of pictures, in the order of the data set, each picture once.
+    """Predictions for a set of pictures, in the order of the data set, each picture once.
 
     Attributes:
         index: int64 (N,), positions in the data set.

@@ -19,11 +19,11 @@ from fer_lightning.models.network import build_network, parameters_within
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.models.tta import average_views
 from fer_lightning.training.checkpoint_io import read_checkpoint
+from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.metrics import Predictions, PredictionStore, epoch_scores
 from fer_lightning.training.optim import build_optimizer
-from fer_lightning.training.trouble import NonFiniteLossError
 
-LOSSES_A_LOOK = 50
+STEPS_BETWEEN_LOSS_CHECKS = 50
 """Steps on a GPU between two looks at the losses, each of which waits for it; on a CPU every loss is looked at."""
 
 SKIPPED_IN_A_ROW = 10
@@ -156,15 +156,15 @@ class FERModule(pl.LightningModule):
         self._skipped_in_a_row = 0
         self._losses.append(loss.detach())
         last = batch_idx + 1 == self.trainer.num_training_batches
-        if last or loss.device.type == "cpu" or len(self._losses) == LOSSES_A_LOOK:
-            self._look_at_losses(batch_idx)
+        if last or loss.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_LOSS_CHECKS:
+            self._check_losses(batch_idx)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == batch["label"]).sum()
             pictures = len(batch["label"])
             self._sums += torch.stack([loss.detach() * pictures, correct, torch.full_like(correct, pictures)])
         return loss
 
-    def _look_at_losses(self, batch_idx: int) -> None:
+    def _check_losses(self, batch_idx: int) -> None:
         values = torch.stack(self._losses).tolist()
         self._losses.clear()
         for later, value in zip(reversed(range(len(values))), values, strict=True):

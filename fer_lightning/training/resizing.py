@@ -1,4 +1,4 @@
-"""How large the network sees its training pictures, from epoch to epoch."""
+"""Progressive resizing: the side of the training pictures from epoch to epoch."""
 
 from __future__ import annotations
 

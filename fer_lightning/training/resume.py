@@ -1,4 +1,4 @@
-"""Where an interrupted run lies, and whether it is the same run. Imports nothing heavy: `train.py` asks it first."""
+"""Which run a folder holds, and whether it is the same one. Imports nothing heavy: `train.py` needs it first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fer_lightning.config import WITHOUT_EFFECT, flatten, plain
-from fer_lightning.files import claimed, written_whole
+from fer_lightning.files import atomic_write, unique_folder
 
 STATE = ".resume.json"
 """The file in a run's folder that says which run it is."""
@@ -48,7 +48,7 @@ class RunState:
 
     def write(self, folder: Path) -> None:
         """Writes it, whole or not at all."""
-        with written_whole(folder / STATE) as aside:
+        with atomic_write(folder / STATE) as aside:
             aside.write_text(json.dumps(asdict(self)), "utf-8")
 
 
@@ -63,7 +63,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What two settings differ in: `optimizer.lr 0.1 (now 0.2), ...`."""
+    """Lists the differences of two settings: `optimizer.lr 0.1 (now 0.2), ...`."""
     old, new = flatten(before, targets=True), flatten(now, targets=True)
     missing = "nothing"
     return ", ".join(
@@ -92,13 +92,13 @@ def run_folder(fresh: str, config: DictConfig) -> str:
     """
     resume = config.get("resume")
     if resume == "auto":
-        return str(last_folder(Path(fresh).parents[1], settings(config)) or claimed(fresh))
+        return str(last_folder(Path(fresh).parents[1], settings(config)) or unique_folder(fresh))
     if isinstance(resume, str) and Path(resume).parent.name == "checkpoints":
         return str(Path(resume).parents[1])
-    return claimed(fresh)
+    return unique_folder(fresh)
 
 
-def go_on(folder: Path, wanted: Mapping[str, Any]) -> RunState | None:
+def state_to_resume(folder: Path, wanted: Mapping[str, Any]) -> RunState | None:
     """The state of the run in a folder that `resume=auto` goes on with, None where there is none.
 
     Raises:

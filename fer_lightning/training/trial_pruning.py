@@ -1,4 +1,4 @@
-"""Early ends for trainings that are trials of a sweep."""
+"""Prunes a training that is a trial of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs in a job's process: it finds its trial, shows that it lives, and tells how it ended."""
+"""Runs in each job's process: finds its trial, sends its heartbeat, records its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a study went, for people (the terminal) and for programs (`optimization_results.yaml`)."""
+"""Reports a study in the terminal and in `optimization_results.yaml`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def retrain_command(trial: FrozenTrial) -> str:
         if value := getattr(options, option, None):
             program += [f"--{option.replace('_', '-')}", value]
     command = shlex.join(["python", *program, *trial.user_attrs.get(OVERRIDES, [])])
-    return re.sub(r"(://[^:/@\s]*):[^/\s]+@", r"\1:***@", command)  # passwords stay out of files and terminals
+    command = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", command)  # passwords stay out of files and terminals
+    return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s']+", r"\1***", command, flags=re.IGNORECASE)
 
 
 def _counts(study: optuna.Study) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A study in a database, shared by any number of processes: who may run what, and who has died."""
+"""A study in a database shared by any number of processes: claims, heartbeats, trials of dead workers."""
 
 import json
 import logging

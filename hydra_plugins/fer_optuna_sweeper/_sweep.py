@@ -1,4 +1,4 @@
-"""The life of a sweep in one worker: check, claim, launch, take note, and say how it went."""
+"""The loop of one worker of a sweep: check, claim trials, launch them, record and report."""
 
 from __future__ import annotations
 

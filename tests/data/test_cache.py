@@ -12,7 +12,7 @@ from conftest import elsewhere
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 from fer_lightning.data.cache import CACHE_FOLDER, cached, load
-from fer_lightning.data.pieces import Piece, assemble
+from fer_lightning.data.chunks import Chunk, assemble
 
 CLASSES = ("a", "b")
 
@@ -31,10 +31,10 @@ def source(tmp_path):
     return path
 
 
-def pieces(seed=0):
+def chunks(seed=0):
     rng = np.random.default_rng(seed)
     for start in (0, 3):
-        yield Piece(
+        yield Chunk(
             rng.integers(0, 256, (3, 4, 5), dtype=np.uint8),
             np.array([0, 1, 1]),
             np.array(["Training", "PublicTest", "PrivateTest"]),
@@ -52,7 +52,7 @@ class Reader:
 
     def __call__(self, file) -> FaceArrays:
         self.calls += 1
-        return assemble(pieces(self.seed), file, source="set.csv", classes=CLASSES, name="set")
+        return assemble(chunks(self.seed), file, source="set.csv", classes=CLASSES, name="set")
 
 
 def assert_same(one, other):
@@ -72,7 +72,7 @@ def test_the_second_opening_reads_nothing_and_gives_the_same(source):
     second = cached(source, {}, read)
     assert read.calls == 1
     assert_same(first, second)
-    expected = np.concatenate([piece.images for piece in pieces()])
+    expected = np.concatenate([chunk.images for chunk in chunks()])
     np.testing.assert_array_equal(second.images, expected)
     assert isinstance(second.images, np.memmap)
     assert not second.images.flags.writeable

@@ -76,9 +76,9 @@ def test_sampler_leaves_a_last_small_training_batch_out_and_keeps_it_in_order_ot
     index = np.arange(7)
     assert [len(d.positions) for d in EpochSampler(index, 3, shuffle=True)] == [3, 3]
     assert [len(d.positions) for d in EpochSampler(index, 10, shuffle=True)] == [7]
-    in_order = EpochSampler(index, 3)
-    assert sum((d.positions for d in in_order), []) == list(range(7))
-    assert len(in_order) == 3
+    ordered_map = EpochSampler(index, 3)
+    assert sum((d.positions for d in ordered_map), []) == list(range(7))
+    assert len(ordered_map) == 3
 
 
 def test_balanced_sampler_draws_rare_and_frequent_alike() -> None:

@@ -164,12 +164,12 @@ def test_fast_parse_agrees_with_plain_python(unusual, filler, missing, separator
     valid = len(plain) == PIXELS and all(0 <= value <= 255 for value in plain)
     rest = " ".join(["1"] * PIXELS)
     text = f"Usage,pixels,emotion\nTraining,{field},3\nTraining,{rest},4\n".encode()
-    (piece,) = pixels_csv.read_csv(io.BytesIO(text), "x.csv")
-    assert [name.decode() for name in piece.names] == (["row 1"] if valid else []) + ["row 2"]
-    assert len(piece.problems) == (not valid)
+    (chunk,) = pixels_csv.read_csv(io.BytesIO(text), "x.csv")
+    assert [name.decode() for name in chunk.names] == (["row 1"] if valid else []) + ["row 2"]
+    assert len(chunk.problems) == (not valid)
     if valid:
-        assert piece.images[0].ravel().tolist() == plain
-    assert (piece.images[-1] == 1).all()
+        assert chunk.images[0].ravel().tolist() == plain
+    assert (chunk.images[-1] == 1).all()
 
 
 def damaged(lines, row, change):
@@ -526,7 +526,7 @@ def test_mixed_sizes_or_colours_ask_for_a_setting(tmp_path):
         DataError, match=r"train/a/8\.png is 8x8 pixels and train/a/9\.png is 9x9; set data\.image_size"
     ):
         read_faces(sizes, on_error="skip")
-    files = {f"train/a/{code:03}.png": gray(0) for code in range(70)}  # several pieces
+    files = {f"train/a/{code:03}.png": gray(0) for code in range(70)}  # several chunks
     colours = unpacked(tmp_path / "colours", files | {"val/b/1.png": encoded(np.zeros((8, 8, 3), np.uint8))})
     with pytest.raises(DataError, match=r"gray and val/b/1\.png is in colour; set data\.channels"):
         read_faces(colours)

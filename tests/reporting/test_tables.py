@@ -92,7 +92,7 @@ def test_header_says_loudly_that_faces_are_synthetic():
 
 def test_summary_and_classes_are_readable():
     console, text = printed()
-    console.print(tables.test_table({"test": scores(), "test_deduplicated": scores(3500, 0.6498)}, EMOTIONS))
+    console.print(tables.scores_table({"test": scores(), "test_deduplicated": scores(3500, 0.6498)}, EMOTIONS))
     rows = [" ".join(line.split()) for line in text().splitlines()]
     for row in (
         "test test_deduplicated",
@@ -115,7 +115,7 @@ def test_summary_and_classes_are_readable():
 def test_nothing_is_wider_than_the_terminal_or_cut(width):
     console, text = printed(width)
     header(console, faces("synthetic"))
-    console.print(tables.test_table({"test": scores(), "test_deduplicated": scores()}, EMOTIONS))
+    console.print(tables.scores_table({"test": scores(), "test_deduplicated": scores()}, EMOTIONS))
     assert max(len(line) for line in text().splitlines()) <= width
     assert "\u2026" not in text()
 
@@ -123,7 +123,7 @@ def test_nothing_is_wider_than_the_terminal_or_cut(width):
 def test_plain_text_without_a_terminal_and_ascii_where_nothing_else_goes():
     console, text = printed(encoding="ascii")
     header(console, faces("synthetic"))
-    console.print(tables.test_table({"test": scores()}, EMOTIONS))
+    console.print(tables.scores_table({"test": scores()}, EMOTIONS))
     assert "\x1b" not in text()
     assert "SYNTHETIC" in text()
 
@@ -131,7 +131,7 @@ def test_plain_text_without_a_terminal_and_ascii_where_nothing_else_goes():
 def test_square_brackets_in_names_are_shown_as_they_are():
     console, text = printed()
     table = {"test [/x]": scores() | {"per_class": {"[red]a": scores()["per_class"]["sad"]}}}
-    console.print(tables.test_table(table, ["[red]a"]))
+    console.print(tables.scores_table(table, ["[red]a"]))
     assert "test [/x]" in text()
     assert "[red]a" in text()
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest, chi2, t
 
 from fer_lightning import __main__ as entry
-from fer_lightning.studies.compare import mcnemar, paired
+from fer_lightning.studies.compare import Measured, compare_recipes, mcnemar, paired, verdict_on_recipes
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (9, 3), (5, 5), (0, 24), (12, 12)])
@@ -90,3 +90,79 @@ def test_only_measurements_of_the_same_pictures_compare(
 def test_wrong_use_ends_with_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["compare", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+CLASSES = ["no", "yes"]
+
+
+def seeds(labels: np.ndarray, rights: list[np.ndarray], name: str = "A") -> list[Measured]:
+    """Measurements of two classes that are right where these say so."""
+    measured = []
+    for number, right in enumerate(rights):
+        predicted = np.where(right, labels, 1 - labels)
+        columns = {"index": np.arange(len(labels))}
+        columns |= {
+            key: [CLASSES[code] for code in codes] for key, codes in (("label", labels), ("predicted", predicted))
+        }
+        table = pd.DataFrame(columns | {f"p_{one}": 0.5 for one in CLASSES})
+        record = {"data": "faces", "data_fingerprint": "f", "protocol": "official"}
+        measured.append(Measured(Path(f"{name}_seed{number}"), record, table))
+    return measured
+
+
+def test_recipes_by_hand() -> None:
+    labels = np.array([0, 1] * 50)
+    # 70 and 80 of 100 right against 60 and 60: means of 75 and 60%, variances of 0.005 and 0
+    a = [np.arange(100) < count for count in (70, 80)]
+    b = [np.arange(100) < 60] * 2
+    result = compare_recipes(seeds(labels, a), seeds(labels, b, "B"))
+    assert result["a"]["accuracies"] == pytest.approx([0.7, 0.8])
+    assert result["a"]["deviation"] == pytest.approx(0.005**0.5)
+    assert result["difference"] == pytest.approx(0.15)
+    error = (0.005 / 2 + 0 / 2) ** 0.5  # Welch: one degree of freedom, since B's seeds do not differ
+    reach = t.ppf(0.975, 1) * error
+    assert result["over_seeds"] == pytest.approx([0.15 - reach, 0.15 + reach])
+    assert result["p"] == pytest.approx(2 * t.sf(0.15 / error, 1))
+    # over pictures: 10 of 100 differ by 1, 10 by a half, the rest not at all
+    spread = ((10 * 0.85**2 + 10 * 0.35**2 + 80 * 0.15**2) / 100 / 100) ** 0.5
+    assert result["over_pictures"] == pytest.approx([0.15 - 1.96 * spread, 0.15 + 1.96 * spread], abs=0.01)
+    assert (
+        verdict_on_recipes(result)
+        == "Which recipe is better cannot be told: other seeds may turn the difference round."
+    )
+
+
+def test_a_better_recipe_is_better_over_seeds_and_pictures() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 3000)
+    hard = rng.random(3000)  # the same pictures are hard for all
+    a, b = ([hard < share + 0.02 * rng.standard_normal(3000) for _ in range(4)] for share in (0.75, 0.70))
+    better = compare_recipes(seeds(labels, a), seeds(labels, b, "B"))
+    assert better["over_seeds"][0] > 0 < better["over_pictures"][0]
+    assert verdict_on_recipes(better).startswith("A is the better recipe")
+    worse = compare_recipes(seeds(labels, b), seeds(labels, a))
+    assert worse["difference"] == pytest.approx(-better["difference"])
+    assert verdict_on_recipes(worse).startswith("B is the better recipe")
+    same = compare_recipes(seeds(labels, a), seeds(labels, a[::-1]))
+    assert same["difference"] == pytest.approx(0)
+    assert "seeds or pictures" in verdict_on_recipes(same)
+
+
+def test_patterns_name_the_seeds_of_a_recipe(
+    tiny_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, run in {"a_seed0": 0, "a_seed1": 1, "b_seed0": 2, "b_seed1": 0}.items():
+        (tmp_path / name).symlink_to(tiny_runs[run])
+    (tmp_path / "a_seed2").mkdir()  # not finished yet
+    words = [f"{tmp_path}/a_seed*", f"{tmp_path}/b_seed*"]
+    assert entry.main(["compare", *words, f"json={tmp_path / 'c.json'}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "over seeds" in shown
+    result = json.loads((tmp_path / "c.json").read_text())
+    found = [json.loads((run / "record.json").read_text())["test"]["accuracy"] for run in tiny_runs]
+    assert result["a"]["accuracies"] == pytest.approx(found[:2])
+    assert result["b"]["accuracies"] == pytest.approx([found[2], found[0]])
+    assert entry.main(["compare", words[0], str(tmp_path / "b_seed0")]) == 2
+    assert "b_seed0 is alone" in capsys.readouterr().err
+    assert entry.main(["compare", f"{tmp_path}/c_seed*", words[0]]) == 2
+    assert "no finished run matches" in capsys.readouterr().err

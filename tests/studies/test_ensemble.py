@@ -14,8 +14,9 @@ from fer_lightning import __main__ as entry
 from fer_lightning.config import check
 from fer_lightning.data import synthetic
 from fer_lightning.reporting import figures
-from fer_lightning.studies import ensemble, trained
-from fer_lightning.studies.ensemble import Recipe
+from fer_lightning.studies import trained
+from fer_lightning.studies.ensemble import command, recipe
+from fer_lightning.studies.ensemble.recipe import Recipe
 
 RECIPES = sorted(path.stem for path in (ROOT / "conf" / "ensemble").glob("*.yaml"))
 
@@ -89,13 +90,13 @@ def test_patterns_checkpoints_and_other_views(runs: list[Path]) -> None:
 
 def test_no_net_votes_twice(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     again = f"{runs[0].absolute()}/checkpoints/best.ckpt"
-    assert ensemble.members_of(f"[{runs[0]},{runs[1]},{again}]") == [runs[0], runs[1]]
+    assert command.members_of(f"[{runs[0]},{runs[1]},{again}]") == [runs[0], runs[1]]
     assert entry.main(["ensemble", f"members=[{runs[0]},{again}]"]) == 2
     assert f"members names {runs[0]} more than once" in capsys.readouterr().err
 
 
 def test_a_pattern_may_end_in_a_class_of_characters(runs: list[Path]) -> None:
-    assert ensemble.members_of(f"{runs[0].parent}/smal[kl]") == [runs[0]]
+    assert command.members_of(f"{runs[0].parent}/smal[kl]") == [runs[0]]
 
 
 @pytest.mark.usefixtures("_no_pictures")
@@ -113,8 +114,8 @@ def test_what_another_command_published_is_not_overwritten(
 def test_a_net_is_asked_once(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.main(["ensemble", listed(runs[1:2]), "publish=first"]) == 0
     asked: list[str] = []
-    ask = trained.Trained.ask
-    monkeypatch.setattr(trained.Trained, "ask", lambda self, part: (asked.append(part), ask(self, part))[1])
+    predict = trained.Trained.predict
+    monkeypatch.setattr(trained.Trained, "predict", lambda self, part: (asked.append(part), predict(self, part))[1])
     assert entry.main(["ensemble", listed(runs[1:2]), "publish=again"]) == 0
     assert asked == []
     assert record("again")["test"] == record("first")["test"]
@@ -196,11 +197,11 @@ def test_recipes_compose_and_say_where_they_come_from(composed, name: str) -> No
     text = (ROOT / "conf" / "ensemble" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     assert re.search(r"^# (Claim|Aim) {2,}", text, flags=re.MULTILINE)
-    recipe = Recipe.read(name)
-    assert len(recipe.members) > 1
-    assert recipe.weights in ("equal", "fitted")
-    assert recipe.choose in ("all", "greedy")
-    for words in recipe.members.values():
+    read = Recipe.named(name)
+    assert len(read.members) > 1
+    assert read.weights in ("equal", "fitted")
+    assert read.choose in ("all", "greedy")
+    for words in read.members.values():
         check(composed(*words))
 
 
@@ -210,15 +211,15 @@ def test_a_recipe_takes_the_runs_of_its_members(runs: list[Path], monkeypatch: p
     Path("conf/ensemble/both.yaml").write_text(
         "# both\nmembers: {small: [model=sequential_cnn], other_seed: [seed=1]}\nweights: fitted\nchoose: all\n"
     )
-    monkeypatch.setattr(ensemble, "CONF", Path("conf"))
-    monkeypatch.setattr(ensemble, "RUNS", Path("runs"))
+    monkeypatch.setattr(recipe, "CONF", Path("conf"))
+    monkeypatch.setattr(recipe, "RUNS", Path("runs"))
     assert entry.main(["ensemble", "recipe=both"]) == 0
     assert [Path(m["run"]).name for m in record("both")["members"]] == ["small", "other_seed"]
     (runs[1] / "record.json").unlink()
     Path("conf/ensemble/mine.yaml").write_text("# mine\nmembers: {small: [model=sequential_cnn]}\n")
-    assert (Recipe.read("mine").weights, Recipe.read("mine").choose) == ("equal", "all")
+    assert (Recipe.named("mine").weights, Recipe.named("mine").choose) == ("equal", "all")
     Path("conf/ensemble/wrong.yaml").write_text("# wrong\nmember: {small: [model=sequential_cnn]}\n")
     with pytest.raises(ValueError, match=r"wrong\.yaml: got an unexpected keyword argument 'member'"):
-        Recipe.read("wrong")
+        Recipe.named("wrong")
     with pytest.raises(FileNotFoundError, match=r"train\.py seed=1 hydra\.run\.dir=runs/other_seed"):
-        Recipe.read("both").trained()
+        Recipe.named("both").trained()

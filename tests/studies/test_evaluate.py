@@ -105,13 +105,13 @@ def test_kaggles_jpegs_of_what_was_trained_on_are_not_measured_under_another_pro
     net.provenance["data"] = "fer2013"
     net.datamodule.faces = replace(net.faces, name="fer2013_kaggle")
     with pytest.raises(ValueError, match=r"trained on fer2013 under official: .* cannot be told under kfold"):
-        net.refuse_what_it_learnt("test")
+        net.refuse_seen_pictures("test")
     net.datamodule.faces = replace(net.faces, name="fer2013", fingerprint="0" * 64)  # with a row more or less
     with pytest.raises(ValueError, match=r"another state of fer2013 under official: .* cannot be told under kfold"):
-        net.refuse_what_it_learnt("val")
-    net.refuse_what_it_learnt("test")  # PrivateTest in every fold
+        net.refuse_seen_pictures("val")
+    net.refuse_seen_pictures("test")  # PrivateTest in every fold
     net.datamodule.faces = replace(net.faces, name="RAF-DB")
-    net.refuse_what_it_learnt("test")  # other faces
+    net.refuse_seen_pictures("test")  # other faces
 
 
 def test_an_experiments_options_of_its_views_do_not_hold_for_others() -> None:
@@ -160,4 +160,4 @@ def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) ->
     torch.save(saved, checkpoint)
     net = Trained.load(checkpoint)
     assert (net.config.trainer.devices, net.config.trainer.strategy) == (1, "auto")
-    assert len(net.ask("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]
+    assert len(net.predict("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]

@@ -17,7 +17,7 @@ from fer_lightning.data.datamodule import EpochSampler
 from fer_lightning.reporting import records
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import build_trainer
-from fer_lightning.training.evaluation import ask, score_part
+from fer_lightning.training.evaluation import predict_part, score_part
 from fer_lightning.training.metrics import epoch_scores
 from fer_lightning.training.module import load_module
 
@@ -75,12 +75,12 @@ def test_two_processes_measure_as_one_does(composed, tmp_path: Path) -> None:
     datamodule = prepare_data(config)
     trainer = build_trainer(config, tmp_path / "one", module.network, logger=False)
     evaluation = plain(config.eval)
-    predictions = ask(trainer, module, datamodule, evaluation, "test")
+    predictions = predict_part(trainer, module, datamodule, evaluation, "test")
     scores = score_part(predictions, "test", datamodule.split, module.classes, evaluation["bootstrap"], config.seed)
     assert scores["test"]["n"] == len(datamodule.split.indices["test"]) == record["test"]["n"]
     assert {part: records.recorded(row) for part, row in scores.items()} == {part: record[part] for part in scores}
     plainly = plain(composed(*options, "eval=plain").eval)
-    val = epoch_scores(ask(trainer, module, datamodule, plainly, "val"), module.classes)
+    val = epoch_scores(predict_part(trainer, module, datamodule, plainly, "val"), module.classes)
     logged = {f"val/{name}": value for name, value in val.items()}
     # float32 logits of two processes may differ in the last bit, which ECE, a float64, shows
     assert {name: module.history[-1][name] for name in logged} == pytest.approx(logged, abs=1e-8)

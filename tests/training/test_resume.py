@@ -24,7 +24,7 @@ from rich.console import Console
 from fer_lightning.job import Job
 from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
-from fer_lightning.start import place_to_go_on
+from fer_lightning.start import find_checkpoint
 from fer_lightning.training import resume
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 from fer_lightning.training.module import FERModule
@@ -231,9 +231,9 @@ def test_a_row_of_the_results_is_of_one_recipe(composed, tmp_path: Path) -> None
     train(composed(*TINY))
     folder = tmp_path / "run"
     options = [*TINY, f"resume={folder}/checkpoints/last.ckpt", "paths.results_dir=results"]
-    assert place_to_go_on(composed(*options), folder, Console())[0] is not None
+    assert find_checkpoint(composed(*options), folder, Console())[0] is not None
     with pytest.raises(ValueError, match=r"model\.dropout .* \(now 0\.4\).* must be of one recipe"):
-        place_to_go_on(composed(*options, "model.dropout=0.4"), folder, Console())
+        find_checkpoint(composed(*options, "model.dropout=0.4"), folder, Console())
 
 
 def test_class_weights_follow_from_what_is_drawn_now(composed, tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_class_weights_follow_from_what_is_drawn_now(composed, tmp_path: Path) -
 
 def test_before_its_first_epoch_a_run_starts_again_from_the_checkpoint_that_was_given() -> None:
     job = Job({}, ("seed=1", "resume=/backup/last.ckpt"), None, run_dir=("hydra.run.dir=here",))
-    assert job.goes_on(begun=False) == "python train.py seed=1 resume=/backup/last.ckpt hydra.run.dir=here"
-    assert job.goes_on(begun=True) == "python train.py seed=1 hydra.run.dir=here resume=auto"
+    assert job.resume_command(begun=False) == "python train.py seed=1 resume=/backup/last.ckpt hydra.run.dir=here"
+    assert job.resume_command(begun=True) == "python train.py seed=1 hydra.run.dir=here resume=auto"
 
 
 def test_fewer_epochs_than_were_trained_leave_a_run_as_it_was(composed, tmp_path: Path) -> None:

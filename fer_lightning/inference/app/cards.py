@@ -57,7 +57,7 @@ def face_card(
     seen: tuple[HeatMap, str] | None = None,
     by: str = "",
 ) -> str:
-    """What one model says of one face, as HTML.
+    """The prediction of one model for one face, as HTML.
 
     Args:
         number: Of the face in its picture, from 1.

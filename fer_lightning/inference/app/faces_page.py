@@ -85,7 +85,7 @@ def page() -> None:
         st.info("Pictures stay in this computer's memory while the page is open; nothing is written to disk.")
         return
     looked = look_at(uploads, cropped)
-    answers = {choice: ask(choice, model, looked) for choice, model in models.items()}
+    answers = {choice: predict_faces(choice, model, looked) for choice, model in models.items()}
     kept = {picture.key for picture in looked}
     maps = st.session_state.get("heat_maps", {})
     st.session_state["heat_maps"] = {which: seen for which, seen in maps.items() if which[1] in kept}
@@ -136,7 +136,7 @@ def chosen_models() -> dict[Choice, Model]:
 
 
 def given_pictures() -> list[UploadedFile]:
-    """What was uploaded or taken."""
+    """The pictures that were uploaded or taken."""
     source = st.segmented_control("Pictures", ["Upload", "Camera"], default="Upload", label_visibility="collapsed")
     if source == "Camera":
         taken = st.camera_input("Take a picture", label_visibility="collapsed")
@@ -172,8 +172,8 @@ def look(upload: UploadedFile, cropped: bool) -> Looked:
     return Looked(key, name, shown, tuple(face.box for face in found), scale, faces, problem)
 
 
-def ask(choice: Choice, model: Model, looked: Sequence[Looked]) -> list[list[Prediction]]:
-    """What a model says of all faces, picture by picture, each asked once a session."""
+def predict_faces(choice: Choice, model: Model, looked: Sequence[Looked]) -> list[list[Prediction]]:
+    """Predictions of a model for all faces, picture by picture; each is computed once a session."""
     before: dict[Choice, dict[tuple[str, bool], list[Prediction]]] = st.session_state.setdefault("answers", {})
     known = before.get(choice, {})
     rest = iter(model.predict([face for picture in looked if picture.key not in known for face in picture.faces]))
@@ -231,7 +231,7 @@ def show(picture: Looked, said: dict[Choice, tuple[Model, list[Prediction]]], *,
 def heat_map(
     choice: Choice, model: Model, key: tuple[str, bool], number: int, face: Picture, label: str
 ) -> tuple[HeatMap, str]:
-    """What a model looked at, as `Model.heat_map` says, each face asked once a session."""
+    """Heat maps of a model (`Model.heat_map`); each is computed once a session."""
     before: dict[tuple[object, ...], tuple[HeatMap, str]] = st.session_state.setdefault("heat_maps", {})
     which = (choice, key, number)
     if which not in before:

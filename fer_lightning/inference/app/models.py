@@ -29,14 +29,14 @@ NEWEST = 50
 
 
 class Model(Protocol):
-    """What the pages ask of a model."""
+    """The interface of a model for the pages."""
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
-        """What it says of each face, uint8 (H, W) or (H, W, 3)."""
+        """Predictions for faces, uint8 (H, W) or (H, W, 3)."""
         ...
 
     def heat_map(self, face: NDArray[np.uint8], label: str) -> tuple[HeatMap, str]:
-        """What it looked at for that class, and the name of the method."""
+        """A heat map for that class, and the name of the method."""
         ...
 
 
@@ -62,7 +62,7 @@ class Choice:
 
     @property
     def whereabouts(self) -> str:
-        """What tells it from another of the same name: the folder of the run or bundle, or the run's id."""
+        """Distinguishes it from another of the same name: the folder of the run or bundle, or the run's id."""
         if self.kind == "mlflow" or not Path(self.place).exists():  # a bundle by its name
             return self.place
         folder = Path(self.place).resolve()

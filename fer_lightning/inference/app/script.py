@@ -1,4 +1,4 @@
-"""What Streamlit runs: the frame around the pages."""
+"""The script that Streamlit runs: the frame around the pages."""
 
 from __future__ import annotations
 

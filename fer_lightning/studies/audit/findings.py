@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found; `None` stands for what could not be looked for.
+    """The findings; `None` stands for what could not be looked for.
 
     Attributes:
         faces: The data set.
@@ -198,7 +198,7 @@ def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
 
 
 def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
-    """What the runs below a folder said of pictures that they did not train on; several runs are averaged.
+    """Out-of-fold predictions of the runs below a folder, on pictures that they did not train on; several are averaged.
 
     Args:
         folder: A multirun of `protocol=kfold`, or a single run; `evaluate`'s folders below it count too.

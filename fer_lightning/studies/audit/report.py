@@ -19,7 +19,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.copies import THRESHOLD
 from fer_lightning.data.protocols import Indices
 from fer_lightning.labels import FERPLUS_COLUMNS
-from fer_lightning.reporting import figures, records
+from fer_lightning.reporting import figures, markdown, records
 from fer_lightning.studies.audit.findings import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
 from fer_lightning.studies.audit.worth import rows_of
 
@@ -179,9 +179,7 @@ def _by(found: Audit, values: Any, columns: Sequence[Any]) -> dict[str, list[str
 
 
 def _markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    lines = [["pictures", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *cells] for name, cells in rows.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(["pictures", *columns], ([name, *cells] for name, cells in rows.items()), numbers=True)
 
 
 def page(found: Audit, record: Mapping[str, Any], pictures: Mapping[str, str]) -> str:

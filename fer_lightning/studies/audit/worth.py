@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.labels import USAGES
+from fer_lightning.reporting.markdown import with_interval
 from fer_lightning.studies.audit.findings import Audit, Mask, linked
 from fer_lightning.studies.compare import Measured
 
@@ -19,7 +20,7 @@ Z = 1.959964  # of the two-sided 95% of a normal distribution
 
 @dataclass(frozen=True)
 class CopiesElsewhere:
-    """What links each picture to copies in the parts that trained or chose, Training and PublicTest.
+    """Links of each picture to copies in the parts that trained or chose, Training and PublicTest.
 
     Attributes:
         exact: (N,) has an exact copy there.
@@ -112,5 +113,4 @@ def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
 def _percent(row: Mapping[str, Any]) -> str:
     if row["accuracy"] is None:
         return "no picture"
-    low, high = row["interval"]
-    return f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+    return with_interval(row["accuracy"], row["interval"], digits=1)

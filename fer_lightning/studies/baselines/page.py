@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.config import ROOT
+from fer_lightning.reporting.markdown import table
 from fer_lightning.studies.baselines.rows import (
     COLUMNS,
     HEAD,
@@ -52,8 +53,7 @@ Written by `python -m fer_lightning baselines write` from `results/*.json`.
 
 def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
     """The table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([row.cells()[c] for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return table(columns, ([cells[column] for column in columns] for cells in (row.cells() for row in rows))) + "\n"
 
 
 def results_head(rows: Sequence[Baseline]) -> str:
@@ -89,7 +89,7 @@ def results_page(rows: Sequence[Baseline]) -> str:
 
 
 def _chosen(record: Mapping[str, Any]) -> str:
-    """What was chosen on PublicTest: the epoch of a net, the members of an ensemble."""
+    """The choice made on PublicTest: the epoch of a net, the members of an ensemble."""
     if "members" in record:
         voting = sum(member["weight"] > 0 for member in record["members"])
         return f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']})"
@@ -161,7 +161,7 @@ def show(rows: Sequence[Baseline], console: Console) -> None:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column not in ("needs", "without copies"), overflow="fold")
-    return table
+        shown.add_column(column, no_wrap=column not in ("needs", "without copies"), overflow="fold")
+    return shown

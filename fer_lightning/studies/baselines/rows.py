@@ -11,10 +11,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import yaml
-
 from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import SUPERSEDED, read_record, settings_typed
+from fer_lightning.studies.ensemble.recipe import Recipe
 
 NOT_RUN = "not run"
 NEEDED = (
@@ -46,7 +45,7 @@ Costs = Mapping[str, Mapping[str, float]]
 
 
 class Cost(NamedTuple):
-    """What a network costs, or the networks of an ensemble.
+    """Cost of a network, or of the networks of an ensemble.
 
     Attributes:
         parameters: Of all of them.
@@ -155,7 +154,7 @@ class Baseline:
 
     @property
     def command(self) -> str:
-        """What repeats the measured run: its own command, but not where it once went on from."""
+        """The command that repeats the measured run, without where it was once resumed from."""
         words = [word for word in self.records[0]["command"].split() if not word.startswith("resume=")]
         needs = f" (needs {self.needs})" if self.needs else ""
         return f"`{' '.join(words)}`{needs}"
@@ -218,7 +217,7 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
             records = _records(root / "results", path.stem)
             earlier = sorted((root / "results" / SUPERSEDED).glob(f"{path.stem}_seed*.json"))
             superseded = [read_record(file, *NEEDED) for file in earlier]
-            members = members_of(path) if path.parent.name == "ensemble" else {}
+            members = Recipe.read(path).members if path.parent.name == "ensemble" else {}
             cost = _together(members, records, costs) if members else _cost(costs.get(path.stem))
             if records and cost and abs(cost.parameters / records[0]["params"] - 1) > 0.01:
                 cost = None  # measured of another network than the record's, not only of another number of classes
@@ -255,15 +254,9 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _recipe(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-    """What seeds of one row have in common: the settings that were typed, and the size of the network."""
+    """The recipe that seeds of one row share: the settings that were typed, and the size of the network."""
     words = shlex.split(record["command"])[2:]
     return tuple(settings_typed(words, "seed=", "resume=")), record["params"]
-
-
-def members_of(recipe: Path) -> Mapping[str, Sequence[str]]:
-    """The nets of an ensemble: the folder of each, and the overrides that train it."""
-    members: Mapping[str, Sequence[str]] = yaml.safe_load(recipe.read_text())["members"]
-    return members
 
 
 def experiment_of(words: Sequence[str]) -> str:
@@ -284,7 +277,7 @@ def views_a_face(record: Mapping[str, Any]) -> list[int] | None:
 
 
 def _together(members: Mapping[str, Sequence[str]], records: Sequence[Mapping[str, Any]], costs: Costs) -> Cost | None:
-    """What the nets of an ensemble cost together: those that vote, where that was chosen already."""
+    """Cost of the nets of an ensemble together: those that vote, where that was chosen already."""
     silent = {Path(m["run"]).name for record in records[:1] for m in record["members"] if not m["weight"]}
     nets = []
     for member, words in members.items():

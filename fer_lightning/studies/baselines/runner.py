@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lightning.config import ROOT
-from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of, members_of
-
-RUNS = Path("outputs") / "baselines"
-"""Where rows and members of ensembles are trained."""
+from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of
+from fer_lightning.studies.ensemble.recipe import RUNS, Recipe
 
 OUT_OF_TIME = 75
 """EX_TEMPFAIL: not an error, try again."""
@@ -68,7 +66,7 @@ class Runner:
                 published = [] if measured else ["paths.results_dir=results"]
                 waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, *published]
                 continue
-            for member, words in members_of(recipe).items():
+            for member, words in Recipe.read(recipe).members.items():
                 if not (self.root / RUNS / member / "record.json").exists():
                     waiting.setdefault(member, words)
             vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", *([] if measured else [f"publish={name}"])]
@@ -83,7 +81,7 @@ class Runner:
 
         def add(row: tuple[str, int], weights: bool) -> None:
             recipe = self._recipe(row[0])
-            nets = [experiment_of(words) for words in members_of(recipe).values()] if recipe.exists() else []
+            nets = [experiment_of(words) for words in Recipe.read(recipe).members.values()] if recipe.exists() else []
             for name in (row[0], *nets):
                 if first := self._header(name).get("After"):
                     add((first, 0), weights=True)

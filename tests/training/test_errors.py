@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from fer_lightning.run import train
+from fer_lightning.training.errors import explanation
 from fer_lightning.training.losses import FocalLoss
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
-from fer_lightning.training.trouble import explained
 
 CONFIG = OmegaConf.create(
     {"trainer": {"batch_size": 64}, "data": {"workers": 4}, "paths": {"output_dir": "outputs/run"}}
@@ -71,9 +71,9 @@ def test_weights_that_an_epochs_last_update_spoilt_reach_no_checkpoint(composed,
 def test_a_look_at_many_losses_finds_the_first_that_is_no_number(composed, tmp_path: Path, monkeypatch) -> None:
     """As on a GPU, where the losses of several steps are looked at together."""
     diverging(monkeypatch, 2, 3)
-    look = FERModule._look_at_losses
+    look = FERModule._check_losses
     monkeypatch.setattr(
-        FERModule, "_look_at_losses", lambda self, batch: look(self, batch) if len(self._losses) == 5 else None
+        FERModule, "_check_losses", lambda self, batch: look(self, batch) if len(self._losses) == 5 else None
     )
     with pytest.raises(CompactHydraException, match=r"at step 3 \(epoch 1, batch 3 of 5\)"):
         train(composed(*TINY))
@@ -134,7 +134,7 @@ def test_out_of_memory_suggests_half_the_batch(composed, monkeypatch) -> None:
 def test_too_large_a_tensor_is_out_of_memory_on_a_cpu() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46)
-    sentence = explained(caught.value, CONFIG)
+    sentence = explanation(caught.value, CONFIG)
     assert sentence is not None
     assert "in main memory" in sentence
     assert "trainer.batch_size=32" in sentence
@@ -151,7 +151,7 @@ class Dying(torch.utils.data.Dataset):
 def test_a_worker_that_dies_is_named() -> None:
     with pytest.raises(RuntimeError) as caught:
         next(iter(DataLoader(Dying(), num_workers=1)))
-    sentence = explained(caught.value, CONFIG)
+    sentence = explanation(caught.value, CONFIG)
     assert sentence is not None
     assert "A process that prepares batches died (DataLoader worker" in sentence
     assert "data.workers=2 (now 4)" in sentence
@@ -159,13 +159,13 @@ def test_a_worker_that_dies_is_named() -> None:
 
 
 def test_what_is_not_known_keeps_its_traceback() -> None:
-    assert explained(RuntimeError("a bug"), CONFIG) is None
+    assert explanation(RuntimeError("a bug"), CONFIG) is None
 
 
 def test_a_network_that_cannot_be_compiled() -> None:
     from torch._inductor.exc import InvalidCxxCompiler
 
-    sentence = explained(InvalidCxxCompiler(), CONFIG)
+    sentence = explanation(InvalidCxxCompiler(), CONFIG)
     assert sentence is not None
     assert sentence.startswith("trainer.compile=true needs a C++ compiler")
     assert "\n" not in sentence

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from fer_lightning.files import sha256
 from fer_lightning.models.ensemble import Ensemble, soft_vote
-from fer_lightning.training.voting import choose_greedily, fit_weights, vote_weights, voters
+from fer_lightning.training.soft_voting import choose_greedily, ensemble_members, fit_weights, vote_weights
 
 
 def nets(skills: list[float], n: int = 150, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,10 +36,10 @@ def test_a_net_that_was_trained_anew_is_not_the_one_that_was_measured(tmp_path: 
     net.write_bytes(b"a net")
     member = {"checkpoint": str(net), "checkpoint_sha256": sha256(net), "weight": 1.0}
     (tmp_path / "record.json").write_text(json.dumps({"members": [member]}))
-    assert voters(tmp_path) == [(net, 1.0)]
+    assert ensemble_members(tmp_path) == [(net, 1.0)]
     net.write_bytes(b"another net")
     with pytest.raises(ValueError, match=r"best\.ckpt, which was trained anew since: vote again"):
-        voters(tmp_path)
+        ensemble_members(tmp_path)
 
 
 def test_a_net_without_weight_has_no_say() -> None:

@@ -1,4 +1,4 @@
-"""Pieces of a data set on their way from a file to FaceArrays: read in parallel, kept in order."""
+"""Chunks of a data set between a file and FaceArrays: read in parallel, kept in order, put together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Consecutive pictures of a source.
 
     Attributes:
@@ -41,7 +41,9 @@ class Piece:
     problems: tuple[str, ...] = ()
 
 
-def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None) -> Iterator[_Result]:
+def ordered_map(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
+) -> Iterator[_Result]:
     """`map` over threads, without a number one a core and at most 8, that takes only as many items ahead."""
     workers = threads or min(8, os.cpu_count() or 1)
     waiting: deque[Future[_Result]] = deque()
@@ -66,12 +68,12 @@ def check_alike(name: bytes, image: NDArray[np.uint8], other_name: bytes, other:
 
 
 def assemble(
-    pieces: Iterable[Piece], file: BinaryIO, *, source: str, classes: tuple[str, ...], name: str
+    chunks: Iterable[Chunk], file: BinaryIO, *, source: str, classes: tuple[str, ...], name: str
 ) -> FaceArrays:
-    """Puts pieces together; the pixels go straight to `file` in the .npy format and are mapped from it.
+    """Puts chunks together; the pixels go straight to `file` in the .npy format and are mapped from it.
 
     Args:
-        pieces: In order.
+        chunks: In order.
         file: Empty, open for reading and writing; an `io.BytesIO` keeps the pixels in memory.
         source: What the messages call the file.
         classes: Class names.
@@ -84,20 +86,20 @@ def assemble(
     columns: list[tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.bytes_]]] = []
     skipped: list[str] = []
     count, shape = 0, (0, 0)
-    for piece in pieces:
-        skipped += [f"{source}, {problem}" for problem in piece.problems]
+    for chunk in chunks:
+        skipped += [f"{source}, {problem}" for problem in chunk.problems]
         if len(skipped) > MAX_PROBLEMS:
             raise DataError(f"{source}: over {MAX_PROBLEMS:,} pictures cannot be used; the first: {skipped[0]}")
-        if not len(piece.images):
+        if not len(chunk.images):
             continue
         if not columns:
-            first_name, first = piece.names[0], piece.images[0].copy()
+            first_name, first = chunk.names[0], chunk.images[0].copy()
             shape = first.shape
             _write_header(file, (0, *shape))
-        check_alike(first_name, first, piece.names[0], piece.images[0])
-        file.write(np.ascontiguousarray(piece.images).data)
-        count += len(piece.images)
-        columns.append((piece.labels, piece.usage, piece.names))
+        check_alike(first_name, first, chunk.names[0], chunk.images[0])
+        file.write(np.ascontiguousarray(chunk.images).data)
+        count += len(chunk.images)
+        columns.append((chunk.labels, chunk.usage, chunk.names))
     if not columns:
         reason = f"; the first: {skipped[0]}" if skipped else ""
         raise DataError(f"{source}: no picture in it can be used{reason}")

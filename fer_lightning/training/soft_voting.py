@@ -1,4 +1,4 @@
-"""Who votes, and how much each vote counts, fitted on the val part alone."""
+"""Members of an ensemble and their weights in a soft vote, fitted on the val part alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST = 1e-3
 """Fitted weights below it are 0: such a net is not worth asking."""
 
 
-def voters(path: Path) -> list[tuple[Path, float]]:
+def ensemble_members(path: Path) -> list[tuple[Path, float]]:
     """The checkpoints that a name stands for, each with the weight of its vote; the weights add up to 1.
 
     Args:
@@ -26,7 +26,7 @@ def voters(path: Path) -> list[tuple[Path, float]]:
         ValueError: The record in the folder is damaged, or a net that votes is not the one that was measured.
     """
     record = path / "record.json"
-    if record.is_file() and (members := _members(record)):
+    if record.is_file() and (members := _recorded_members(record)):
         voting = [member for member in members if member["weight"] > 0]
         for member in voting:
             checkpoint, measured = Path(member["checkpoint"]), member["checkpoint_sha256"]
@@ -38,7 +38,7 @@ def voters(path: Path) -> list[tuple[Path, float]]:
     return [(checkpoint_of(path), 1.0)]
 
 
-def _members(record: Path) -> list[dict[str, Any]]:
+def _recorded_members(record: Path) -> list[dict[str, Any]]:
     try:
         members = json.loads(record.read_text()).get("members", [])
         return [

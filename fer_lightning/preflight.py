@@ -1,4 +1,4 @@
-"""Everything that a configuration names, built small before any data is read: mistakes show in a second."""
+"""Builds what a configuration names, small and before any data are read: mistakes show in a second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fer_lightning.training.resume import differences
 STAND_IN_CLASSES = 7
 
 
-def rehearse(config: DictConfig, checkpoint: Path | None = None) -> None:
+def dry_run(config: DictConfig, checkpoint: Path | None = None) -> None:
     """Builds each part of a run on stand-ins and lets the network see one empty picture, without memory or weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""What can go wrong while a net trains, and what a person reads then."""
+"""Known failures of a training as one sentence with a way out; what Ctrl-C and SIGTERM do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.data.arrays import DataError
-from fer_lightning.files import in_words
+from fer_lightning.files import error_message
 from fer_lightning.training.checkpoint_io import NO_ROOM
 
 INTERRUPTED = 130
@@ -36,7 +36,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 @contextmanager
-def one_clear_sentence() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
@@ -44,17 +44,17 @@ def one_clear_sentence() -> Iterator[None]:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         raise CompactHydraException(f"{missing[1] if missing else error.full_key} must be given") from None
     except (ValueError, OSError, MisconfigurationException) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `trouble_in_words` knows a way out
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `explain_errors` knows a way out
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CompactHydraException(in_words(error)) from None
+        raise CompactHydraException(error_message(error)) from None
     except OmegaConfBaseException as error:  # a key that somebody took away, or whose value cannot be resolved
         raise CompactHydraException(" ".join(str(error).split())) from None
 
 
 @contextmanager
-def trouble_in_words(config: DictConfig) -> Iterator[None]:
+def explain_errors(config: DictConfig) -> Iterator[None]:
     """Turns what a training can die of into one sentence with a way out; HYDRA_FULL_ERROR=1 shows the traceback.
 
     Args:
@@ -63,13 +63,13 @@ def trouble_in_words(config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = explained(error, config)
+        sentence = explanation(error, config)
         if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise CompactHydraException(sentence) from None
 
 
-def explained(error: BaseException, config: DictConfig) -> str | None:
+def explanation(error: BaseException, config: DictConfig) -> str | None:
     """The sentence for an error, None for one that is not known here."""
     message = str(error)
     if isinstance(error, (NonFiniteLossError, MisconfigurationException, DataError)):
@@ -99,14 +99,14 @@ def explained(error: BaseException, config: DictConfig) -> str | None:
 
 
 @contextmanager
-def calm_end(folder: Path, goes_on: Callable[..., str | None]) -> Iterator[None]:
+def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -> Iterator[None]:
     """Ends a run that Ctrl-C or SIGTERM stops with two lines: how far it came, and the command that goes on.
 
     The state of the last whole epoch lies in `last.ckpt` already, so that nothing has to be saved in a hurry.
 
     Args:
         folder: The run's folder.
-        goes_on: The command for that, `Job.goes_on`; None where the run's multirun has its own way to stop.
+        resume_command: `Job.resume_command`; gives None where the run is part of a multirun, which stops its own way.
 
     Raises:
         SystemExit: With status `INTERRUPTED` or `REQUEUE`.
@@ -124,7 +124,7 @@ def calm_end(folder: Path, goes_on: Callable[..., str | None]) -> Iterator[None]
         if status is None:
             raise
         terminated, saved = status == REQUEUE, folder / "checkpoints" / "last.ckpt"
-        command = goes_on(begun=saved.exists())
+        command = resume_command(begun=saved.exists())
         if command and getattr(rank_zero_only, "rank", 0) == 0:
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
@@ -139,16 +139,16 @@ def calm_end(folder: Path, goes_on: Callable[..., str | None]) -> Iterator[None]
 
 def stopped_by(error: BaseException) -> int | None:
     """The exit status of what Ctrl-C or SIGTERM has ended, `INTERRUPTED` or `REQUEUE`; None after anything else."""
-    if _lies_behind(error, SIGTERMException):
+    if _caused_by(error, SIGTERMException):
         return REQUEUE
-    return INTERRUPTED if _lies_behind(error, KeyboardInterrupt) else None
+    return INTERRUPTED if _caused_by(error, KeyboardInterrupt) else None
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
     raise SIGTERMException
 
 
-def _lies_behind(error: BaseException | None, kind: type[BaseException]) -> bool:
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
     while error is not None:
         if isinstance(error, kind):
             return True

@@ -10,7 +10,7 @@ from hydra.errors import CompactHydraException
 
 import fer_lightning.models
 from fer_lightning.command_line import check_words
-from fer_lightning.rehearsal import rehearse
+from fer_lightning.preflight import dry_run
 from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import train
 
@@ -189,7 +189,7 @@ def test_a_part_that_the_protocol_lacks_is_named_once_they_are_read(composed) ->
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str) -> None:
     named = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
-    rehearse(composed(f"model={model}", *named))  # nothing is fetched
+    dry_run(composed(f"model={model}", *named))  # nothing is fetched
 
 
 @pytest.mark.parametrize(

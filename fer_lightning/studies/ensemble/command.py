@@ -12,27 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from fer_lightning.config import CONF, plain
-from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.files import check_place, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
-from fer_lightning.reporting import figures, records, tables
-from fer_lightning.reporting.report import write_report
-from fer_lightning.studies.baselines.runner import RUNS
-from fer_lightning.studies.calibrate import Calibration, save_diagram
-from fer_lightning.studies.compare import paired, points
+from fer_lightning.reporting import records, tables
+from fer_lightning.studies.calibrate import Calibration
+from fer_lightning.studies.compare import paired
+from fer_lightning.studies.ensemble.recipe import Recipe
+from fer_lightning.studies.ensemble.report import summary, write_ensemble_report
 from fer_lightning.studies.trained import Trained
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
-from fer_lightning.training.voting import check_vote, vote_weights
+from fer_lightning.training.soft_voting import check_vote, vote_weights
 
 HELP = """usage: python -m fer_lightning ensemble members=[RUN,RUN,...] [weights=fitted] [choose=greedy] [key=value ...]
 
@@ -50,62 +47,8 @@ The report goes to outputs/ensembles/.
 """
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """An ensemble before it is trained (conf/ensemble).
-
-    Attributes:
-        name: `khanzada7` for conf/ensemble/khanzada7.yaml.
-        members: The command line of each member's training, by the name of its run.
-        weights: `equal` or `fitted`.
-        choose: `all` or `greedy`.
-    """
-
-    name: str
-    members: Mapping[str, Sequence[str]]
-    weights: str = "equal"
-    choose: str = "all"
-
-    @classmethod
-    def read(cls, name: str) -> Recipe:
-        """The recipe of that name.
-
-        Raises:
-            ValueError: There is none; the message lists those there are.
-        """
-        path = CONF / "ensemble" / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-            raise ValueError(f"recipe={name}: there is no such ensemble; there are {known}")
-        try:
-            return cls(name=name, **plain(OmegaConf.load(path)))
-        except TypeError as error:  # a key is missing or unknown
-            raise ValueError(f"{path}: {str(error).removeprefix('Recipe.__init__() ')}") from None
-
-    def runs(self) -> dict[str, Path]:
-        """The folder of each member's run."""
-        return {member: RUNS / member for member in self.members}
-
-    def missing(self) -> list[str]:
-        """The members whose training has not ended yet."""
-        return [member for member, run in self.runs().items() if not (run / "record.json").is_file()]
-
-    def trained(self) -> list[Path]:
-        """The runs of all members.
-
-        Raises:
-            FileNotFoundError: Some are not trained; the message says how to.
-        """
-        if missing := self.missing():
-            commands = [
-                shlex.join(["python", "train.py", *self.members[name], f"hydra.run.dir={RUNS / name}"])
-                for name in missing
-            ]
-            raise FileNotFoundError(
-                f"{len(missing)} of the {len(self.members)} members of {self.name} are not trained yet; train with\n"
-                + "\n".join(commands)
-            )
-        return list(self.runs().values())
+SEED = 0
+"""Draws the resamples of intervals; an ensemble is not trained, so that it has one row alone."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +57,12 @@ class Member:
 
     Attributes:
         checkpoint: Where it comes from.
-        told: What a record says of it.
+        about: What a record says of it.
         parts: Its predictions of `val` and `test`.
     """
 
     checkpoint: Path
-    told: dict[str, Any]
+    about: dict[str, Any]
     parts: dict[str, Predictions]
 
 
@@ -154,8 +97,8 @@ def members_of(words: str) -> list[Path]:
     return distinct
 
 
-def ask(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tuple[list[Member], Trained]:
-    """What each net says of the val and test parts.
+def predict_members(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tuple[list[Member], Trained]:
+    """Predictions of each net for the val and test parts.
 
     Args:
         paths: Runs or checkpoints.
@@ -175,15 +118,15 @@ def ask(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tu
     for number, path in enumerate(paths, start=1):
         net = Trained.load(path, overrides)
         first = first or net
-        check_alike(first, net)
+        check_compatible(first, net)
         console.print(f"{number}/{len(paths)}  {path}", highlight=False, soft_wrap=True)
         parts = {part: net.predictions(part) for part in ("val", "test")}
-        members.append(Member(net.checkpoint, tell(net), parts))
+        members.append(Member(net.checkpoint, member_record(net), parts))
     assert first is not None
     return members, first
 
 
-def check_alike(first: Trained, net: Trained) -> None:
+def check_compatible(first: Trained, net: Trained) -> None:
     """Refuses nets that cannot vote together.
 
     Raises:
@@ -206,8 +149,8 @@ def check_alike(first: Trained, net: Trained) -> None:
         )
 
 
-def tell(net: Trained) -> dict[str, Any]:
-    """What a record says of a member: where it is, what it is, and what its training took."""
+def member_record(net: Trained) -> dict[str, Any]:
+    """The entry of a member in the record: where it is, what it is, and what its training took."""
     trained = net.record
     return {
         "run": str(net.run),
@@ -256,36 +199,28 @@ def ensemble(
     folder = Path("outputs") / "ensembles" / name
     refuse_another(folder / "record.json", command)
     check_place(folder, "outputs")
-    members, first = ask(paths, overrides, console)
+    members, first = predict_members(paths, overrides, console)
     val = members[0].parts["val"]
     shares = vote_weights(torch.stack([m.parts["val"].logits for m in members]), val.labels, weights, choose)
-    classes = first.module.classes
-    resamples, seed = first.evaluation["bootstrap"], 0
-
-    def scored(predictions: Predictions) -> dict[str, Scores]:
-        return score_part(predictions, "test", first.split, classes, resamples, seed)
-
     voted = {part: vote(members, shares, part) for part in ("val", "test")}
-    scores = scored(voted["test"])
+    scores = scores_of_test(voted["test"], first)
     calibration = Calibration.fit(voted["val"], voted["test"])
+    classes = first.module.classes
     rows = [
         {
-            **member.told,
+            **member.about,
             "weight": share,
             "val": epoch_scores(member.parts["val"], classes),
-            **{part: records.recorded(s) for part, s in scored(member.parts["test"]).items()},
+            **{part: records.recorded(row) for part, row in scores_of_test(member.parts["test"], first).items()},
         }
         for member, share in zip(members, shares.tolist(), strict=True)
     ]
-    best = max(range(len(rows)), key=lambda i: rows[i]["val"]["accuracy"])
-    one, all_ = members[best].parts["test"].logits.argmax(dim=1), voted["test"].logits.argmax(dim=1)
-    against = paired(voted["test"].labels.numpy(), all_.numpy(), one.numpy(), classes, seed)
     voting = [row for row in rows if row["weight"] > 0]
     longest = max(voting, key=lambda row: row["minutes"] or 0)
     record = {
         "experiment": name,
         "name": name,
-        "seed": seed,
+        "seed": SEED,
         "data": first.faces.name,
         "data_fingerprint": first.faces.fingerprint,
         "synthetic": first.faces.is_synthetic,
@@ -300,20 +235,34 @@ def ensemble(
         "minutes": round(sum(row["minutes"] or 0 for row in voting), 2),
         "params": sum(row["params"] for row in voting),
         "val": epoch_scores(voted["val"], classes),
-        **{part: records.recorded(s) for part, s in scores.items()},
-        "best_member": rows[best]["run"],
-        "against_best_member": against,
+        **{part: records.recorded(row) for part, row in scores.items()},
+        **against_best_member(members, rows, voted["test"], classes),
         "calibration": calibration.record(),
         "members": rows,
     }
     if is_kaggle_test(first.split, first.faces):
-        kaggle = full_scores(Predictions.joined(*voted.values()), classes, resamples, seed)
+        kaggle = full_scores(Predictions.joined(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
         record["kaggle_test"] = records.recorded(kaggle)
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
-    console.print(tables.test_table(scores, classes))
+    console.print(tables.scores_table(scores, classes))
     console.print(summary(record), highlight=False)
     console.print(f"report: {folder}", soft_wrap=True)
     return record
+
+
+def scores_of_test(predictions: Predictions, net: Trained) -> dict[str, Scores]:
+    """The scores of the test part and of its subsets, on the data of that net."""
+    return score_part(predictions, "test", net.split, net.module.classes, net.evaluation["bootstrap"], SEED)
+
+
+def against_best_member(
+    members: Sequence[Member], rows: Sequence[Mapping[str, Any]], voted: Predictions, classes: Sequence[str]
+) -> dict[str, Any]:
+    """How the vote compares on the test part with the member that is best on the val part."""
+    best = max(range(len(rows)), key=lambda i: rows[i]["val"]["accuracy"])
+    one, all_ = (predictions.logits.argmax(dim=1).numpy() for predictions in (members[best].parts["test"], voted))
+    against = paired(voted.labels.numpy(), all_, one, classes, SEED)
+    return {"best_member": rows[best]["run"], "against_best_member": against}
 
 
 def refuse_another(path: Path, command: str) -> None:
@@ -337,93 +286,6 @@ def refuse_another(path: Path, command: str) -> None:
         raise ValueError(f"{path} holds what `{before}` measured: move it away, or give this one another name")
 
 
-def summary(record: Mapping[str, Any]) -> str:
-    """Who votes, and whether the vote is better than the best member."""
-    against, test = record["against_best_member"], record["against_best_member"]["mcnemar"]
-    low, high = against["accuracy"]["interval"]
-    voting = sum(row["weight"] > 0 for row in record["members"])
-    gain = f"{points(against['accuracy']['difference'], 2)} points of accuracy"
-    return (
-        f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']}). Against "
-        f"{record['best_member']}, the member that is best on the val part: {gain} on the test part "
-        f"({points(low)} to {points(high)}); only the ensemble is right on {test['only_a']:,} pictures, "
-        f"only that member on {test['only_b']:,} (McNemar, {test['test']}: p = {test['p']:.2g})."
-    )
-
-
-def write_ensemble_report(
-    folder: Path,
-    faces: FaceArrays,
-    predictions: Predictions,
-    scores: Mapping[str, Scores],
-    record: Mapping[str, Any],
-    calibration: Calibration,
-) -> None:
-    """Writes report.md, record.json, what every measurement has, and the pictures of members and calibration."""
-    write_report(folder, faces, predictions, scores, protocol=record["protocol"])
-    records.write_json(folder / "record.json", record)
-    (folder / "report.md").write_text(markdown(record))
-    save_diagram(calibration, folder / "reliability_diagram.png")
-    runs = [Path(row["run"]) for row in record["members"]]
-    alike = len({run.name for run in runs}) < len(runs)
-    named = {str(run) if alike else run.name: row for run, row in zip(runs, record["members"], strict=True)}
-    dots = {
-        name: (row["test"]["accuracy"], *row["test"]["accuracy_interval"])
-        for name, row in {**named, "ensemble": record}.items()
-    }
-    figure = figures.intervals(dots, "accuracy on the test part, 95% intervals", marked="ensemble")
-    figures.save(figure, folder / "members.png")
-
-
-def markdown(record: Mapping[str, Any]) -> str:
-    """The report: each member and the ensemble, and how they were chosen."""
-
-    def cells(row: Mapping[str, Any]) -> list[str]:
-        accuracies = [
-            "{:.2%} ({:.1%} to {:.1%})".format(row[part]["accuracy"], *row[part]["accuracy_interval"])
-            if part in row
-            else ""
-            for part in ("test", "test_deduplicated")
-        ]
-        f1, size = f"{row['test']['macro_f1']:.2%}", f"{row['params'] / 1e6:.2f} M"
-        return [f"{row['val']['accuracy']:.2%}", *accuracies, f1, size]
-
-    head = [
-        "",
-        "weight",
-        "views",
-        "val accuracy",
-        "test accuracy (95%)",
-        "without copies (95%)",
-        "macro F1",
-        "parameters",
-    ]
-    table = [head, ["---"] * len(head)]
-    table += [[r["run"], f"{r['weight']:.3f}", r["views"], *cells(r)] for r in record["members"]]
-    table.append(["**ensemble**", "", "", *cells(record)])
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    fitted = record["weights"] == "fitted" or record["choose"] == "greedy"
-    chosen = " The vote was chosen on the val part, so its val accuracy flatters it." if fitted else ""
-    calibration = record["calibration"]
-    before, after = calibration["test_before"], calibration["test_after"]
-    return "\n".join(
-        [
-            f"# Ensemble {record['name']}\n",
-            *lines,
-            "",
-            summary(record) + chosen + "\n",
-            f"Temperature {calibration['temperature']:.3f}, fitted on the val part, takes the calibration error on the "
-            f"test part from {before['ece']:.2%} to {after['ece']:.2%} and its negative log likelihood from "
-            f"{before['nll']:.3f} to {after['nll']:.3f}.\n",
-            f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
-            f"commit {record['commit'][:12]}.\n",
-            "![Members](members.png)\n",
-            "![Reliability diagram](reliability_diagram.png)\n",
-            f"```\n{record['command']}\n```\n",
-        ]
-    )
-
-
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
     command = records.verb_command("ensemble", arguments)
@@ -438,7 +300,7 @@ def main(arguments: Sequence[str]) -> int:
                 raise ValueError(f"publish={publish} must be one word of letters, digits and _: the name of a row")
             check_place(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
         if "recipe" in given:
-            recipe = Recipe.read(given["recipe"])
+            recipe = Recipe.named(given["recipe"])
             paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose
         else:
             paths = members_of(given["members"])

@@ -1,0 +1,1 @@
+"""Ensembles: recipes, soft votes chosen on the val part, reports."""
