@@ -13,6 +13,8 @@ from typing import Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
+from fer_lightning.run_folder import last_checkpoint
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 """The folder of the configuration."""
@@ -206,7 +208,7 @@ def check(config: DictConfig) -> None:
     if config.resume is not None and not isinstance(config.resume, str):
         raise ValueError(f"resume is {config.resume!r}; it must be auto or a run's last.ckpt")
     if config.resume and Path(config.resume).is_dir():
-        raise ValueError(f"resume={config.resume} is a folder: give {Path(config.resume, 'checkpoints', 'last.ckpt')}")
+        raise ValueError(f"resume={config.resume} is a folder: give {last_checkpoint(Path(config.resume))}")
     if config.resume and config.resume != "auto" and not Path(config.resume).is_file():
         raise FileNotFoundError(
             f"resume={config.resume}: there is no such checkpoint; give a run's last.ckpt, or resume=auto"

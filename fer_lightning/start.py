@@ -17,6 +17,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols import is_leaky, parts_as_official, same_pictures
 from fer_lightning.models.network import weights_origin
 from fer_lightning.preflight import read_training
+from fer_lightning.run_folder import last_checkpoint, run_of
 from fer_lightning.training.resume import RunState, differences, settings, state_to_resume
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def refuse_overwrite(folder: Path, config: DictConfig) -> None:
     Raises:
         ValueError: The folder holds one.
     """
-    there, last = RunState.read(folder), folder / "checkpoints" / "last.ckpt"
+    there, last = RunState.read(folder), last_checkpoint(folder)
     if config.resume and Path(config.resume).resolve().parent == last.resolve().parent:
         return
     if there is None and last.exists():
@@ -77,7 +78,7 @@ def find_checkpoint(config: DictConfig, folder: Path, console: Console) -> tuple
         ValueError: The folder holds a run of other settings, or a row of the results table would be of two recipes.
     """
     if config.resume and config.resume != "auto" and config.paths.results_dir:
-        begun = RunState.read(Path(config.resume).absolute().parents[1])
+        begun = RunState.read(run_of(Path(config.resume).absolute()))
         if begun and (differ := differences(begun.settings, settings(config))):
             raise ValueError(
                 f"resume={config.resume} was begun with other settings ({differ}), and what goes to "
@@ -88,7 +89,7 @@ def find_checkpoint(config: DictConfig, folder: Path, console: Console) -> tuple
         same = state is not None and state.settings == settings(config)
         return (Path(config.resume) if config.resume else None), (state if same else None)
     state = state_to_resume(folder, settings(config))
-    last = folder / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(folder)
     if state is None:
         console.print("resume=auto: no earlier run of this configuration was found, this one starts anew")
     elif state.objective is None and not last.is_file():

@@ -39,8 +39,9 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters, size_learnt_from
 from fer_lightning.reporting import records
+from fer_lightning.run_folder import run_of
 from fer_lightning.studies.ensemble.command import check_compatible
-from fer_lightning.studies.trained import Trained, run_of
+from fer_lightning.studies.trained import Trained
 from fer_lightning.studies.verb import run_verb
 from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fer_lightning.config import build, target_of
 from fer_lightning.models.torch_file import read_torch_file, reason_of
+from fer_lightning.run_folder import best_checkpoint
 
 MAX_SIDE = 1024
 """Pixels a side that a network may be built for."""
@@ -248,7 +249,7 @@ def check_weights_file(path: Path) -> None:
         FileNotFoundError: There is none, or the path is a folder.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"model.weights={path} is a folder: of a run give {path / 'checkpoints' / 'best.ckpt'}")
+        raise FileNotFoundError(f"model.weights={path} is a folder: of a run give {best_checkpoint(path)}")
     if not path.is_file():
         raise FileNotFoundError(f"model.weights={path}: there is no such file")
 

@@ -23,7 +23,7 @@ from fer_lightning.files import check_place
 from fer_lightning.help import wrapped
 from fer_lightning.reporting.records import read_record, write_json
 from fer_lightning.reporting.report import read_predictions
-from fer_lightning.studies.trained import run_of
+from fer_lightning.run_folder import run_of
 from fer_lightning.training.metrics import from_confusion
 
 HELP = """usage: python -m fer_lightning compare A B [json=FILE]

@@ -27,6 +27,7 @@ from fer_lightning.models.torch_file import reason_of
 from fer_lightning.preflight import try_all_views
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run import prepare_data
+from fer_lightning.run_folder import run_of
 from fer_lightning.trainer import build_trainer, choose_precision
 from fer_lightning.training.checkpoint_io import existing_checkpoint
 from fer_lightning.training.evaluation import predict_part
@@ -93,11 +94,6 @@ def settings_in_name(typed: Sequence[str]) -> list[str]:
 
 MEASURING = ("trainer.precision=", "trainer.limit_test_batches=")
 """Keys beside those of `eval` that change what is measured."""
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that left a checkpoint."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from fer_lightning.files import sync_folder
 from fer_lightning.models.torch_file import read_torch_file
+from fer_lightning.run_folder import best_checkpoint
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the quota is used up, or the file would be larger than is allowed."""
@@ -21,7 +22,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def checkpoint_of(path: Path) -> Path:
     """A checkpoint itself, or the best one of a run's folder."""
-    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    return best_checkpoint(path) if path.is_dir() else path
 
 
 def existing_checkpoint(path: Path) -> Path:
@@ -35,7 +36,7 @@ def existing_checkpoint(path: Path) -> Path:
         return checkpoint
     if not path.is_dir():
         raise FileNotFoundError(f"checkpoint={path}: there is no such file or folder")
-    runs = sorted(found.parent.parent for found in path.glob("*/checkpoints/best.ckpt"))
+    runs = sorted(run for run in path.glob("*") if best_checkpoint(run).exists())
     way = f"; it holds {len(runs)} of them: give one, as {runs[0]}" if runs else ""
     raise FileNotFoundError(f"checkpoint={path} is no trained run: it has no checkpoints/best.ckpt{way}")
 

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.data.arrays import DataError
 from fer_lightning.files import error_message
+from fer_lightning.run_folder import last_checkpoint
 from fer_lightning.training.checkpoint_io import NO_ROOM
 
 INTERRUPTED = 130
@@ -123,7 +124,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
         status = stopped_by(stop)
         if status is None:
             raise
-        terminated, saved = status == REQUEUE, folder / "checkpoints" / "last.ckpt"
+        terminated, saved = status == REQUEUE, last_checkpoint(folder)
         command = resume_command(begun=saved.exists())
         if command and getattr(rank_zero_only, "rank", 0) == 0:
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"

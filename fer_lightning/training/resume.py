@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from fer_lightning.config import WITHOUT_EFFECT, flatten, plain
 from fer_lightning.files import atomic_write, unique_folder
+from fer_lightning.run_folder import run_of
 
 STATE = ".resume.json"
 """The file in a run's folder that says which run it is."""
@@ -94,7 +95,7 @@ def run_folder(fresh: str, config: DictConfig) -> str:
     if resume == "auto":
         return str(last_folder(Path(fresh).parents[1], settings(config)) or unique_folder(fresh))
     if isinstance(resume, str) and Path(resume).parent.name == "checkpoints":
-        return str(Path(resume).parents[1])
+        return str(run_of(Path(resume)))
     return unique_folder(fresh)
 
 

@@ -79,3 +79,13 @@ def test_colour_and_size_do_not_matter() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_any_picture_is_no_trouble(count: int) -> None:
     assert len(near_copies(FACES, np.arange(count)).above(THRESHOLD).pairs) == 0
+
+
+def test_pairs_do_not_depend_on_the_blocks_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.concatenate([FACES, np.stack([moved(image, 1, 0) for image in FACES[:50]])])
+    whole = near_copies(images, np.arange(len(images)))
+    monkeypatch.setattr("fer_lightning.data.copies._BLOCK", 64)
+    blocks = near_copies(images, np.arange(len(images)))
+    assert len(whole.pairs) > 20
+    assert np.array_equal(whole.pairs, blocks.pairs)
+    assert np.array_equal(whole.correlation, blocks.correlation)

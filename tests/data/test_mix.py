@@ -95,3 +95,21 @@ def test_reproducible_by_the_generator_and_leaves_its_input(mix):
 def test_a_wrong_alpha_is_named(mix, alpha):
     with pytest.raises(ValueError, match=r"augmentation\.mix\.alpha must be above 0"):
         mix(alpha)
+
+
+def test_cutmix_pastes_an_area_of_1_minus_lambda_anywhere() -> None:
+    images, targets = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 64, 64).clone(), torch.eye(2)
+    generator = seeded()
+    whole, places = [], torch.zeros(64, 64)
+    for _ in range(3000):
+        mixed, _ = CutMix(1.0)(images, targets, generator)
+        pasted = mixed[0, 0] == 1
+        places += pasted
+        inside = not (pasted[0].any() or pasted[-1].any() or pasted[:, 0].any() or pasted[:, -1].any())
+        if pasted.any() and inside:
+            whole.append(pasted.float().mean().item())
+    # The area is uniform, and a square of area a lies inside of the border with the chance (1 - sqrt(a))^2.
+    expected = (1 / 2 - 4 / 5 + 1 / 3) / (1 - 4 / 3 + 1 / 2)
+    assert sum(whole) / len(whole) == pytest.approx(expected, abs=0.03)  # sides are cut to whole, even pixels
+    corners, centre = places[[0, 0, -1, -1], [0, -1, 0, -1]].mean(), places[32, 32]
+    assert 0.1 < corners / centre < 0.6, "rectangles lie around centres drawn anywhere"

@@ -22,6 +22,9 @@ def test_shifts_are_moved_pictures_with_repeated_edges() -> None:
     assert torch.equal(views[2][..., 1:, :], image[..., :-1, :])  # moved down by one
     assert torch.equal(views[2][..., 0, :], image[..., 0, :])
     assert torch.equal(views[8][..., :-1], image[..., 1:])  # moved left by one
+    assert torch.equal(views[4][..., :-1, :], image[..., 1:, :])  # up
+    assert torch.equal(views[6][..., 1:], image[..., :-1])  # right
+    assert all(torch.equal(mirrored, view.flip(-1)) for view, mirrored in zip(views[::2], views[1::2], strict=True))
 
 
 def test_ten_crop_takes_corners_and_centre() -> None:

@@ -159,3 +159,11 @@ def test_label_drawing_is_cross_entropy_of_drawn_labels() -> None:
 def test_multi_target_refuses_a_share_that_is_none() -> None:
     with pytest.raises(ValueError, match=r"loss\.elsewhere is 0; it must lie between 0 and 1"):
         MultiTargetLoss([1, 1], elsewhere=0)
+
+
+def test_losses_of_bfloat16_logits_are_taken_in_float32() -> None:
+    logits = torch.randn(64, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.arange(64) % 7
+    for loss in (CrossEntropyLoss([1] * 7), FocalLoss([1] * 7, gamma=2.0)):
+        assert loss(logits, labels).dtype == torch.float32
+        assert torch.equal(loss(logits, labels), loss(logits.float(), labels))

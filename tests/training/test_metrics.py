@@ -48,6 +48,9 @@ def test_top2_and_ece_by_hand() -> None:
     ours = Predictions(torch.arange(4), probabilities.log(), torch.tensor([0, 2, 0, 0]))
     scores = epoch_scores(ours, ["a", "b", "c"])
     assert scores["top2_accuracy"] == pytest.approx(3 / 4)
+    second = Predictions(torch.arange(4), probabilities.log(), torch.tensor([1, 2, 1, 0]))
+    assert epoch_scores(second, ["a", "b", "c"])["top2_accuracy"] == pytest.approx(3 / 4)
+    assert epoch_scores(second, ["a", "b", "c"])["accuracy"] == pytest.approx(1 / 4)
     assert scores["ece"] == pytest.approx(0.5 * abs(0.6 - 0.5) + 0.5 * abs(0.9 - 1.0), abs=1e-6)
 
 
@@ -116,3 +119,29 @@ def test_joined_predictions_lie_in_the_order_of_the_data_set() -> None:
     assert joined.index.tolist() == [2, 5, 7, 9]
     assert torch.equal(joined.logits, logits)
     assert joined.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_intervals_are_those_of_resampled_pictures_and_follow_the_seed() -> None:
+    ours = predictions(300, 4, 5)
+    names = list("abcd")
+    scores, again, other = (full_scores(ours, names, resamples=2000, seed=seed) for seed in (1, 1, 2))
+    assert scores == again
+    assert scores["macro_f1_interval"] != other["macro_f1_interval"]
+    y, p = ours.labels.numpy(), ours.logits.argmax(1).numpy()
+    random = np.random.default_rng(0)
+    drawn = [random.integers(0, 300, 300) for _ in range(2000)]
+    for name, score in {
+        "accuracy": lambda i: (y[i] == p[i]).mean(),
+        "macro_f1": lambda i: sk.f1_score(y[i], p[i], average="macro"),
+    }.items():
+        expected = np.quantile([score(i) for i in drawn], [0.025, 0.975])
+        assert scores[f"{name}_interval"] == pytest.approx(expected, abs=0.01), name
+
+
+def test_a_store_starts_anew_after_each_epoch() -> None:
+    store = PredictionStore()
+    for epoch in (1.0, 2.0):
+        store.update(torch.tensor([1, 0]), torch.full((2, 3), epoch), torch.tensor([0, 1]))
+        collected = store.collect()
+        assert collected.index.tolist() == [0, 1]
+        assert (collected.logits == epoch).all()

@@ -1,7 +1,9 @@
 """FERModule's steps: which views of a batch the network sees where."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
@@ -11,19 +13,23 @@ from fer_lightning.training.module import FERModule
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def seen_by(part: str, evaluation: dict) -> list[tuple[int, ...]]:
-    """Shapes of what reaches the network in one step of a part."""
+def small_module(evaluation: dict | None = None) -> FERModule:
     options = {
         g: plain(OmegaConf.load(CONF / g / f"{o}.yaml")) for g, o in (("model", "custom_cnn"), ("optimizer", "adam"))
     }
-    module = FERModule(
+    return FERModule(
         **options,
         loss={"_target_": "fer_lightning.training.losses.CrossEntropyLoss"},
         scheduler={"_target_": "fer_lightning.training.optim.constant"},
-        evaluation=evaluation,
+        evaluation=evaluation or {"views": view("identity"), "average": "probabilities"},
         classes=list("abcdefg"),
         class_counts=[1] * 7,
-    ).eval()
+    )
+
+
+def seen_by(part: str, evaluation: dict) -> list[tuple[int, ...]]:
+    """Shapes of what reaches the network in one step of a part."""
+    module = small_module(evaluation).eval()
     shapes: list[tuple[int, ...]] = []
     module.network.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     batch = {"image": torch.rand(2, 1, 48, 48), "label": torch.tensor([0, 1]), "index": torch.tensor([0, 1]), "seed": 0}
@@ -50,3 +56,23 @@ def test_validation_has_views_of_its_own() -> None:
     }
     assert seen_by("validation", evaluation) == [(2, 1, 40, 40)]
     assert seen_by("test", evaluation) == [(2, 1, 40, 40)] * 10
+
+
+def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 3, 3 and 2 pictures, of which 2, 0 and 2 are right."""
+    right = [[True, True, False], [False] * 3, [True, True]]
+    module = small_module()
+    module._trainer = SimpleNamespace(num_training_batches=9, precision="32-true")
+    module.on_train_epoch_start()
+    losses = []
+    for number, row in enumerate(right):
+        labels = torch.tensor([number] * len(row))
+        wanted = torch.where(torch.tensor(row), labels, labels + 1)
+        logits = 2.0 * torch.nn.functional.one_hot(wanted, 7).float()
+        monkeypatch.setattr(module, "_logits", lambda batch, logits=logits: logits.clone().requires_grad_())
+        batch = {"image": torch.rand(len(row), 1, 48, 48), "label": labels, "index": labels, "seed": number}
+        losses += [module.training_step(batch, number).item()] * len(row)
+    loss, correct, pictures = module._sums.tolist()
+    assert (correct, pictures) == (4, 8)
+    assert loss == pytest.approx(sum(losses), rel=1e-5)
+    assert len(set(losses)) > 1

@@ -117,3 +117,11 @@ def test_unknown_ways_to_vote_are_named(weights: str, choose: str) -> None:
     logits, labels = nets([1.0, 1.0], n=5)
     with pytest.raises(ValueError, match=r"some|best"):
         vote_weights(logits, labels, weights, choose)
+
+
+def test_a_net_that_is_chosen_twice_counts_twice() -> None:
+    logits, labels = nets([2.0, 1.6, 0.0])
+    votes = choose_greedily(logits, labels)
+    assert len(set(votes.tolist())) > 2, "no net is chosen more often than another: the test shows nothing"
+    shares = vote_weights(logits, labels, "equal", "greedy")
+    assert torch.allclose(shares, votes.double() / votes.sum())

@@ -17,6 +17,7 @@ from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bun
 from fer_lightning.inference.heatmaps import HeatMap, occlusion_map
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.reporting.records import RUN_ID, read_record
+from fer_lightning.run_folder import run_of
 
 MODEL_VARIABLE = "FER_APP_MODEL"
 """The environment variable in which the command hands `--model` to the script."""
@@ -66,7 +67,7 @@ class Choice:
         if self.kind == "mlflow" or not Path(self.place).exists():  # a bundle by its name
             return self.place
         folder = Path(self.place).resolve()
-        folder = folder.parents[1] if self.kind == "checkpoint" else folder
+        folder = run_of(folder) if self.kind == "checkpoint" else folder
         return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
     def load(self) -> Model:
@@ -113,7 +114,7 @@ def available() -> tuple[list[Choice], list[str]]:
     found += in_folder(OUTPUTS)
     try:
         runs = [*OUTPUTS.rglob(CHECKPOINT), *(Path(choice.place) for choice in asked if choice.kind == "checkpoint")]
-        here = [path.parents[1] / RUN_ID for path in runs]
+        here = [run_of(path) / RUN_ID for path in runs]
         found += mlflow_runs(besides={file.read_text().strip() for file in here if file.is_file()})
     except Exception as error:  # whatever a store or server that is not ours may raise
         problems.append(f"MLflow's runs are left out: {(str(error) or type(error).__name__).splitlines()[0]}")
@@ -134,7 +135,7 @@ def given(place: str) -> list[Choice]:
     """
     path = Path(place)
     if path.suffix == ".ckpt" and path.is_file():
-        return [_run(path, path.name if path.parent.name != "checkpoints" else path.parents[1].name)]
+        return [_run(path, run_of(path).name if path.parent.name == "checkpoints" else path.name)]
     if path.is_dir() and not (path / DESCRIPTION).exists():
         if not (found := in_folder(path)):
             raise ValueError(f"{place} holds neither a bundle ({DESCRIPTION}) nor a run ({CHECKPOINT})")
@@ -146,7 +147,7 @@ def in_folder(folder: Path) -> list[Choice]:
     """The bundles and runs below a folder, the newest first; what is no model is passed over."""
     bundles = sorted(folder.rglob(DESCRIPTION), key=_age)
     runs = sorted(folder.rglob(CHECKPOINT), key=_age)
-    return [*_bundles(bundles), *(_run(path, str(path.parents[1])) for path in runs)]
+    return [*_bundles(bundles), *(_run(path, str(run_of(path))) for path in runs)]
 
 
 def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
@@ -211,7 +212,7 @@ def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
 
 def _run(checkpoint: Path, name: str) -> Choice:
     try:
-        record = read_record(checkpoint.parents[1] / "record.json", "name")
+        record = read_record(run_of(checkpoint) / "record.json", "name")
         return _from_record(record, "Run", "checkpoint", str(checkpoint))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))

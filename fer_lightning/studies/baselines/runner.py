@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lightning.config import ROOT
+from fer_lightning.run_folder import last_checkpoint
 from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of
 from fer_lightning.studies.ensemble.recipe import RUNS, Recipe
 
@@ -120,7 +121,7 @@ class Runner:
     def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
         commands, first = {}, {}
         for run, words in runs.items():
-            last, ended = RUNS / run / "checkpoints" / "last.ckpt", (self.root / RUNS / run / "record.json").exists()
+            last, ended = last_checkpoint(RUNS / run), (self.root / RUNS / run / "record.json").exists()
             # `auto` refuses other settings than those of the first epochs; a run that has ended is measured again
             resume = [f"resume={last if ended else 'auto'}"] if (self.root / last).exists() else []
             commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
