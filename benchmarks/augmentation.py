@@ -13,13 +13,12 @@ the three-block CNN on the same batches, with as many threads as a training has.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
@@ -27,18 +26,17 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from common import finish, interleaved, new_parser, ratios, seconds_of
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
-from step import Step, batches, config_of, data_of
+from training_step import Step, batches, config_of, data_of
 
+from fer_lightning.config import CONF
 from fer_lightning.data.augment import PictureAugmentation
 from fer_lightning.data.batched import BatchedAugmentation
 from fer_lightning.data.protocols import official
 from fer_lightning.data.synthetic import draw_faces
-from fer_lightning.reporting import records
 
-POLICY = Path(__file__).parents[1] / "conf/augmentation/standard.yaml"
+POLICY = CONF / "augmentation" / "standard.yaml"
 BATCHES_A_TURN = 4
 WARM = 5  # steps
 
@@ -141,16 +139,24 @@ def share_of_a_step(steps: int) -> dict[str, object]:
     }
 
 
+def pictures_per_second(augment: Callable[[], object], pictures: int) -> float:
+    """Of one turn, in which each call augments so many pictures."""
+
+    def turn() -> None:
+        for _ in range(BATCHES_A_TURN):
+            augment()
+
+    return BATCHES_A_TURN * pictures / seconds_of(turn)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--size", type=int, default=48, help="pixels a side")
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
     parser.add_argument("--batch", type=int, default=128, help="pictures a batch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=100, help="training steps, for the share")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
-    console = Console()
     share = share_of_a_step(options.steps)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -168,52 +174,25 @@ def main() -> None:
     if importlib.util.find_spec("kornia"):
         builders["kornia per batch"] = kornia_batched
     else:
-        console.print("kornia is not installed: left out")
+        print("kornia is not installed: left out")
 
     candidates = {name: build(policy, images) for name, build in builders.items()}
-    rates: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(options.rounds + 1):
-        for name, augment in candidates.items():
-            start = time.perf_counter()
-            for _ in range(BATCHES_A_TURN):
-                augment()
-            if round_:  # the first warms up
-                rates[name].append(BATCHES_A_TURN * options.batch / (time.perf_counter() - start))
-
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+    turns = {name: partial(pictures_per_second, augment, options.batch) for name, augment in candidates.items()}
+    rates = interleaved(turns, options.rounds, warm_up=1)
     usual = rates["albumentations per picture"]
-    ratios = {
-        name: statistics.median(ours / theirs for ours, theirs in zip(values, usual, strict=True))
-        for name, values in rates.items()
+    result = {
+        "policy": policy,
+        "size": options.size,
+        "channels": options.channels,
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "pictures_per_second": {name: round(statistics.median(row), 1) for name, row in rates.items()},
+        "ratio_to_albumentations": {
+            name: round(statistics.median(ratios(row, usual)), 3) for name, row in rates.items()
+        },
+        "share_of_a_training_step": share,
     }
-    table = Table(title=f"augmentation=standard, {options.channels} x {options.size} px, one core")
-    table.add_column("way")
-    for heading in ("pictures/s", "to albumentations", "rounds from, to"):
-        table.add_column(heading, justify="right")
-    for name, median in sorted(medians.items(), key=lambda item: item[1]):
-        spread = f"{min(rates[name]):,.0f}, {max(rates[name]):,.0f}"
-        table.add_row(name, f"{median:,.0f}", f"{ratios[name]:.2f}", spread)
-    console.print(table)
-    console.print(
-        f"input pipeline {share['input_pipeline_ms']:.2f} ms, training step {share['training_step_ms']:.1f} ms"
-        f" ({share['model']}, batch {share['batch_size']}, {share['threads']} threads): {share['share']:.1%}"
-    )
-    if options.out:
-        result = {
-            "question": __doc__.splitlines()[0],
-            "policy": policy,
-            "size": options.size,
-            "channels": options.channels,
-            "batch": options.batch,
-            "rounds": options.rounds,
-            "pictures_per_second": {name: round(median, 1) for name, median in medians.items()},
-            "ratio_to_albumentations": {name: round(ratio, 3) for name, ratio in ratios.items()},
-            "share_of_a_training_step": share,
-            "machine": records.machine(),
-            "versions": records.versions(),
-            "commit": records.commit(),
-        }
-        records.write_json(options.out, result)
+    finish("augmentation", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

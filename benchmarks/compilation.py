@@ -8,19 +8,15 @@ run. The cost is the first compiled step, without what is kept from earlier runs
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
 import time
 from itertools import islice
-from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from step import Step, batches, config_of, data_of, finished, in_turns
+from common import finish, interleaved, new_parser, ratios
+from training_step import Step, batches, config_of, data_of, wait_for_device
 
-from fer_lightning.reporting import records
 from fer_lightning.run import prepare_data
 from fer_lightning.trainer import quiet
 
@@ -38,15 +34,16 @@ def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str
         start = time.perf_counter()
         for batch in ready:
             step(batch)
-        finished()
+        wait_for_device()
         return time.perf_counter() - start
 
     first = seconds(compiled, 1)
-    pairs = in_turns(lambda: seconds(plain, steps), lambda: seconds(compiled, steps), rounds)
+    sides = {"plain": lambda: seconds(plain, steps), "compiled": lambda: seconds(compiled, steps)}
+    seen = interleaved(sides, rounds, warm_up=1)
     return {
-        "plain_ms": statistics.median(p for p, _ in pairs) * 1000 / steps,
-        "compiled_ms": statistics.median(c for _, c in pairs) * 1000 / steps,
-        "ratio": statistics.median(c / p for p, c in pairs),
+        "plain_ms": statistics.median(seen["plain"]) * 1000 / steps,
+        "compiled_ms": statistics.median(seen["compiled"]) * 1000 / steps,
+        "ratio": statistics.median(ratios(seen["compiled"], seen["plain"])),
         "seconds_to_compile": first,
         "rounds": rounds,
         "batch_size": config.trainer.batch_size,
@@ -55,24 +52,16 @@ def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "compact"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet()
-    result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
-    table = Table("model", "as it is, ms a step", "compiled", "ratio", "seconds to compile", title=result["question"])
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for model in options.models:
-            row = result[model] = measured(model, options.rounds, options.steps)
-            times = (f"{row['plain_ms']:.1f}", f"{row['compiled_ms']:.1f}", f"{row['ratio']:.3f}")
-            table.add_row(model, *times, f"{row['seconds_to_compile']:.0f}")
-    Console().print(table)
-    if options.out:
-        records.write_json(options.out, {**result, "commit": records.commit()})
+        result = {model: measured(model, options.rounds, options.steps) for model in options.models}
+    finish("compilation", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@
 The frames are photographs that come with scikit-learn, a building and a flower, with two faces of FER2013's PublicTest
 pasted into each, 64 to 220 pixels a side. Those faces are cropped so tightly that a cascade finds fewer of them than of
 faces with hair and neck. `found` is the share of them whose middle lies in a box of half to one and a half times their
-size; `false` is the number of other boxes a frame. `right` is the share of the found faces that are classified as
-labelled, cut out by the detector, and `as cropped` that of the same faces as FER2013 cropped them: the gap is what the
+size; `false_a_frame` counts the other boxes. `right` is the share of the found faces that are classified as labelled,
+cut out by the detector, and `right_as_cropped` that of the same faces as FER2013 cropped them: the gap is what the
 detector's frame costs. The settings take turns, frame after frame, so that a busy moment of the machine hits all alike;
-medians are compared. `cpu ms` is the processor time of all threads, which a busy machine changes less than the clock.
+medians are compared. `cpu_ms` is the processor time of all threads, which a busy machine changes less than the clock.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -22,14 +21,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from common import finish, new_parser
 from sklearn.datasets import load_sample_images
 
 from fer_lightning.data.sources import read_faces
 from fer_lightning.inference.detect import FaceDetector, crop, detector
 from fer_lightning.inference.predict import FERPredictor
-from fer_lightning.reporting import records
 
 SIDES = (320, 480, 640)
 Place = tuple[int, int, int]
@@ -119,12 +116,11 @@ def look(find: FaceDetector, predictor: FERPredictor, frame: np.ndarray, places:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("path", type=Path, help="FER2013 in any form")
     parser.add_argument("--model", default="default", help="a bundled model's name or a bundle")
     parser.add_argument("--mediapipe", type=Path, help="MediaPipe's model file, to measure that detector too")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
     predictor = FERPredictor.load(options.model)
     finders = {f"OpenCV, {side} px": detector(longest_side=side) for side in SIDES}
@@ -137,25 +133,13 @@ def main() -> None:
     for frame, places in frames:
         for name, find in finders.items():
             look(find, predictor, frame, places, seen[name])
-    figures = [row.figures(name, len(frames)) for name, row in seen.items()]
-    table = Table("detector", "found", "false", "right", "as cropped", "detection ms", "cpu ms", "frames/s")
-    for row in figures:
-        shares = (f"{row['found']:.1%}", f"{row['false_a_frame']:.2f}", f"{row['right']:.1%}")
-        times = (f"{row['detection_ms']:.1f}", f"{row['cpu_ms']:.1f}", f"{row['frames_a_second']:.1f}")
-        table.add_row(row["detector"], *shares, f"{row['right_as_cropped']:.1%}", *times)
-    Console().print(table)
-    if options.out:
-        result = {
-            "question": __doc__.splitlines()[0],
-            "model": predictor.bundle.name,
-            "frames": len(frames),
-            "figures": figures,
-            "opencv": cv2.__version__,
-            "machine": records.machine(),
-            "versions": records.versions(),
-            "commit": records.commit(),
-        }
-        records.write_json(options.out, result)
+    result = {
+        "model": predictor.bundle.name,
+        "frames": len(frames),
+        "figures": [row.figures(name, len(frames)) for name, row in seen.items()],
+        "opencv": cv2.__version__,
+    }
+    finish("detection", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -12,25 +12,20 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
+from common import finish, interleaved, new_parser, ratios
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from step import DEVICE, Step, batches, config_of, data_of, finished, in_turns
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from training_step import DEVICE, Step, batches, config_of, data_of, rate
 
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.data.protocols import official
 from fer_lightning.data.synthetic import draw_faces
-from fer_lightning.reporting import records
 
 
 class PicturesOneByOne(Dataset):
@@ -65,17 +60,10 @@ def usual(loader: DataLoader) -> Iterator[Batch]:
             yield {"image": image.to(DEVICE, non_blocking=True), "label": label.to(DEVICE, non_blocking=True)}
 
 
-def rate(source: Iterable[Batch], steps: int, step: Step) -> float:
+def rate_after_the_first(source: Iterator[Batch], steps: int, step: Step) -> float:
     """Pictures a second over so many steps after the first."""
-    source = iter(source)
     step(next(source))
-    finished()
-    seen, started = 0, time.perf_counter()
-    for batch in islice(source, steps):
-        step(batch)
-        seen += len(batch["label"])
-    finished()
-    return seen / (time.perf_counter() - started)
+    return rate(source, steps, step)
 
 
 def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
@@ -94,51 +82,35 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
         persistent_workers=options.workers > 0,
     )
     step = Step(config, datamodule)
-    pairs = in_turns(
-        lambda: rate(usual(loader), options.steps, step),
-        lambda: rate(batches(datamodule), options.steps, step),
-        options.rounds,
-    )
+    sides = {
+        "usual": lambda: rate_after_the_first(usual(loader), options.steps, step),
+        "ours": lambda: rate_after_the_first(batches(datamodule), options.steps, step),
+    }
+    rates = interleaved(sides, options.rounds, warm_up=1)
     return {
-        "usual_pictures_per_second": round(statistics.median(theirs for theirs, _ in pairs), 1),
-        "ours_pictures_per_second": round(statistics.median(ours for _, ours in pairs), 1),
-        "ratio": round(statistics.median(ours / theirs for theirs, ours in pairs), 3),
+        "usual_pictures_per_second": round(statistics.median(rates["usual"]), 1),
+        "ours_pictures_per_second": round(statistics.median(rates["ours"]), 1),
+        "ratio": round(statistics.median(ratios(rates["ours"], rates["usual"])), 3),
         "batch_size": config.trainer.batch_size,
         "precision": step.precision,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
     parser.add_argument("--pictures", type=int, default=6000, help="to draw; four fifths of them train")
     parser.add_argument("--workers", type=int, default=2, help="of the usual pipeline")
     parser.add_argument("--steps", type=int, default=60, help="a round; fewer than an epoch has")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    models = {model: measured(model, options) for model in options.models}
     result = {
-        "question": __doc__.splitlines()[0],
         "device": DEVICE.type,
         "workers_of_the_usual_pipeline": options.workers,
         "rounds": options.rounds,
-        "models": models,
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
+        "models": {model: measured(model, options) for model in options.models},
     }
-    table = Table("model", "usual, pictures/s", "ours, pictures/s", "ratio", title=result["question"])
-    for model, row in models.items():
-        table.add_row(
-            model,
-            f"{row['usual_pictures_per_second']:,.0f}",
-            f"{row['ours_pictures_per_second']:,.0f}",
-            f"{row['ratio']:.2f}",
-        )
-    Console().print(table)
-    if options.out:
-        records.write_json(options.out, result)
+    finish("end_to_end", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,26 @@ peak over that of the interpreter with its imports.
     python benchmarks/first_read.py fer2013.csv fer2013.csv.xz fer2013-kaggle.zip --out first_read.json
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from common import finish, interleaved, new_parser, peak_mib, seconds_of
+from numpy.typing import NDArray
 
 from fer_lightning.data.sources import read_faces
-from fer_lightning.reporting import records
 
 
-def naive(path):
+def naive(path: Path) -> NDArray[np.uint8]:
     """The loop over rows of most tutorials."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -39,21 +41,18 @@ CASES = {
 }
 
 
-def measure_here(case, path):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    CASES[case](path)
-    seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak_mb": (after - before) / 1024}))
+def measure_here(case: str, path: Path) -> None:
+    before = peak_mib()
+    seconds = seconds_of(CASES[case], path)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mib() - before}))
 
 
-def in_a_process(case, path):
+def in_a_process(case: str, path: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--case", case, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure(case, source):
+def measure(case: str, source: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / source.name
         link.symlink_to(source.resolve())  # the cache lies beside the link, so each first read is one
@@ -62,39 +61,23 @@ def measure(case, source):
         return in_a_process(case, link)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         return measure_here(options.case, options.paths[0])
 
     pairs = [(case, path) for path in options.paths for case in CASES if case != "naive loop" or path.suffix == ".csv"]
-    seen = {pair: [] for pair in pairs}
-    for _ in range(options.rounds):
-        for case, path in pairs:
-            seen[case, path].append(measure(case, path))
+    seen = interleaved({(case, path): partial(measure, case, path) for case, path in pairs}, options.rounds)
     figures = [
         {"file": path.name, "case": case}
         | {key: statistics.median(each[key] for each in runs) for key in ("seconds", "peak_mb")}
         for (case, path), runs in seen.items()
     ]
-    print(f"{'file':<20} {'case':<21} {'seconds':>9} {'peak MB':>8}")
-    for row in figures:
-        print(f"{row['file']:<20} {row['case']:<21} {row['seconds']:>9.4f} {row['peak_mb']:>8.0f}")
-    if options.out:
-        result = {
-            "question": __doc__.splitlines()[0],
-            "rounds": options.rounds,
-            "figures": figures,
-            "machine": records.machine(),
-            "versions": records.versions(),
-            "commit": records.commit(),
-        }
-        records.write_json(options.out, result)
+    finish("first_read", __doc__, {"rounds": options.rounds, "figures": figures}, options.out)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,24 @@ The bundle is one that `python -m fer_lightning export checkpoint=... int8=true 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before any of the runtimes is loaded
 
 import numpy as np
 import torch
+from common import finish, interleaved, new_parser, run_alone, seconds_of
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from fer_lightning.inference import graphs
 from fer_lightning.inference.export import ExportSource
 from fer_lightning.inference.predict import FERPredictor
-from fer_lightning.reporting import records
 
 BATCHES = (1, 64)
 
@@ -50,13 +46,7 @@ def runners(checkpoint: Path, bundle: Path) -> dict[str, Callable[[np.ndarray], 
 
 def measure(runs: dict[str, Callable[[np.ndarray], np.ndarray]], faces: np.ndarray, rounds: int) -> dict[str, float]:
     """Median milliseconds a face."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + 3):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(faces)
-            if round_ >= 3:  # the first ones warm up
-                times[name].append(time.perf_counter() - started)
+    times = interleaved({name: partial(seconds_of, run, faces) for name, run in runs.items()}, rounds, warm_up=3)
     return {name: 1000 * statistics.median(row) / len(faces) for name, row in times.items()}
 
 
@@ -68,12 +58,7 @@ def thousand_files(bundle: Path, kind: str, faces: np.ndarray) -> float:
             Image.fromarray(face).save(path)
         predictor = FERPredictor.load(bundle, graph=kind)
         predictor.predict(paths[:64])
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            predictor.predict(paths)
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        return statistics.median(seconds_of(predictor.predict, paths) for _ in range(5))
 
 
 def start(bundle: Path) -> float:
@@ -82,20 +67,14 @@ def start(bundle: Path) -> float:
         "import numpy as np\nfrom fer_lightning.inference.predict import FERPredictor\n"
         f"FERPredictor.load({str(bundle)!r}).predict(np.zeros((48, 48), np.uint8))"
     )
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return statistics.median(run_alone([sys.executable, "-c", code])[0] for _ in range(5))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = runners(options.checkpoint, options.bundle)
@@ -107,7 +86,6 @@ def main() -> None:
     }
     jpegs = np.random.default_rng(1).integers(0, 256, (1000, 48, 48), dtype=np.uint8)
     result = {
-        "question": __doc__.splitlines()[0],
         "bundle": bundle.name,
         "model": [network["model"]["_target_"] for network in bundle.description["networks"]],
         "parameters": bundle.description["training"]["parameters"],
@@ -116,20 +94,8 @@ def main() -> None:
             kind: thousand_files(options.bundle, kind, jpegs) for kind in bundle.graphs
         },
         "seconds_from_start_to_first_answer": start(options.bundle),
-        "versions": records.versions(),
-        "machine": records.machine(),
-        "commit": records.commit(),
     }
-    table = Table("", *(f"batch {batch}, ms per face" for batch in BATCHES), title=result["question"])
-    for name in runs:
-        table.add_row(name, *(f"{rows[batch][name]:.3f}" for batch in BATCHES))
-    console = Console()
-    console.print(table)
-    for kind, seconds in result["seconds_for_1000_jpegs_all_cores"].items():
-        console.print(f"1,000 JPEGs, {kind}: {seconds:.2f} s on {os.cpu_count()} cores")
-    console.print(f"from the start of Python to the first answer: {result['seconds_from_start_to_first_answer']:.2f} s")
-    if options.out:
-        records.write_json(options.out, result)
+    finish("inference", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ weights, optimizer, EMA and history in last.ckpt, the best epoch's weights, the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -22,12 +21,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from common import ROOT, finish, new_parser
 from mlflow import MlflowClient
-from rich.console import Console
 
-from fer_lightning.reporting import records
-
-ROOT = Path(__file__).parents[1]
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["fer_lightning.run"])
 TRAINING = [
@@ -65,7 +61,7 @@ def begun(process: BaseProcess, folder: Path, since: float) -> None:
         time.sleep(0.02)
 
 
-def finish(process: BaseProcess, folder: Path) -> None:
+def wait_for(process: BaseProcess, folder: Path) -> None:
     process.join()
     if process.exitcode:
         sys.exit((folder / "log.txt").read_text()[-3000:])
@@ -102,13 +98,12 @@ def same(one: object, other: object) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    chance, console = random.Random(options.seed), Console()
+    chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as base:
         whole = Path(base, "whole")
         whole.mkdir()
@@ -116,7 +111,7 @@ def main() -> None:
         process = start(whole, options.epochs)
         begun(process, whole, since)
         started = time.monotonic()
-        finish(process, whole)
+        wait_for(process, whole)
         duration = time.monotonic() - started
         expected = content(whole)
         outcomes: Counter[str] = Counter()
@@ -139,28 +134,17 @@ def main() -> None:
                 saved = list(folder.glob("outputs/*/*/checkpoints/last.ckpt"))
                 epochs = len(torch.load(saved[0], weights_only=True)["history"]) if saved else 0
                 kills.append({"after_s": round(moment, 2), "whole_epochs": epochs})
-                console.print(f"kill {len(kills)}: after {moment:.1f} s, {epochs} whole epochs saved")
+                print(f"kill {len(kills)}: after {moment:.1f} s, {epochs} whole epochs saved")
             process = start(folder, options.epochs)
-            finish(process, folder)
+            wait_for(process, folder)
             ended = content(folder)
             for what, a, b in zip(
                 ("last checkpoint", "best weights", "scores", "MLflow points"), expected, ended, strict=True
             ):
                 outcomes[f"{what}, identical"] += same(a, b)
-            console.print(dict(outcomes))
-    result = {
-        "question": __doc__.splitlines()[0],
-        "trainings": trainings,
-        "kills": kills,
-        "uninterrupted_s": round(duration, 1),
-        **outcomes,
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
-    }
-    console.print(f"{len(kills)} kills in {trainings} trainings")
-    if options.out:
-        records.write_json(options.out, result)
+            print(dict(outcomes))
+    result = {"trainings": trainings, "kills": kills, "uninterrupted_s": round(duration, 1), **outcomes}
+    finish("kills", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

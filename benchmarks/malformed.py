@@ -9,7 +9,6 @@ its own that may take 1 GiB of address space more than it has when its imports a
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -22,8 +21,7 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from common import finish, new_parser, peak_mib
 
 import fer_lightning.run  # noqa: F401  # before the first fork, and before torchvision
 
@@ -31,14 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from malformed import TARGETS, Target
 
-from fer_lightning.reporting import records
-
 GIB = 1 << 30
-
-
-def peak() -> int:
-    """The most memory that this process ever held, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def campaign(target: Target, inputs: int, number: int, answer: Connection) -> None:
@@ -66,7 +57,7 @@ def campaign(target: Target, inputs: int, number: int, answer: Connection) -> No
         feed()
 
     fed(5)  # imports and caches
-    before = peak()
+    before = peak_mib()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + GIB, resource.RLIM_INFINITY))
     outcomes.clear()
@@ -80,22 +71,19 @@ def campaign(target: Target, inputs: int, number: int, answer: Connection) -> No
             **{key: outcomes[key] for key in ("inputs", "refused", "accepted")},
             "failures": failures,
             "seconds": round(time.monotonic() - start, 1),
-            "memory_mib": round((peak() - before) / 2**20),
+            "memory_mib": round(peak_mib() - before),
         }
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--inputs", type=int, default=10_000, help="of all targets together")
     parser.add_argument("--only", help="part of the name of targets to feed again; the rows of others in --out stay")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     chosen = [target for target in TARGETS if not options.only or options.only in target.name]
-    table, rows = Table(), []
-    for column in ("target", "inputs", "refused", "accepted", "failures", "seconds", "memory, MiB"):
-        table.add_column(column, justify="right" if rows or column != "target" else "left")
+    rows = []
     for target in chosen:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         each = -(-options.inputs // len(TARGETS))
@@ -111,29 +99,18 @@ def main() -> None:
             row = {"target": target.name, "failures": [f"the process died with {process.exitcode}"]}
         process.join()
         rows.append(row)
-        table.add_row(
-            *(str(row.get(key, "")) for key in ("target", "inputs", "refused", "accepted")),
-            str(len(row["failures"])),
-            *(str(row.get(key, "")) for key in ("seconds", "memory_mib")),
-        )
         for failure, times in Counter(row["failures"]).most_common(8):
             print(f"{target.name}, {times} times: {failure}")
-    Console().print(table)
     if options.only and options.out and options.out.exists():
         measured = {row["target"]: row for row in [*json.loads(options.out.read_text())["targets"], *rows]}
         rows = [measured[target.name] for target in TARGETS]
     result = {
-        "question": __doc__.splitlines()[0],
         "inputs": sum(row.get("inputs", 0) for row in rows),
         "failures": sum(len(row["failures"]) for row in rows),
         "most_memory_mib": max(row.get("memory_mib", 0) for row in rows),
         "targets": rows,
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
     }
-    if options.out:
-        records.write_json(options.out, result)
+    finish("malformed", __doc__, result, options.out)
     sys.exit(bool(result["failures"]))
 
 

@@ -1,5 +1,7 @@
 """Writes docs/PERFORMANCE.md from what the benchmarks measured, benchmarks/results/*.json.
 
+Each script prints the table that stands here for it.
+
 python benchmarks/report.py
 """
 
@@ -76,19 +78,14 @@ def time_to_accuracy(result: Result) -> list[Row]:
 def augmentation(result: Result) -> list[Row]:
     rows: list[Row] = [("way", "pictures/s on one core", "to albumentations")]
     rates = result["pictures_per_second"]
-    usual = rates["albumentations per picture"]
-    ratios = result.get("ratio_to_albumentations", {name: rate / usual for name, rate in rates.items()})
+    ratios, share = result["ratio_to_albumentations"], result["share_of_a_training_step"]
     rows += [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}") for name in sorted(rates, key=rates.__getitem__)]
-    if share := result.get("share_of_a_training_step"):
-        rows.append(
-            (
-                f"input pipeline beside a training step of {share['model']}, batch {share['batch_size']}, "
-                f"{share['precision']}, {share['threads']} threads",
-                f"{share['input_pipeline_ms']:.2f} ms beside {share['training_step_ms']:.1f} ms",
-                f"{share['share']:.1%} of the step",
-            )
-        )
-    return rows
+    step = (
+        f"input pipeline beside a training step of {share['model']}, batch {share['batch_size']}, "
+        f"{share['precision']}, {share['threads']} threads"
+    )
+    times = f"{share['input_pipeline_ms']:.2f} ms beside {share['training_step_ms']:.1f} ms"
+    return [*rows, (step, times, f"{share['share']:.1%} of the step")]
 
 
 def from_disk(result: Result) -> float:
@@ -134,7 +131,7 @@ def training_loop(result: Result) -> list[Row]:
     rows: list[Row] = [("model", *head, "rounds", "batch", "precision")]
     for model, row in result.items():
         if isinstance(row, Mapping) and "bare_ms" in row:
-            spread = f"{row['lowest']:.3f} to {row['highest']:.3f}" if "lowest" in row else ""
+            spread = f"{row['lowest']:.3f} to {row['highest']:.3f}"
             times = (f"{row['bare_ms']:.1f}", f"{row['lightning_ms']:.1f}", f"{row['ratio']:.3f}", spread)
             rows.append((model, *times, f"{row['rounds']}", f"{row['batch_size']}", row["precision"]))
     return rows
@@ -190,17 +187,8 @@ def peak_memory(result: Result) -> list[Row]:
 
 
 def growth(result: Result) -> list[Row]:
-    rows: list[Row] = [
-        (
-            "pictures",
-            "epochs",
-            "processes",
-            "seconds an epoch",
-            "seconds whole",
-            "seconds beside training",
-            "peak GiB per process",
-        )
-    ]
+    head = ("pictures", "epochs", "processes", "seconds an epoch", "seconds whole", "seconds beside training")
+    rows: list[Row] = [(*head, "peak GiB per process")]
     for row in result["rows"]:
         counts = (f"{row[key]:,}" for key in ("pictures", "epochs", "processes"))
         times = (f"{row[key]:.2f}" for key in ("seconds_an_epoch", "seconds_whole", "seconds_beside_training"))
@@ -335,16 +323,11 @@ SECTIONS = (
 
 
 def measured_on(result: Result) -> str:
-    """Machine, versions and commit of a file; some older ones do not name all."""
-    machine = result["machine"]
-    if isinstance(machine, Mapping):
-        memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
-        gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
-        machine = f"{machine['cpu']}, {machine['cores']} cores{memory}{gpu}"
-    versions = result.get("versions", {})
-    torch = f", PyTorch {versions['torch']}" if "torch" in versions else ""
-    commit = result.get("commit")
-    return f"measured on {machine}{torch}, {f'at commit `{commit}`' if commit else 'commit not recorded'}."
+    """Machine, version of PyTorch and commit of a file."""
+    machine, torch, commit = result["machine"], result["versions"]["torch"], result["commit"]
+    memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
+    processor = f"{machine['cpu']}, {machine['cores']} cores{memory}, {machine['gpu'] or 'no GPU'}"
+    return f"measured on {processor}, PyTorch {torch}, at commit `{commit}`."
 
 
 def verdict(reached: Callable[[Result], bool], result: Result) -> str:
@@ -360,7 +343,7 @@ def section(chosen: Section, results: Path) -> str:
     if not file.exists():
         return f"## {chosen.title}\n\nnot run (`benchmarks/{chosen.name}.py`)\n"
     result = json.loads(file.read_text())
-    said = " ".join(filter(None, (result.get("question", "").strip(), chosen.note)))
+    said = f"{result['question']} {chosen.note}".strip()
     headings, *rows = chosen.table(result)
     table = "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
     aims = " ".join(f"Aim: {text} ({verdict(reached, result)})." for text, reached in chosen.aims)

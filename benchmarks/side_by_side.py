@@ -8,21 +8,16 @@ first start to the last end; the two ways take turns.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from fer_lightning.reporting import records
-
-ROOT = Path(__file__).parents[1]
+from common import ROOT, finish, interleaved, new_parser, ratios
 
 
 def start(folder: Path, seed: int, experiment: str, words: list[str], threads: int) -> subprocess.Popen[bytes]:
@@ -49,37 +44,24 @@ def seconds(at_once: int, experiment: str, words: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--experiments", nargs="+", default=["speedrun_cpu", "speedrun_cpu_70"])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data_path", help="where FER2013 lies, if not in data/")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     words = [f"trainer.max_epochs={options.epochs}", *([f"data.path={options.data_path}"] if options.data_path else [])]
     rows = {}
     for experiment in options.experiments:
-        rounds = [[seconds(at_once, experiment, words) for at_once in (1, 2)] for _ in range(options.rounds)]
+        sides = {at_once: partial(seconds, at_once, experiment, words) for at_once in (1, 2)}
+        one, both = interleaved(sides, options.rounds).values()
         rows[experiment] = {
-            "one_after_the_other_seconds": statistics.median(one for one, _ in rounds),
-            "side_by_side_seconds": statistics.median(both for _, both in rounds),
-            "ratio": statistics.median(one / both for one, both in rounds),
+            "one_after_the_other_seconds": statistics.median(one),
+            "side_by_side_seconds": statistics.median(both),
+            "ratio": statistics.median(ratios(one, both)),
         }
-    result = {
-        "question": __doc__.splitlines()[0],
-        "epochs": options.epochs,
-        "rounds": options.rounds,
-        "experiments": rows,
-        "versions": records.versions(),
-        "machine": records.machine(),
-        "commit": records.commit(),
-    }
-    table = Table("experiment", "one after the other, s", "side by side, s", "ratio", title=result["question"])
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[k]:.1f}" for k in list(row)[:2]), f"{row['ratio']:.2f}")
-    Console().print(table)
-    if options.out:
-        records.write_json(options.out, result)
+    result = {"epochs": options.epochs, "rounds": options.rounds, "experiments": rows}
+    finish("side_by_side", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

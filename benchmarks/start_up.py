@@ -9,23 +9,16 @@ ends. Files that were read before may lie in the page cache. A peak below this s
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from common import ROOT, finish, interleaved, new_parser, run_alone
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from fer_lightning.reporting import records
-
-ROOT = Path(__file__).parents[1]
 FIRST_STEP = f"""
 import os, runpy, sys
 import fer_lightning
@@ -50,54 +43,24 @@ COMMANDS = {
 }
 
 
-def run(arguments: list[str], folder: str) -> tuple[float, float]:
-    """Seconds and peak MiB."""
-    started = time.perf_counter()
-    with open(os.devnull, "w") as silence:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=silence, stderr=subprocess.PIPE)
-        errors = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        sys.exit(f"{arguments} ended with {status}\n{errors.decode()[-3000:]}")
-    return seconds, usage.ru_maxrss / 1024
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
         Image.fromarray(noise).save(Path(folder, "face.png"))
-        for round_ in range(options.rounds + 1):
-            for name, arguments in COMMANDS.items():
-                measured = run(arguments, folder)
-                if round_:  # the first round warms the page cache up
-                    seen[name].append(measured)
-    result = {
-        "question": __doc__.splitlines()[0],
-        "rounds": options.rounds,
-        "commands": {
-            name: {
-                "seconds": round(statistics.median(seconds for seconds, _ in rows), 3),
-                "largest_seconds": round(max(seconds for seconds, _ in rows), 3),
-                "peak_mib": round(statistics.median(peak for _, peak in rows)),
-            }
-            for name, rows in seen.items()
-        },
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
+        sides = {name: partial(run_alone, [sys.executable, *words], folder) for name, words in COMMANDS.items()}
+        seen = interleaved(sides, options.rounds, warm_up=1)  # of the page cache
+    commands = {
+        name: {
+            "seconds": round(statistics.median(seconds for seconds, _ in rows), 3),
+            "largest_seconds": round(max(seconds for seconds, _ in rows), 3),
+            "peak_mib": round(statistics.median(peak for _, peak in rows)),
+        }
+        for name, rows in seen.items()
     }
-    table = Table("command", "seconds", "slowest", "peak MiB", title=result["question"])
-    for name, row in result["commands"].items():
-        table.add_row(name, f"{row['seconds']:.2f}", f"{row['largest_seconds']:.2f}", f"{row['peak_mib']:,}")
-    Console().print(table)
-    if options.out:
-        records.write_json(options.out, result)
+    finish("start_up", __doc__, {"rounds": options.rounds, "commands": commands}, options.out)
 
 
 if __name__ == "__main__":

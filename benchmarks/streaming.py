@@ -11,28 +11,26 @@ what it has mapped of files, which the system takes back whenever it wants.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from common import finish, interleaved, new_parser, ratios
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from step import Step, batches, config_of, data_of, finished, in_turns
+from training_step import Step, batches, config_of, data_of, rate
 
 from fer_lightning.data.arrays import FaceArrays, release
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.data.protocols import official
 from fer_lightning.data.sources import read_faces
 from fer_lightning.data.synthetic import draw_faces
-from fer_lightning.reporting import records
 
 POINTS = 10  # looks at the memory in the epoch
 
@@ -70,39 +68,26 @@ def memory() -> dict[str, float]:
     return {"anonymous": round(kib["RssAnon"] / 1024), "file": round((kib["RssFile"] + kib["RssShmem"]) / 1024)}
 
 
-def rate(source: Iterator[Batch], steps: int, step: Callable[[Batch], object]) -> float:
-    """Pictures a second over so many steps."""
-    seen = 0
-    finished()
-    started = time.perf_counter()
-    for _ in range(steps):
-        batch = next(source)
-        step(batch)
-        seen += len(batch["label"])
-    finished()
-    return seen / (time.perf_counter() - started)
-
-
 def compared(
     resident: Iterator[Batch], streamed: Iterator[Batch], steps: int, rounds: int, step: Callable[[Batch], object]
 ) -> dict[str, float]:
-    pairs = in_turns(lambda: rate(resident, steps, step), lambda: rate(streamed, steps, step), rounds)
+    sides = {"resident": partial(rate, resident, steps, step), "streamed": partial(rate, streamed, steps, step)}
+    rates = interleaved(sides, rounds, warm_up=1)
     return {
-        "resident_pictures_per_second": round(statistics.median(theirs for theirs, _ in pairs), 1),
-        "streamed_pictures_per_second": round(statistics.median(ours for _, ours in pairs), 1),
-        "streamed_over_resident": round(statistics.median(ours / theirs for theirs, ours in pairs), 4),
+        "resident_pictures_per_second": round(statistics.median(rates["resident"]), 1),
+        "streamed_pictures_per_second": round(statistics.median(rates["streamed"]), 1),
+        "streamed_over_resident": round(statistics.median(ratios(rates["streamed"], rates["resident"])), 4),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path, help="a set to tile; without it 4,000 faces are drawn")
     parser.add_argument("--model", default="custom_cnn")
     parser.add_argument("--steps", type=int, default=30, help="training steps a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="on the disk to stream from; it needs 2.3 GB for a million")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     config = config_of("data=synthetic", f"model={options.model}", "augmentation=batched_standard")
     small = read_faces(options.data) if options.data else draw_faces()
@@ -134,7 +119,6 @@ def main() -> None:
     training["streamed_from_disk_pictures_per_second"] = round(statistics.median(cold), 1)
     during = [look for look in looks if look["when"].startswith("picture")]
     result = {
-        "question": __doc__.splitlines()[0],
         "pictures": options.pictures,
         "gigabytes": round(large.images.nbytes / 1e9, 2),
         "resident_pictures": len(small),
@@ -150,21 +134,8 @@ def main() -> None:
         "growth_over_the_epoch_mib": {
             kind: during[-1][kind] - during[1][kind] for kind in ("anonymous", "file")
         },  # the first look is before anything was read
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
     }
-    table = Table("pictures/s", "resident", "streamed", "ratio", "from disk", title=result["question"])
-    for name, row in {"training": training, "input pipeline": pipeline}.items():
-        table.add_row(name, *(f"{value:,.2f}" for value in row.values()))
-    console = Console()
-    console.print(table)
-    table = Table("MiB", "anonymous", "file")
-    for look in looks:
-        table.add_row(look["when"], f"{look['anonymous']:,}", f"{look['file']:,}")
-    console.print(table)
-    if options.out:
-        records.write_json(options.out, result)
+    finish("streaming", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ suggesting, composing, reading the data, building, MLflow, telling the study, cl
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import runpy
@@ -19,23 +18,11 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+from common import ROOT, finish, new_parser, write_noise
 
-from fer_lightning.reporting import records
-
-ROOT = Path(__file__).parents[1]
+USAGES = ["Training"] * 200 + ["PublicTest"] * 50 + ["PrivateTest"] * 50
 WARM = 5  # trials that load and compile what the others find
 TINY = ["data=fer2013", "data.path=tiny.csv", "trainer.max_epochs=2", "trainer.precision=32-true", "model.width=4"]
-
-
-def write_tiny(path: Path) -> None:
-    """A file like fer2013.csv with 300 pictures of noise; as with the real one, only the first trial parses it."""
-    random = np.random.default_rng(0)
-    usages = ["Training"] * 200 + ["PublicTest"] * 50 + ["PrivateTest"] * 50
-    rows = (f"{i % 7},{' '.join(map(str, random.integers(256, size=48 * 48)))},{u}" for i, u in enumerate(usages))
-    path.write_text("\n".join(["emotion,pixels,Usage", *rows, ""]))
 
 
 def resident_mib() -> float:
@@ -61,7 +48,7 @@ def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
         os.chdir(folder)
-        write_tiny(Path("tiny.csv"))
+        write_noise(Path("tiny.csv"), USAGES, distinct=len(USAGES))  # as with FER2013, only the first trial parses it
         pl.Trainer.fit = timed
         try:
             with redirect_stdout(silence):
@@ -73,10 +60,9 @@ def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--tracking", default="mlflow")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     laps = swept(options.trials, options.tracking)
     overheads = [after[0] - lap[1] for lap, after in zip(laps[WARM:-1], laps[WARM + 1 :], strict=True)]
@@ -84,7 +70,6 @@ def main() -> None:
     half = (len(laps) - WARM) // 2
     grown = statistics.linear_regression(range(len(laps) - WARM), memory[WARM:]).slope
     result = {
-        "question": __doc__.splitlines()[0],
         "trials": len(laps),
         "tracking": options.tracking,
         "overhead_s": {
@@ -99,19 +84,8 @@ def main() -> None:
             "slope_a_trial": round(grown, 2),
             "each": [round(value) for value in memory],
         },
-        "machine": records.machine(),
-        "versions": records.versions(),
-        "commit": records.commit(),
     }
-    table = Table("what", "median", "largest", title=result["question"])
-    table.add_row("overhead of a trial, s", f"{statistics.median(overheads):.2f}", f"{max(overheads):.2f}")
-    table.add_row(
-        f"resident memory from trial {WARM} on, MiB", f"{statistics.median(memory[WARM:]):.0f}", f"{max(memory):.0f}"
-    )
-    Console().print(table)
-    Console().print(f"growth from trial {WARM} to {len(laps) - 1}: {grown:+.2f} MiB a trial")
-    if options.out:
-        records.write_json(options.out, result)
+    finish("sweep", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

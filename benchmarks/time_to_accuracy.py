@@ -9,7 +9,6 @@ PublicTest; PrivateTest is what the run reports at its end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,12 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from fer_lightning.reporting import records
-
-ROOT = Path(__file__).parents[1]
+from common import ROOT, finish, new_parser
 
 
 def run(experiment: str, seed: int, data_path: str | None, publish: bool) -> dict[str, Any]:
@@ -55,26 +49,19 @@ def run(experiment: str, seed: int, data_path: str | None, publish: bool) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--experiments", nargs="+", default=["speedrun_cpu", "speedrun_cpu_65", "speedrun_cpu_70"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data_path", help="where FER2013 lies, if not in data/")
     parser.add_argument("--publish", action="store_true", help="also record the runs in results/")
-    parser.add_argument("--out", type=Path, help="JSON file to write, beside the runs it holds already")
     options = parser.parse_args()
+    # what --out holds already stays in it
     kept = json.loads(options.out.read_text())["runs"] if options.out and options.out.exists() else []
-    result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
     for experiment in options.experiments:
         for seed in options.seeds:
             done = run(experiment, seed, options.data_path, options.publish)
             kept = [r for r in kept if (r["experiment"], r["seed"]) != (experiment, seed)] + [done]
-            if options.out:
-                records.write_json(options.out, {**result, "runs": kept, "commit": records.commit()})
-    table = Table("experiment", "seed", "seconds", "PublicTest", "PrivateTest", title=result["question"])
-    for row in kept:
-        accuracies = [f"{row[part]:.2%}" for part in ("public_test_accuracy", "private_test_accuracy")]
-        table.add_row(row["experiment"], str(row["seed"]), f"{row['seconds']:.0f}", *accuracies)
-    Console().print(table)
+            finish("time_to_accuracy", __doc__, {"runs": kept}, options.out)
 
 
 if __name__ == "__main__":

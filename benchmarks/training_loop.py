@@ -9,7 +9,6 @@ so short that what the framework adds to each is seen.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from itertools import islice
@@ -17,13 +16,12 @@ from pathlib import Path
 
 import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
 import pytorch_lightning as pl
+from common import finish, interleaved, new_parser, ratios
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
-from step import Step, batches, config_of, data_of, in_turns
+from training_step import Step, batches, config_of, data_of
 
 from fer_lightning.job import Job
-from fer_lightning.reporting import records
 from fer_lightning.run import build_module, prepare_data
 from fer_lightning.trainer import build_trainer, quiet
 from fer_lightning.training.callbacks import TrainingProgress
@@ -98,15 +96,16 @@ def measured(case: str, rounds: int, steps: int) -> dict[str, float | int | str]
     skip = steps // 4  # the first steps warm caches up, and the memory that a new network takes
     config = config_for(case, steps)
     _, precision = bare(config, skip)
-    pairs = in_turns(lambda: bare(config, skip)[0], lambda: lightning(config, skip), rounds)
+    sides = {"bare": lambda: bare(config, skip)[0], "lightning": lambda: lightning(config, skip)}
+    seen = interleaved(sides, rounds, warm_up=1)
     per_step = 1000 / (steps - skip)
-    ratios = [framework / loop for loop, framework in pairs]
+    compared = ratios(seen["lightning"], seen["bare"])
     return {
-        "bare_ms": statistics.median(b for b, _ in pairs) * per_step,
-        "lightning_ms": statistics.median(f for _, f in pairs) * per_step,
-        "ratio": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
+        "bare_ms": statistics.median(seen["bare"]) * per_step,
+        "lightning_ms": statistics.median(seen["lightning"]) * per_step,
+        "ratio": statistics.median(compared),
+        "lowest": min(compared),
+        "highest": max(compared),
         "rounds": rounds,
         "batch_size": config.trainer.batch_size,
         "precision": precision,
@@ -114,23 +113,14 @@ def measured(case: str, rounds: int, steps: int) -> dict[str, float | int | str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet()
-    result = {"question": __doc__.splitlines()[0], "machine": records.machine(), "versions": records.versions()}
-    headings = ("model", "bare, ms a step", "Lightning, ms a step", "ratio", "lowest", "highest")
-    table = Table(*headings, title=result["question"])
-    for case in options.cases:
-        row = result[case] = measured(case, options.rounds, options.steps)
-        ratios = (f"{row[key]:.3f}" for key in ("ratio", "lowest", "highest"))
-        table.add_row(case, f"{row['bare_ms']:.1f}", f"{row['lightning_ms']:.1f}", *ratios)
-    Console().print(table)
-    if options.out:
-        records.write_json(options.out, {**result, "commit": records.commit()})
+    result = {case: measured(case, options.rounds, options.steps) for case in options.cases}
+    finish("training_loop", __doc__, result, options.out)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,36 @@
-"""Batches of the data module and one training step on them, without a Trainer: what several benchmarks put together."""
+"""The batches of a training and one step on them, without a Trainer: what several benchmarks time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from types import SimpleNamespace
 
 import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from fer_lightning.config import plain
+from fer_lightning.command_line import composed
+from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols import Split
 from fer_lightning.job import Job
-from fer_lightning.resolvers import register_resolvers
 from fer_lightning.run import build_module
 from fer_lightning.trainer import choose_precision
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.optim import build_optimizer
 
-ROOT = Path(__file__).parents[1]
 keep_freed_memory()  # as a training does
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def config_of(*overrides: str) -> DictConfig:
     """conf/ with overrides."""
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=["paths.output_dir=outputs/benchmark", *overrides])
+    return composed(CONF, ["paths.output_dir=outputs/benchmark", *overrides])
 
 
 def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bool) -> FERDataModule:
@@ -48,7 +44,7 @@ def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bo
         workers=config.data.workers,
         seed=config.seed,
     )
-    datamodule.trainer = _Training()
+    datamodule.trainer = SimpleNamespace(training=True)  # all that it asks its trainer
     return datamodule
 
 
@@ -83,25 +79,19 @@ class Step:
         self.optimizer.step()
 
 
-def in_turns(theirs: Callable[[], float], ours: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
-    """Both sides' figures round after round, the sides taking turns at going first; one more round warms up."""
-    pairs = []
-    for round_ in range(rounds + 1):
-        if round_ % 2:
-            second, first = ours(), theirs()
-        else:
-            first, second = theirs(), ours()
-        pairs.append((first, second))
-    return pairs[1:]
+def rate(source: Iterator[Batch], steps: int, step: Callable[[Batch], object]) -> float:
+    """Pictures a second over so many steps."""
+    seen = 0
+    wait_for_device()
+    started = time.perf_counter()
+    for batch in islice(source, steps):
+        step(batch)
+        seen += len(batch["label"])
+    wait_for_device()
+    return seen / (time.perf_counter() - started)
 
 
-def finished() -> None:
+def wait_for_device() -> None:
     """Waits until the device has done all that it was asked for."""
-    if CUDA:
+    if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-
-
-class _Training:
-    """What the data module asks its trainer."""
-
-    training: Any = True
