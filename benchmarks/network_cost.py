@@ -18,7 +18,7 @@ from common import finish, interleaved, new_parser
 
 from fer_lightning.command_line import composed
 from fer_lightning.config import CONF, plain
-from fer_lightning.models.cost import latency, multiplications
+from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.studies.ensemble.recipe import Recipe
 
@@ -46,7 +46,7 @@ def measure(network: FERNetwork, milliseconds: list[float]) -> dict[str, float]:
     """A network's row."""
     return {
         "parameters": count_parameters(network),
-        "multiplications": multiplications(network),
+        "multiplications": multiply_accumulates(network),
         "milliseconds": round(statistics.median(milliseconds), 2),
     }
 

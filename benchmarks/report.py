@@ -248,8 +248,8 @@ SECTIONS = (
         "time_to_accuracy",
         "Time to accuracy",
         time_to_accuracy,
-        "The epoch is chosen on PublicTest. Each row is one run, measured at its own time and commit. An aim is "
-        "reached if both its accuracy, on PrivateTest, and its seconds are.",
+        "The epoch is chosen on PublicTest. Each row is one run, measured at its own time and commit; those with other "
+        "epochs are earlier recipes. An aim is reached if both its accuracy, on PrivateTest, and its seconds are.",
     ),
     Section(
         "augmentation",

@@ -42,7 +42,7 @@ def median_milliseconds(run: Callable[[], object], seconds: float = 0.5) -> floa
     return 1000 * statistics.median(times[5:])
 
 
-def multiplications(network: FERNetwork) -> int:
+def multiply_accumulates(network: FERNetwork) -> int:
     """Multiplications with a weight that one face takes (MACs)."""
     face = torch.zeros(1, network.channels, network.image_size, network.image_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

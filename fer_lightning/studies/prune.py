@@ -16,7 +16,7 @@ from torch import Tensor
 from fer_lightning.config import plain
 from fer_lightning.files import atomic_write, check_place
 from fer_lightning.models.channel_pruning import prune_channels
-from fer_lightning.models.cost import latency, multiplications
+from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.studies.trained import Trained
 from fer_lightning.studies.verb import checkpoint_verb
@@ -84,7 +84,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _row(name: str, network: FERNetwork, said: Predictions) -> list[str]:
     accuracy = (said.logits.argmax(dim=1) == said.labels).float().mean().item()
-    millions = f"{multiplications(network) / 1e6:.1f} M"
+    millions = f"{multiply_accumulates(network) / 1e6:.1f} M"
     return [name, f"{count_parameters(network):,}", millions, f"{latency(network):.2f} ms", f"{accuracy:.2%}"]
 
 

@@ -162,7 +162,7 @@ def test_thousands_of_copies_are_made_of_their_own_pictures() -> None:
     repeated = np.arange(5000) % 70
     columns = {name: getattr(few, name)[repeated] for name in ("labels", "usage")}
     names = np.array([f"row {row}".encode() for row in range(5000)])
-    many = dataclasses.replace(few, images=images, names=names, **columns)
+    many = dataclasses.replace(few, images=images, names=names, votes=None, **columns)
     grown = stored_copies(many, copies=1).faces
     assert grown is not None
     copies = np.arange(5000, len(grown))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fer_lightning.models.channel_pruning import prune_channels
-from fer_lightning.models.cost import multiplications
+from fer_lightning.models.cost import multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network
 
 MODELS = "fer_lightning.models"
@@ -84,7 +84,7 @@ def test_what_is_no_narrower_network_is_refused(options: dict[str, Any], said: s
         prune_channels(wide, network("small_resnet.SmallResNet", options))
 
 
-def test_multiplications_by_hand() -> None:
+def test_multiply_accumulates_by_hand() -> None:
     # One 3x3 convolution to 4 channels over 24x24 places, then 4 features to 7 logits.
     net = network("small_resnet.SmallResNet", {"widths": [4], "depths": [0]})
-    assert multiplications(net) == 24 * 24 * 4 * 9 + 4 * 7
+    assert multiply_accumulates(net) == 24 * 24 * 4 * 9 + 4 * 7
