@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -327,3 +328,31 @@ def test_onnx_answers_as_pytorch_on_real_faces(real_data: Path, small_bundle: Pa
     shares = np.array([list(answer.probabilities.values()) for answer in answers])
     np.testing.assert_allclose(shares, wanted, atol=1e-5)
     assert (shares.argmax(axis=1) == wanted.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize(("scores", "chosen"), [([0.2, 0.9], 1), ([0.5, 0.4], 0), ([0.1, 0.2], 1)])
+def test_the_calibration_that_loses_least_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], chosen: int
+) -> None:
+    """The first that loses next to nothing, else the best; the float graph is right on 90%."""
+    names, written = list(graphs.CALIBRATIONS)[:2], []
+    monkeypatch.setattr(graphs, "CALIBRATIONS", names)
+    monkeypatch.setattr(graphs, "write_int8", lambda source, target, faces, name: written.append(name))
+    answering = SimpleNamespace(load=lambda folder, graph: SimpleNamespace(logits=lambda faces: written[-1]))
+    monkeypatch.setattr(exporting, "FERPredictor", answering)
+    of = dict(zip(names, scores, strict=True)) | {"float": 0.9}
+    monkeypatch.setattr(exporting, "accuracy", lambda answers, labels: of[answers])
+    faces, labels = np.zeros((2, 1, 24, 24), np.float32), np.zeros(2, np.int64)
+    whole = SimpleNamespace(logits=lambda faces: "float")
+    assert exporting._best_int8(tmp_path, whole, faces, faces, labels, lambda name, file: None) == names[chosen]
+    assert written[-1] == names[chosen]
+
+
+def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["provenance"]["protocol"] = "leaky_all(copies=1)"
+    torch.save(content, tmp_path / "leaky.ckpt")
+    out = tmp_path / "bundle"
+    assert entry.main(["export", f"checkpoint={tmp_path}/leaky.ckpt", f"out={out}"]) == 2
+    assert "was trained under leaky_all(copies=1), which leaks" in capsys.readouterr().err
+    assert not out.exists()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fer_lightning import __main__ as entry
 from fer_lightning.inference import images as pictures
-from fer_lightning.inference.detect import DetectedFace
+from fer_lightning.inference.detect import DetectedFace, crop
 from fer_lightning.inference.images import PictureError, read_picture, to_input
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.inference.video import frames
@@ -277,6 +277,10 @@ def test_every_face_that_is_found_gets_an_answer(predictor) -> None:
     assert [[face.box for face in faces] for faces in answers] == [
         [(0, 10, 40, 40), (20, 10, 40, 40), (40, 10, 40, 40)]
     ] * 2
+    for face in answers[0]:  # each is the answer for what was cut out there
+        [alone] = predictor.predict(crop(photo, DetectedFace(face.box)))
+        np.testing.assert_allclose(shares(face), shares(alone), atol=1e-6)
+    assert len({face.confidence for face in answers[0]}) == 3
     assert predictor.predict(photo, detect=True, detector=found(0)) == [[]]
     mixed = predictor.predict([photo, b"", photo], detect=True, detector=found(1), errors="return")
     assert [type(answer) for answer in mixed] == [list, PictureError, list]

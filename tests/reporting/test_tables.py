@@ -150,3 +150,22 @@ def test_results_without_mlflow_name_none(tmp_path):
     console, text = printed()
     tables.results_files(console, tmp_path)
     assert "Compare runs" not in text()
+
+
+def test_each_number_stands_in_its_row_and_the_classes_are_those_of_the_whole_part() -> None:
+    part, rest = scores(), scores(n=3275, accuracy=0.62)
+    rest["per_class"] = {name: row | {"support": 9} for name, row in rest["per_class"].items()}
+    console, text = printed(width=120)
+    console.print(tables.scores_table({"test": part, "test_deduplicated": rest}, EMOTIONS))
+    rows = {line.rsplit("  ", 2)[0].strip(): line.split() for line in text().splitlines() if line.strip()}
+    shown = {name: next(line for line in text().splitlines() if line.strip().startswith(name)) for name in (
+        "accuracy", "macro F1", "balanced accuracy", "top-2 accuracy", "calibration error", "cross entropy", "angry",
+    )}  # fmt: skip
+    assert rows
+    assert shown["accuracy"].split()[-2:] == ["65.12%", "62.00%"]
+    assert shown["macro F1"].split()[-2:] == ["63.12%"] * 2
+    assert shown["balanced accuracy"].split()[-1] == "62.53%"
+    assert shown["top-2 accuracy"].split()[-1] == "82.34%"
+    assert shown["calibration error"].split()[-1] == "4.32%"
+    assert shown["cross entropy"].split()[-1] == "1.012"
+    assert shown["angry"].split()[-1] == "1,000"

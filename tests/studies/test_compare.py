@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import pytest
 from scipy.stats import binomtest, chi2, t
 
 from fer_lightning import __main__ as entry
-from fer_lightning.studies.compare import Measured, compare_recipes, mcnemar, paired, verdict_on_recipes
+from fer_lightning.studies.compare import (
+    Measured,
+    compare,
+    compare_recipes,
+    mcnemar,
+    paired,
+    verdict,
+    verdict_on_recipes,
+)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (9, 3), (5, 5), (0, 24), (12, 12)])
@@ -166,3 +175,28 @@ def test_patterns_name_the_seeds_of_a_recipe(
     assert "b_seed0 is alone" in capsys.readouterr().err
     assert entry.main(["compare", f"{tmp_path}/c_seed*", words[0]]) == 2
     assert "no finished run matches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "said"),
+    [(60, 20, "A is right more often"), (20, 60, "B is right more often"), (30, 25, "No difference")],
+)
+def test_the_verdict_names_the_better_net_where_there_is_one(only_a: int, only_b: int, said: str) -> None:
+    labels = np.array([0, 1] * 200)
+    a, b = labels.copy(), labels.copy()
+    b[:only_a] = 1 - labels[:only_a]
+    a[only_a : only_a + only_b] = 1 - labels[only_a : only_a + only_b]
+    result = paired(labels, a, b, CLASSES)
+    assert (result["mcnemar"]["only_a"], result["mcnemar"]["only_b"]) == (only_a, only_b)
+    assert verdict(result).startswith(said)
+    low, high = result["macro_f1"]["interval"]
+    assert low < result["macro_f1"]["difference"] < high
+
+
+def test_pictures_of_other_data_are_not_the_same_ones() -> None:
+    labels = np.array([0, 1] * 10)
+    [a], [b] = seeds(labels, [labels == labels]), seeds(labels, [labels == labels], "B")
+    assert compare(a, b)["mcnemar"]["p"] == 1
+    other = dataclasses.replace(b, record={**b.record, "data_fingerprint": "g"})
+    with pytest.raises(ValueError, match="were not measured on the same pictures"):
+        compare(a, other)

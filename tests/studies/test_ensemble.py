@@ -3,6 +3,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,9 @@ from fer_lightning.data import synthetic
 from fer_lightning.reporting import figures
 from fer_lightning.studies import trained
 from fer_lightning.studies.ensemble import command, recipe
+from fer_lightning.studies.ensemble.command import Member
 from fer_lightning.studies.ensemble.recipe import Recipe
+from fer_lightning.training.metrics import Predictions
 
 RECIPES = sorted(path.stem for path in (ROOT / "conf" / "ensemble").glob("*.yaml"))
 
@@ -223,3 +227,67 @@ def test_a_recipe_takes_the_runs_of_its_members(runs: list[Path], monkeypatch: p
         Recipe.named("wrong")
     with pytest.raises(FileNotFoundError, match=r"train\.py seed=1 hydra\.run\.dir=runs/other_seed"):
         Recipe.named("both").trained()
+
+
+def test_the_best_member_is_best_on_the_val_part() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def answers(*codes: int) -> Predictions:
+        return Predictions(torch.arange(4), 5 * torch.eye(3)[list(codes)], labels)
+
+    one, two, voted = answers(0, 1, 2, 0), answers(0, 1, 1, 1), answers(0, 1, 2, 1)
+    members = [Member(Path("a"), {}, {"test": one}), Member(Path("b"), {}, {"test": two})]
+    rows = [{"run": "a", "val": {"accuracy": 0.4}}, {"run": "b", "val": {"accuracy": 0.6}}]
+    said = command.against_best_member(members, rows, voted, list("xyz"))
+    assert said["best_member"] == "b"  # though it is the worse one on the test part
+    assert (said["against_best_member"]["accuracy"]["a"], said["against_best_member"]["accuracy"]["b"]) == (0.75, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ({"data_fingerprint": "f" * 64}, "on the data"),
+        ({"protocol": "kaggle"}, "under the protocol"),
+        ({"classes": ["yes", "no"]}, "on the classes"),
+    ],
+)
+def test_nets_of_other_data_protocols_or_classes_do_not_vote_together(difference: dict, said: str) -> None:
+    def net(**changed: Any) -> Any:
+        told = {
+            "data": "faces",
+            "data_fingerprint": "e" * 64,
+            "protocol": "official",
+            "classes": ["no", "yes"],
+        } | changed
+        return SimpleNamespace(
+            provenance=told,
+            module=SimpleNamespace(classes=told["classes"]),
+            checkpoint=Path("best.ckpt"),
+            faces=SimpleNamespace(fingerprint=told["data_fingerprint"], name="faces"),
+            split=SimpleNamespace(name=told["protocol"]),
+        )
+
+    command.check_compatible(net(), net())
+    with pytest.raises(ValueError, match=f"members must be alike: .* was trained {said}"):
+        command.check_compatible(net(), net(**difference))
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_record_counts_the_nets_that_vote(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "vote_weights", lambda *arguments: torch.tensor([0.75, 0.0, 0.25]))
+    assert entry.main(["ensemble", listed(runs), "publish=two"]) == 0
+    written = record("two")
+    voting = [member for member in written["members"] if member["weight"]]
+    assert len(voting) == 2
+    assert written["params"] == sum(member["params"] for member in voting)
+    assert written["minutes"] == pytest.approx(sum(member["minutes"] for member in voting), abs=0.01)
+
+
+def test_a_vote_of_nets_that_leak_is_not_published(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaky = {"leaky": True, "protocol": "leaky_all(copies=1)"}
+    monkeypatch.setattr(command, "ensemble", lambda *arguments, **options: leaky)
+    assert entry.main(["ensemble", listed(runs), "publish=leaky"]) == 2
+    assert "leaky_all(copies=1) leaks" in capsys.readouterr().err
+    assert not Path("results/leaky_seed0.json").exists()

@@ -1,5 +1,6 @@
 """FERModule's steps: which views of a batch the network sees where."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from fer_lightning.config import plain
-from fer_lightning.training.module import FERModule
+from fer_lightning.training.errors import NonFiniteLossError
+from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -76,3 +78,25 @@ def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest
     assert (correct, pictures) == (4, 8)
     assert loss == pytest.approx(sum(losses), rel=1e-5)
     assert len(set(losses)) > 1
+
+
+def test_only_batches_that_are_skipped_in_a_row_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small_module()
+    module._skips = True
+    module._trainer = SimpleNamespace(num_training_batches=99, precision="32-true", global_step=0, current_epoch=0)
+    module.on_train_epoch_start()
+    logits = torch.zeros(2, 7, requires_grad=True)
+    batch = {"image": torch.rand(2, 1, 48, 48), "label": torch.tensor([0, 1]), "index": torch.tensor([0, 1]), "seed": 0}
+
+    def step(number: int, factor: float) -> torch.Tensor | None:
+        monkeypatch.setattr(module, "_logits", lambda batch: logits * factor)
+        return module.training_step(batch, number)
+
+    for number in range(3 * SKIPPED_IN_A_ROW):
+        finite = number % 3 == 0
+        assert (step(number, 1.0 if finite else math.nan) is not None) == finite
+    assert module._skipped == 2 * SKIPPED_IN_A_ROW
+    assert step(30, 1.0) is not None
+    assert [step(31 + number, math.nan) for number in range(SKIPPED_IN_A_ROW - 1)] == [None] * (SKIPPED_IN_A_ROW - 1)
+    with pytest.raises(NonFiniteLossError, match=f"{SKIPPED_IN_A_ROW} batches in a row were skipped"):
+        step(40, math.nan)
