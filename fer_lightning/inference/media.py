@@ -12,10 +12,8 @@ from typing import Final
 from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable
 from fer_lightning.inference.video import frames
 
-PICTURES: Final = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".avif")
-)
-VIDEOS: Final = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
+PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+VIDEOS: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Reader:
         for above, folders, files in os.walk(folder, onerror=unreadable):
             folders[:] = sorted(f for f in folders if not f.startswith(".") and not self._is_skipped(Path(above, f)))
             for file in sorted(files):
-                if not file.startswith(".") and Path(file).suffix.lower() in PICTURES | VIDEOS:
+                if not file.startswith(".") and Path(file).suffix.lower() in PICTURES + VIDEOS:
                     yield Path(above, file)
 
     def _is_skipped(self, folder: Path) -> bool:

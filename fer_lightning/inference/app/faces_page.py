@@ -14,13 +14,13 @@ from fer_lightning.inference.app.models import Choice, Model, available
 from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
 from fer_lightning.inference.heatmaps import HeatMap
 from fer_lightning.inference.images import PictureError, read_picture, to_uint8
+from fer_lightning.inference.media import PICTURES
 from fer_lightning.inference.predict import Prediction
 
 LIMITS = (
     "A model names the expression that a face shows, as people who looked at photos would. It does not know what "
     "anybody feels, and is often wrong: decide nothing about people by it."
 )
-ENDINGS = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "ppm", "pgm"]
 SEARCHED_SIDE = 960
 """Pixels at which pictures are searched: twice the default, so that smaller faces of a group are found."""
 
@@ -141,7 +141,7 @@ def given_pictures() -> list[UploadedFile]:
     if source == "Camera":
         taken = st.camera_input("Take a picture", label_visibility="collapsed")
         return [taken] if taken else []
-    return st.file_uploader("Pictures", ENDINGS, accept_multiple_files=True, label_visibility="collapsed")
+    return st.file_uploader("Pictures", PICTURES, accept_multiple_files=True, label_visibility="collapsed")
 
 
 def look_at(uploads: Sequence[UploadedFile], cropped: bool) -> list[Looked]:
