@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         runner = Runner(deadline, chosen.at_once, chosen.weights)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(OUT_OF_TIME))
         return runner.rows([(name, seed) for name in chosen.names for seed in seeds])
-    show(baselines(), Console())
     if chosen.action == "write":
         write()
+    show(baselines(), Console())
     return 0
