@@ -156,16 +156,16 @@ def test_wrong_copies_are_named(protocol, faces):
 
 
 def test_thousands_of_copies_are_made_of_their_own_pictures() -> None:
-    shades = np.arange(5000) % 250
+    shades = np.arange(7000) % 250
     few = draw_faces(70, image_size=24)
-    images = np.broadcast_to(shades.astype(np.uint8)[:, None, None], (5000, 8, 8)).copy()
-    repeated = np.arange(5000) % 70
+    images = np.broadcast_to(shades.astype(np.uint8)[:, None, None], (7000, 8, 8)).copy()
+    repeated = np.arange(7000) % 70
     columns = {name: getattr(few, name)[repeated] for name in ("labels", "usage")}
-    names = np.array([f"row {row}".encode() for row in range(5000)])
+    names = np.array([f"row {row}".encode() for row in range(7000)])
     many = dataclasses.replace(few, images=images, names=names, votes=None, **columns)
     grown = stored_copies(many, copies=1).faces
     assert grown is not None
-    copies = np.arange(5000, len(grown))
+    copies = np.arange(7000, len(grown))
     centres = grown.images[copies, 4, 4].astype(float)  # a flat picture stays flat but for its light and its border
     sources = np.array([original(grown, position) for position in copies])
     assert np.corrcoef(centres, shades[sources])[0, 1] > 0.95
