@@ -294,6 +294,24 @@ def test_a_flipped_bit_in_a_gz_or_zip_does_not_pass(tmp_path, faces):
             read_faces(tmp_path / name)
 
 
+def test_a_flipped_bit_behind_the_csv_of_a_tar_gz_does_not_pass(tmp_path, faces):
+    """The checksum stands at the end of the archive, behind all that is read for its own sake."""
+    path = tar_gz(tmp_path / "a.tar.gz", {"fer2013.csv": "\n".join(rows_of(faces)).encode(), "note.txt": b"x" * 9000})
+    assert_same(read_faces(path), faces)
+    raw = bytearray(path.read_bytes())
+    raw[-8] ^= 1  # of the checksum
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read_faces(path)
+
+
+def test_of_two_csvs_in_an_archive_the_challenges_own_is_read(tmp_path, faces):
+    other = [line.replace("Training", "PublicTest") for line in rows_of(faces)]
+    own = "\n".join(rows_of(faces)).encode()
+    path = zipped(tmp_path / "both.zip", {"icml_face_data.csv": "\n".join(other).encode(), "fer2013.csv": own})
+    assert_same(read_faces(path), faces)
+
+
 @pytest.mark.parametrize(
     "evil", ["../fer2013.csv", "/etc/fer2013.csv", "a/../../fer2013.csv", "..\\fer2013.csv", "C:\\x.csv"]
 )
@@ -446,6 +464,13 @@ def by_name(read):
         name.decode(): (image.flat[0], read.classes[label], usage)
         for name, image, label, usage in zip(read.names, read.images, read.labels, read.usage, strict=True)
     }
+
+
+def test_a_folder_called_synthetic_holds_no_drawn_faces(tmp_path):
+    files = {f"{split}/{name}/1.png": gray(9) for split in ("train", "test") for name in ("no", "yes")}
+    read = read_faces(unpacked(tmp_path / "synthetic", files))
+    assert read.name == "folder_synthetic"
+    assert not read.is_synthetic
 
 
 def test_kaggle_layout_as_folder_and_as_zip(tmp_path):

@@ -326,11 +326,41 @@ def test_the_folder_of_the_newest_run_of_these_settings_is_found(composed, tmp_p
     assert resume.run_folder(fresh, composed(*TINY)) == fresh
     assert resume.run_folder(fresh, composed(*TINY, "resume=auto")) == str(tmp_path / names[1])
     assert resume.run_folder(fresh, composed(*TINY, "data.resident=false", "tracking=csv", "resume=auto")) != fresh
+    ended = resume.RunState.read(tmp_path / names[1])
+    resume.RunState(ended.settings, objective=0.5).write(tmp_path / names[1])
+    os.utime(tmp_path / names[1] / resume.STATE, (1, 1))
+    assert resume.run_folder(fresh, composed(*TINY, "resume=auto")) == str(tmp_path / names[1]), "one that ended too"
     assert resume.run_folder(fresh, composed(*TINY, "optimizer=adam", "resume=auto")) == fresh
     path = tmp_path / names[0] / "checkpoints" / "last.ckpt"
     assert resume.run_folder(fresh, composed(*TINY, f"resume={path}")) == str(tmp_path / names[0])
     (tmp_path / names[1] / resume.STATE).write_text("half a fi")
     assert resume.run_folder(fresh, composed(*TINY, "resume=auto")) == str(tmp_path / names[0])
+
+
+def test_a_run_is_the_same_wherever_its_data_lie(composed, tmp_path: Path) -> None:
+    here, there = (
+        resume.settings(composed("data=fer2013", f"data.path={place}/fer2013.csv", f"data.votes_path={place}/new.csv"))
+        for place in ("here", "there")
+    )
+    assert here == there
+    other = resume.settings(composed("data=fer2013", "data.path=here/fer2013.csv", "data.targets=votes"))
+    assert resume.differences(here, other) == "data.targets labels (now votes)"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_run_of_any_model_is_found_again(composed, tmp_path: Path, path: Path) -> None:
+    settings = resume.settings(composed(f"model={path.stem}", "++model.name=resnet10t"))
+    resume.RunState(settings).write(tmp_path)
+    assert resume.RunState.read(tmp_path).settings == settings
+    assert resume.state_to_resume(tmp_path, settings) is not None
+
+
+def test_a_state_of_before_an_option_was_one_is_that_of_its_default(composed, tmp_path: Path) -> None:
+    settings = resume.settings(composed("model=timm", "model.name=resnet10t"))
+    old = json.loads(json.dumps(settings))
+    del old["trainer"]["check_val_every_n_epoch"], old["model"]["drop_path"]
+    (tmp_path / resume.STATE).write_text(json.dumps({"settings": old, "objective": None}))
+    assert resume.RunState.read(tmp_path).settings == settings
 
 
 def test_options_of_equal_keys_are_other_settings() -> None:
