@@ -113,11 +113,8 @@ def test_gray_is_repeated_and_rgb_becomes_luma() -> None:
 
 
 def test_resizing_shrinks_with_antialias_and_enlarges_linearly() -> None:
-    stripes = torch.tensor([0.0, 1.0]).repeat(48)[None, None, None, :].expand(1, 1, 96, 96)
-    assert seen(stripes, 24, 1)[..., 2:-2].sub(0.5).abs().max() < 0.05  # without antialias: all 0.5 or all 0 and 1
-    thin = torch.zeros(1, 1, 1, 40)
-    thin[..., 5] = 1
-    assert seen(thin, 10, 1).max() > 0, "a line between the sampled points is not lost"
+    stripes = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(24)[None, None, None, :].expand(1, 1, 96, 96)
+    assert seen(stripes, 24, 1)[..., 2:-2].sub(0.25).abs().max() < 0.05  # without antialias all are 0
     ramp = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(1, 1, 2, 2)
     assert torch.allclose(seen(ramp, 4, 1)[0, 0, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
     assert seen(torch.full((1, 3, 31, 77), 0.3), 48, 3).sub(0.3).abs().max() < 1e-6

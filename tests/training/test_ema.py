@@ -62,6 +62,31 @@ def test_validation_sees_the_average_which_before_it_begins_is_the_network() -> 
     assert float(module.weight) == module.seen[-1]  # the average is what is left
 
 
+def test_every_weight_and_buffer_is_averaged() -> None:
+    class Several(OneWeight):
+        def __init__(self) -> None:
+            super().__init__()
+            self.others = nn.ParameterList([nn.Parameter(torch.zeros(2)) for _ in range(3)])
+            self.register_buffer("count", torch.zeros(1))
+            self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            self.count += 1
+            self.steps += 1
+            return -self.weight.sum() - sum(2 * other.sum() for other in self.others)
+
+    module = Several()
+    loader = torch.utils.data.DataLoader(torch.zeros(3, 1))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    callback = EMA(decay=0.5, update_starting_at_step=0)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[callback], accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(module, loader)
+    average = 0.5 * (0.5 * 1 + 0.5 * 2) + 0.5 * 3  # of 1, 2 and 3
+    assert float(module.weight) == average
+    assert float(module.count) == average
+    assert all(torch.equal(other, torch.full((2,), 2 * average)) for other in module.others)
+
+
 def test_a_training_that_ends_before_the_average_begins_keeps_its_network() -> None:
     assert float(trained(EMA(update_starting_at_step=100), epochs=3).weight) == 6.0
 

@@ -100,3 +100,15 @@ def test_only_batches_that_are_skipped_in_a_row_end_a_training(monkeypatch: pyte
     assert [step(31 + number, math.nan) for number in range(SKIPPED_IN_A_ROW - 1)] == [None] * (SKIPPED_IN_A_ROW - 1)
     with pytest.raises(NonFiniteLossError, match=f"{SKIPPED_IN_A_ROW} batches in a row were skipped"):
         step(40, math.nan)
+
+
+def test_dropout_follows_from_the_seed_of_the_batch() -> None:
+    module = small_module().train()
+    module._trainer = SimpleNamespace(num_training_batches=9)
+    batch = {"image": torch.rand(4, 1, 48, 48), "label": torch.tensor([0, 1, 2, 3])}
+    losses: dict[int, list[float]] = {}
+    for number, seed in enumerate((5, 6, 5)):
+        torch.rand(number)  # what was drawn before does not matter
+        losses.setdefault(seed, []).append(module.training_step({**batch, "seed": seed}, number).item())
+    assert losses[5][0] == losses[5][1]
+    assert losses[5][0] != losses[6][0]
