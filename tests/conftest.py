@@ -54,6 +54,13 @@ Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_reaches_children() -> None:
+    """A shell starts what runs in the background with SIGINT ignored, and children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where FER2013 lies in data/, `data=auto` means another data set than elsewhere."""
     if find_fer2013("data"):

@@ -28,10 +28,8 @@ def test_the_page_is_what_the_benchmarks_wrote() -> None:
 def test_every_section_has_its_script_and_every_result_its_section() -> None:
     names = {section.name for section in REPORT["SECTIONS"]}
     assert {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")} <= names
-    scripts = {path.stem: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
-    assert scripts.keys() - {"report", "common", "training_step"} == names
-    for name in names:
-        assert f'finish("{name}", __doc__, ' in scripts[name]
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert scripts - {"report", "common", "training_step"} == names
 
 
 def test_what_was_not_measured_says_so(tmp_path: Path) -> None:

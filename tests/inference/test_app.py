@@ -113,9 +113,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def opened(*uploads: tuple[str, bytes], model: Path | None = None) -> AppTest:
-    if model:
-        os.environ[models.MODEL_VARIABLE] = str(model)  # taken back by `here`
+def opened(*uploads: tuple[str, bytes]) -> AppTest:
     app = AppTest.from_file(str(SCRIPT), default_timeout=60).run()
     if uploads:
         app.file_uploader[0].set_value([(name, data, "image/jpeg") for name, data in uploads])

@@ -25,6 +25,7 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.models.network import FERNetwork, build_network, size_learnt_from
 from fer_lightning.reporting import figures
+from fer_lightning.studies import trained
 from fer_lightning.training.module import load_module
 
 RUN = [*TINY, "model=compact", "model.widths=[8,16]", "model.depths=[1,1]"]
@@ -356,3 +357,17 @@ def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path,
     assert entry.main(["export", f"checkpoint={tmp_path}/leaky.ckpt", f"out={out}"]) == 2
     assert "was trained under leaky_all(copies=1), which leaks" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(trained.Trained, "refuse_seen_pictures", lambda self, part: asked.append(part))
+    source = exporting.ExportSource.load(run, [])
+    assert asked == ["val", "test"]
+    small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
+    monkeypatch.setattr(exporting, "size_learnt_from", lambda network, shape: network.graph)
+    nets = [
+        SimpleNamespace(module=SimpleNamespace(network=net), faces=SimpleNamespace(images=np.zeros((1, 24, 24))))
+        for net in (*small, *large, *small)
+    ]
+    assert dataclasses.replace(source, nets=nets).graph_input() == (48, 3)

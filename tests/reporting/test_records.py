@@ -35,3 +35,10 @@ def test_a_published_command_says_nothing_of_folders(tmp_path: Path) -> None:
     records.publish(tmp_path / "row.json", {"command": records.command(words), "commit": "c" * 40})
     written = json.loads((tmp_path / "row.json").read_text())["command"]
     assert written == "python train.py experiment=vggnet data.path=fer2013.csv 'data.votes_path=new votes.csv'"
+
+
+def test_words_that_change_no_result_make_no_other_training() -> None:
+    typed = ["experiment=custom_cnn", "optimizer.lr=1e-3"]
+    besides = ["seed=0", "data.workers=2", "data.path=/x/fer2013.csv", "tracking=none", "resume=auto", "paths.a=b"]
+    assert records.settings_typed([*besides, "+data.workers=2", *typed]) == typed
+    assert records.settings_typed([*typed, "seed=1"]) != records.settings_typed(typed)

@@ -383,6 +383,7 @@ def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.Captu
 def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
     (root / "fer_lightning").mkdir()
+    (root / "fer_lightning" / "__init__.py").touch()  # else one that PYTHONPATH names comes before it
     (root / "fer_lightning" / "__main__.py").write_text(FAKE_ENSEMBLE)
     (root / "conf" / "ensemble").mkdir()
     members = "members:\n  one: [experiment=a]\n  two: [experiment=b, seed=1]\n"

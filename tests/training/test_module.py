@@ -74,9 +74,14 @@ def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest
         monkeypatch.setattr(module, "_logits", lambda batch, logits=logits: logits.clone().requires_grad_())
         batch = {"image": torch.rand(len(row), 1, 48, 48), "label": labels, "index": labels, "seed": number}
         losses += [module.training_step(batch, number).item()] * len(row)
-    loss, correct, pictures = module._sums.tolist()
-    assert (correct, pictures) == (3, 8)
-    assert loss == pytest.approx(sum(losses), rel=1e-5)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.25}])
+    reduced = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
+    vars(module._trainer).update(strategy=reduced, optimizers=[optimizer], current_epoch=0, loggers=[])
+    vars(module._trainer).update(lr_scheduler_configs=[])
+    monkeypatch.setattr(module, "log_dict", lambda row, **options: None)
+    module.on_train_epoch_end()
+    [row] = module.history
+    assert row == {"epoch": 1, "train/accuracy": 3 / 8, "train/loss": pytest.approx(sum(losses) / 8), "lr": 0.25}
     assert len(set(losses)) > 1
 
 
