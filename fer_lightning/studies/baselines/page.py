@@ -33,10 +33,10 @@ and PrivateTest together, the 7,178 pictures that many sources report on; half o
 serves to compare with them. A row that names a protocol beside its interval is measured on other labels, FER+'s:
 it compares with FER+ alone, behind the rest.
 
-Intervals are 95% bootstrap intervals over the pictures. They leave out what training anew changes (of several
-seeds the mean is shown, with the lowest and the highest), and this project's recipes came one after the other,
-each knowing the figures before it: a difference of less than a point between two rows says little. What a command
-measured before, when it was given again, stands below with its row.
+Intervals are 95% bootstrap intervals over the pictures. They leave out what training anew changes: of several
+seeds the mean is shown, with the lowest and the highest; of several runs of one command the latest stands in the
+table, and what it measured before below with its row. And this project's recipes came one after the other, each
+knowing the figures before it. So a difference of a point between two rows says little.
 
 Size is that of float32 weights. Latency is one face on one CPU thread in PyTorch, all measured in one run
 (`benchmarks/network_cost.py`): `10 x` where the accuracy is the average of ten views of each face, one number for
