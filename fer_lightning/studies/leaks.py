@@ -48,7 +48,7 @@ SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "trainer.max_epoch
 NOT_RUN = "not run"
 
 STUDIED = {
-    "official": "trained on Training, epoch chosen on PublicTest, measured on PrivateTest once",
+    "official": "trained on Training, epoch chosen on PublicTest, measured on PrivateTest at the end",
     "leaky_selected": "the official parts, but PrivateTest itself chooses the epoch and lowers the learning rate",
     "leaky_pooled": "all parts pooled and split at random in the official sizes: copies of a picture lie on both sides",
     "leaky_oversampled": (

@@ -43,8 +43,8 @@ def published() -> None:
         st.info("None was measured yet: `python -m fer_lightning baselines` lists them.")
         return
     st.caption(
-        "Chosen on PublicTest, measured on PrivateTest once; 95% bootstrap intervals. *Without copies* leaves out test "
-        f"pictures that are also in the other parts. {len(rows) - len(measured)} more can be run."
+        "Chosen on PublicTest, measured on PrivateTest at the end; 95% bootstrap intervals. *Without copies* leaves "
+        f"out test pictures that are also in the other parts. {len(rows) - len(measured)} more can be run."
     )
     cells = [row.cells() for row in measured]
     st.dataframe(pd.DataFrame([{column: row[column] for column in HEAD} for row in cells]), hide_index=True)
