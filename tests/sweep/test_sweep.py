@@ -245,6 +245,14 @@ def test_a_job_that_kills_its_process_is_tried_again(sweep: Sweep, study: Open):
     assert len({t.user_attrs["worker"] for t in study().trials if "worker" in t.user_attrs}) > 1
 
 
+def test_a_study_that_searched_otherwise_is_not_gone_on_with(sweep: Sweep, study: Open):
+    assert sweep("x=choice(0,1)", "hydra.sweeper.n_trials=1").returncode == 0
+    done = sweep("x=choice(0,2)", "hydra.sweeper.n_trials=2")
+    assert done.returncode == 1
+    assert "the study toy has searched x otherwise" in " ".join(done.stdout.split())
+    assert len(study().trials) == 1
+
+
 def test_submitit(sweep: Sweep, study: Open):
     done = sweep("x=0,1", "hydra/sweeper/sampler=grid", "hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2")
     assert done.returncode == 0, done.stdout
