@@ -26,7 +26,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from common import finish, interleaved, new_parser, ratios, seconds_of
+from harness import finish, interleaved, new_parser, ratios, seconds_of
 from omegaconf import OmegaConf
 from training_step import Step, batches, config_of, data_of
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from itertools import islice
 
-from common import finish, interleaved, new_parser, ratios
+from harness import finish, interleaved, new_parser, ratios
 from training_step import Step, batches, config_of, data_of, wait_for_device
 
 from fer_lightning.run import prepare_data

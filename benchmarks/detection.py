@@ -21,7 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import finish, new_parser
+from harness import finish, new_parser
 from sklearn.datasets import load_sample_images
 
 from fer_lightning.data.sources import read_faces

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator
 
 import torch
-from common import finish, interleaved, new_parser, ratios
+from harness import finish, interleaved, new_parser, ratios
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image

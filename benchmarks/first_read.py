@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import finish, interleaved, new_parser, peak_mib, seconds_of
+from harness import finish, interleaved, new_parser, peak_mib, seconds_of
 from numpy.typing import NDArray
 
 from fer_lightning.data.sources import read_faces

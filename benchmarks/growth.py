@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import ROOT, finish, interleaved, new_parser, run_alone, write_noise
+from harness import ROOT, finish, interleaved, new_parser, run_alone, write_noise
 
 TINY = ["data=fer2013", "model.width=8", "trainer.precision=32-true", "trainer.accelerator=cpu", "eval.bootstrap=100"]
 USAGES = ["Training"] * 8 + ["PublicTest", "PrivateTest"]

@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before any of the runtimes is loaded
 
 import numpy as np
 import torch
-from common import finish, interleaved, new_parser, run_alone, seconds_of
+from harness import finish, interleaved, new_parser, run_alone, seconds_of
 from PIL import Image
 
 from fer_lightning.inference import graphs

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from common import ROOT, finish, new_parser
+from harness import ROOT, finish, new_parser
 from mlflow import MlflowClient
 
 FORKED = multiprocessing.get_context("forkserver")

@@ -21,7 +21,7 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from common import finish, new_parser, peak_mib
+from harness import finish, new_parser, peak_mib
 
 import fer_lightning.run  # noqa: F401  # before the first fork, and before torchvision
 

@@ -14,7 +14,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from common import finish, interleaved, new_parser
+from harness import finish, interleaved, new_parser
 
 from fer_lightning.command_line import composed
 from fer_lightning.config import CONF, plain

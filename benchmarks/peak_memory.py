@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import ROOT, finish, new_parser, run_alone
+from harness import ROOT, finish, new_parser, run_alone
 
 
 def main() -> None:

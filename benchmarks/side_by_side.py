@@ -17,7 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from common import ROOT, finish, interleaved, new_parser, ratios
+from harness import ROOT, finish, interleaved, new_parser, ratios
 
 
 def start(folder: Path, seed: int, experiment: str, words: list[str], threads: int) -> subprocess.Popen[bytes]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, finish, interleaved, new_parser, run_alone
+from harness import ROOT, finish, interleaved, new_parser, run_alone
 from PIL import Image
 
 FIRST_STEP = f"""

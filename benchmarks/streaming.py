@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from common import finish, interleaved, new_parser, ratios
+from harness import finish, interleaved, new_parser, ratios
 from numpy.typing import NDArray
 from training_step import Step, batches, config_of, data_of, rate
 

@@ -18,7 +18,7 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from common import ROOT, finish, new_parser, write_noise
+from harness import ROOT, finish, new_parser, write_noise
 
 USAGES = ["Training"] * 200 + ["PublicTest"] * 50 + ["PrivateTest"] * 50
 WARM = 5  # trials that load and compile what the others find

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, finish, new_parser
+from harness import ROOT, finish, new_parser
 
 
 def run(experiment: str, seed: int, data_path: str | None, publish: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
 import pytorch_lightning as pl
-from common import finish, interleaved, new_parser, ratios
+from harness import finish, interleaved, new_parser, ratios
 from omegaconf import DictConfig
 from rich.console import Console
 from training_step import Step, batches, config_of, data_of

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_lightning.data.protocols import is_leaky
+from fer_lightning.reporting.markdown import with_interval
 
 _INTENDED = """## Intended use
 
@@ -57,8 +58,8 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
         else ""
     )
     parts = "\n".join(
-        f"| {part} | {row['n']:,} | {row['accuracy']:.2%} ({_interval(row['accuracy_interval'])}) | "
-        f"{row['macro_f1']:.2%} ({_interval(row['macro_f1_interval'])}) | {row['ece']:.1%} |"
+        f"| {part} | {row['n']:,} | {with_interval(row['accuracy'], row['accuracy_interval'])} | "
+        f"{with_interval(row['macro_f1'], row['macro_f1_interval'])} | {row['ece']:.1%} |"
         for part, row in scores.items()
     )
     per_class = scores["test"]["per_class_f1"]
@@ -121,10 +122,6 @@ def _mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], count: in
         if true != said
     ]
     return [f"{what} ({share:.0%} of them)" for share, what in sorted(cells, reverse=True)[:count]]
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{bounds[0]:.1%} to {bounds[1]:.1%}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -183,7 +183,12 @@ def publish(path: Path, record: Mapping[str, Any]) -> Path:
     """
     if path.is_file():
         before = read_record(path)
-        write_json(path.parent / SUPERSEDED / f"{path.stem}_{before.get('commit', 'unknown')[:12]}.json", before)
+        stem, number = f"{path.stem}_{before.get('commit', 'unknown')[:12]}", 1
+        place = path.parent / SUPERSEDED / f"{stem}.json"
+        while place.exists():  # the same commit measured more than once
+            number += 1
+            place = place.with_name(f"{stem}_{number}.json")
+        write_json(place, before)
     words = shlex.split(record["command"])
     shown = [without_folders(word) if word.startswith("data.") else word for word in words]
     return write_json(path, {**record, "command": shlex.join(shown)})

@@ -29,7 +29,7 @@ def test_every_section_has_its_script_and_every_result_its_section() -> None:
     names = {section.name for section in REPORT["SECTIONS"]}
     assert {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")} <= names
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert scripts - {"report", "common", "training_step"} == names
+    assert scripts - {"report", "harness", "training_step"} == names
 
 
 def test_what_was_not_measured_says_so(tmp_path: Path) -> None:

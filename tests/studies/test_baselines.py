@@ -183,6 +183,9 @@ def test_what_was_measured_before_is_kept_and_shown(root: Path) -> None:
     assert [path.name for path in (file.parent / SUPERSEDED).iterdir()] == ["measured_seed0_cccccccccccc.json"]
     [measured, _] = rows = baselines(root)
     assert measured.score("test") == "70.00% (65.0% to 75.0%)"
+    for accuracy in (0.71, 0.72):  # of one commit
+        publish(file, json.loads(file.read_text()) | {"test": part(accuracy)})
+    assert sorted(row["test"]["accuracy"] for row in baselines(root)[0].superseded) == [0.625, 0.7, 0.71]
     assert "Measured before, with seed 0: 62.50% on PrivateTest, commit cccccccccccc" in page.results_page(rows)
 
 

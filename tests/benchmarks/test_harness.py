@@ -13,28 +13,28 @@ from fer_lightning.data.sources import read_faces
 
 
 @pytest.fixture
-def common(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """benchmarks/common.py as the scripts beside it import it."""
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """benchmarks/harness.py as the scripts beside it import it."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import common
+    import harness
 
-    yield common
-    for name in ("common", "report"):
+    yield harness
+    for name in ("harness", "report"):
         del sys.modules[name]
 
 
-def test_sides_take_turns_at_going_first(common: ModuleType) -> None:
+def test_sides_take_turns_at_going_first(harness: ModuleType) -> None:
     called: list[str] = []
     sides = {name: lambda name=name: called.append(name) or len(called) for name in "abc"}
-    seen = common.interleaved(sides, rounds=2, warm_up=1)
+    seen = harness.interleaved(sides, rounds=2, warm_up=1)
     assert "".join(called) == "abcbcacab"
     assert seen == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
 
 
 def test_what_was_measured_is_saved_and_shown_as_in_the_page(
-    common: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    harness: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common.finish("peak_memory", "How much?\n\nMore.", {"peak_gib": 0.944}, tmp_path / "out.json")
+    harness.finish("peak_memory", "How much?\n\nMore.", {"peak_gib": 0.944}, tmp_path / "out.json")
     saved = json.loads((tmp_path / "out.json").read_text())
     assert list(saved) == ["question", "peak_gib", "machine", "versions", "commit"]
     assert saved["question"] == "How much?"
@@ -44,17 +44,17 @@ def test_what_was_measured_is_saved_and_shown_as_in_the_page(
     assert "0.94" in shown
 
 
-def test_a_command_is_measured_in_a_process_of_its_own(common: ModuleType, tmp_path: Path) -> None:
+def test_a_command_is_measured_in_a_process_of_its_own(harness: ModuleType, tmp_path: Path) -> None:
     code = "import os, sys, time; bytearray(3 * 10**8); time.sleep(0.1); sys.exit(os.environ.get('WRONG'))"
-    seconds, peak = common.run_alone([sys.executable, "-c", code], tmp_path)
+    seconds, peak = harness.run_alone([sys.executable, "-c", code], tmp_path)
     assert seconds > 0.1
     assert peak > 280
     with pytest.raises(SystemExit, match="ended with 1\nbadly"):
-        common.run_alone([sys.executable, "-c", code], tmp_path, WRONG="badly")
+        harness.run_alone([sys.executable, "-c", code], tmp_path, WRONG="badly")
 
 
-def test_noise_is_read_as_fer2013(common: ModuleType, tmp_path: Path) -> None:
-    common.write_noise(tmp_path / "fer.csv", ["Training", "PublicTest", "PrivateTest"] * 3, distinct=2)
+def test_noise_is_read_as_fer2013(harness: ModuleType, tmp_path: Path) -> None:
+    harness.write_noise(tmp_path / "fer.csv", ["Training", "PublicTest", "PrivateTest"] * 3, distinct=2)
     faces = read_faces(tmp_path / "fer.csv", cache=False)
     assert len(faces) == 9
     assert (faces.images[0] == faces.images[2]).all()
