@@ -8,10 +8,10 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer_lightning.command_line import check_words, overrides_last
+from fer_lightning.cli.command_line import check_words, overrides_last
+from fer_lightning.cli.help import help_text, wrapped
 from fer_lightning.config import CONF
-from fer_lightning.help import help_text, wrapped
-from fer_lightning.resolvers import register_resolvers
+from fer_lightning.run.resolvers import register_resolvers
 
 register_resolvers()
 
@@ -19,7 +19,7 @@ register_resolvers()
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | tuple[float, float]:
     """Returns the objective, or two, for sweeps."""
-    from fer_lightning.run import train  # imports torch, which --help and --cfg do not need
+    from fer_lightning.run.train import train  # imports torch, which --help and --cfg do not need
 
     try:
         return train(config)

@@ -31,10 +31,10 @@ from omegaconf import OmegaConf
 from training_step import Step, batches, config_of, data_of
 
 from fer_lightning.config import CONF
-from fer_lightning.data.augment import PictureAugmentation
-from fer_lightning.data.batched import BatchedAugmentation
-from fer_lightning.data.protocols import official
-from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.data.augmentation.batched import BatchedAugmentation
+from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.protocols.standard import official
+from fer_lightning.data.sources.synthetic import draw_faces
 
 POLICY = CONF / "augmentation" / "standard.yaml"
 BATCHES_A_TURN = 4

@@ -17,8 +17,8 @@ from itertools import islice
 from harness import finish, interleaved, new_parser, ratios
 from training_step import Step, batches, config_of, data_of, wait_for_device
 
-from fer_lightning.run import prepare_data
-from fer_lightning.trainer import quiet
+from fer_lightning.run.data import prepare_data
+from fer_lightning.run.trainer import quiet
 
 
 def measured(model: str, rounds: int, steps: int) -> dict[str, float | int | str]:

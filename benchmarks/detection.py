@@ -24,7 +24,7 @@ import numpy as np
 from harness import finish, new_parser
 from sklearn.datasets import load_sample_images
 
-from fer_lightning.data.sources import read_faces
+from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.detect import FaceDetector, crop, detector
 from fer_lightning.inference.predict import FERPredictor
 

@@ -24,8 +24,8 @@ from torchvision import transforms
 from training_step import DEVICE, Step, batches, config_of, data_of, rate
 
 from fer_lightning.data.datamodule import Batch
-from fer_lightning.data.protocols import official
-from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.data.protocols.standard import official
+from fer_lightning.data.sources.synthetic import draw_faces
 
 
 class PicturesOneByOne(Dataset):

@@ -23,7 +23,7 @@ import numpy as np
 from harness import finish, interleaved, new_parser, peak_mib, seconds_of
 from numpy.typing import NDArray
 
-from fer_lightning.data.sources import read_faces
+from fer_lightning.data.sources.readers import read_faces
 
 
 def naive(path: Path) -> NDArray[np.uint8]:

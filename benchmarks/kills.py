@@ -25,7 +25,7 @@ from harness import ROOT, finish, new_parser
 from mlflow import MlflowClient
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["fer_lightning.run"])
+FORKED.set_forkserver_preload(["fer_lightning.run.train"])
 TRAINING = [
     *("data=synthetic", "data.count=400", "data.image_size=24", "model.image_size=24", "model.dropout=0.5"),
     *("augmentation=cutmix", "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.accelerator=cpu"),

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness import finish, new_parser, peak_mib
 
-import fer_lightning.run  # noqa: F401  # before the first fork, and before torchvision
+import fer_lightning.run.train  # noqa: F401  # before the first fork, and before torchvision
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings

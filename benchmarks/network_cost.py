@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import finish, interleaved, new_parser
 
-from fer_lightning.command_line import composed
+from fer_lightning.cli.command_line import composed
 from fer_lightning.config import CONF, plain
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters

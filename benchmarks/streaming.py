@@ -28,9 +28,9 @@ from training_step import Step, batches, config_of, data_of, rate
 
 from fer_lightning.data.arrays import FaceArrays, release
 from fer_lightning.data.datamodule import Batch
-from fer_lightning.data.protocols import official
-from fer_lightning.data.sources import read_faces
-from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.data.protocols.standard import official
+from fer_lightning.data.sources.readers import read_faces
+from fer_lightning.data.sources.synthetic import draw_faces
 
 POINTS = 10  # looks at the memory in the epoch
 

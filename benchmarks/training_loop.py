@@ -21,9 +21,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from training_step import Step, batches, config_of, data_of
 
-from fer_lightning.job import Job
-from fer_lightning.run import build_module, prepare_data
-from fer_lightning.trainer import build_trainer, quiet
+from fer_lightning.run.data import prepare_data
+from fer_lightning.run.job import Job
+from fer_lightning.run.train import build_module
+from fer_lightning.run.trainer import build_trainer, quiet
 from fer_lightning.training.callbacks import TrainingProgress
 
 CASES = {

@@ -12,14 +12,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from fer_lightning.command_line import composed
+from fer_lightning.cli.command_line import composed
 from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
-from fer_lightning.data.protocols import Split
-from fer_lightning.job import Job
-from fer_lightning.run import build_module
-from fer_lightning.trainer import choose_precision
+from fer_lightning.data.protocols.split import Split
+from fer_lightning.run.job import Job
+from fer_lightning.run.train import build_module
+from fer_lightning.run.trainer import choose_precision
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.optim import build_optimizer
 

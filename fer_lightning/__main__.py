@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fer_lightning.files import error_message
 
 VERBS = {
-    "app": ("fer_lightning.inference.app.command", "faces and results in a browser"),
+    "app": ("fer_lightning.app.command", "faces and results in a browser"),
     "audit": ("fer_lightning.studies.audit.command", "what is wrong with a data set: copies, no faces, label errors"),
     "baselines": ("fer_lightning.studies.baselines.command", "published systems beside what was measured here"),
     "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
@@ -20,9 +20,9 @@ VERBS = {
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",
     ),
-    "export": ("fer_lightning.inference.export", "a run or an ensemble as ONNX, int8, ExecuTorch, with a model card"),
+    "export": ("fer_lightning.export.command", "a run or an ensemble as ONNX, int8, ExecuTorch, with a model card"),
     "leaks": ("fer_lightning.studies.leaks", "what each shortcut of the literature adds to an accuracy"),
-    "predict": ("fer_lightning.inference.predict_command", "expressions in pictures, folders and videos"),
+    "predict": ("fer_lightning.inference.command", "expressions in pictures, folders and videos"),
     "prune": ("fer_lightning.studies.prune", "a narrower net out of a trained one, to be trained on"),
 }
 """Each verb with its module, which is imported only when the verb is asked for, and what it does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -16,19 +17,24 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
 import fer_lightning  # noqa: F401  # before torchvision
-from fer_lightning.data import synthetic
-from fer_lightning.data.locate import find_fer2013
-from fer_lightning.resolvers import register_resolvers
+from fer_lightning.data.sources import synthetic
+from fer_lightning.data.sources.locate import find_fer2013
+from fer_lightning.export import graphs
+from fer_lightning.labels import EMOTIONS
+from fer_lightning.models.network import FERNetwork, build_network
+from fer_lightning.run.resolvers import register_resolvers
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +131,7 @@ def elsewhere(function: Callable[..., object], *arguments: object) -> multiproce
     A forked copy of this process would hang in PyTorch: the threads of its pool are not copied with it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fer_lightning.run"])
+    context.set_forkserver_preload(["fer_lightning.run.train"])
     process = context.Process(target=function, args=arguments, daemon=True)
     with pytest.MonkeyPatch.context() as patch:  # it would run the main script anew, which Streamlit's tests replace
         patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
@@ -140,9 +146,9 @@ draw_faces_once = functools.cache(synthetic.draw_faces)
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three finished runs on the same synthetic faces, whose checkpoints remember how they were typed."""
-    from fer_lightning.job import Job
     from fer_lightning.reporting import figures
-    from fer_lightning.run import train
+    from fer_lightning.run.job import Job
+    from fer_lightning.run.train import train
 
     register_resolvers()
     folder = tmp_path_factory.mktemp("runs")
@@ -227,3 +233,46 @@ def postgresql() -> Iterator[str]:
         call("pg_ctl", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder)
+
+
+def described(folder: Path, **changes: object) -> Path:
+    """Writes the files beside a `model.onnx` that make a bundle of it."""
+    graph = {"file": "model.onnx", "sha256": sha256((folder / "model.onnx").read_bytes()).hexdigest()}
+    description = {
+        "format": 1,
+        "name": "small",
+        "classes": list(EMOTIONS),
+        "input": {"size": 48, "channels": 1},
+        "graphs": {"float": graph},
+        "scores": {"test": {"accuracy": 0.5}},
+        "training": {"data": "fer2013", "data_fingerprint": "0", "protocol": "official", "command": "python train.py"},
+        **changes,
+    }
+    (folder / "bundle.json").write_text(json.dumps(description))
+    (folder / "MODEL_CARD.md").write_text("# small\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_network() -> FERNetwork:
+    """A network with random weights whose answers differ between pictures."""
+    torch.manual_seed(0)
+    model = {"_target_": "fer_lightning.models.small_resnet.SmallResNet", "image_size": 48, "channels": 1}
+    widths = {"widths": [8, 16], "depths": [1, 1], "stem_stride": 2, "mean": 0.5, "std": 0.25}
+    network = build_network(model | widths, len(EMOTIONS)).eval()
+    network.body.head[-1].weight.data.mul_(40)
+    return network
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_network: FERNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that network's bundle; nobody changes it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    graphs.write_onnx(small_network, folder / "model.onnx", channels=1, size=48)
+    return described(folder)
+
+
+@pytest.fixture
+def describe() -> Callable[..., Path]:
+    """`described`, for tests that change a bundle."""
+    return described

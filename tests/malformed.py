@@ -42,24 +42,24 @@ from PIL import Image
 
 from fer_lightning.__main__ import VERBS
 from fer_lightning.__main__ import main as verb
-from fer_lightning.command_line import check_words, overrides_last
+from fer_lightning.app.choices import in_folder
+from fer_lightning.cli.command_line import check_words, overrides_last
 from fer_lightning.data.arrays import DataError, FaceArrays
-from fer_lightning.data.cache import load
-from fer_lightning.data.sources import read_faces
-from fer_lightning.inference.app.models import in_folder
+from fer_lightning.data.sources.cache import load
+from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import BundleError
 from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
-from fer_lightning.preflight import check_same, read_training
-from fer_lightning.resolvers import register_resolvers
-from fer_lightning.run import train
+from fer_lightning.run.preflight import check_same, read_training
+from fer_lightning.run.resolvers import register_resolvers
+from fer_lightning.run.resume import STATE, RunState
+from fer_lightning.run.train import train
 from fer_lightning.studies.audit.findings import out_of_fold
 from fer_lightning.studies.compare import Measured, compare
 from fer_lightning.training.distillation import Distiller
 from fer_lightning.training.module import FERModule, load_module
-from fer_lightning.training.resume import STATE, RunState
 
 CONF = Path(__file__).parents[1] / "conf"
 SECONDS = 20
@@ -649,7 +649,7 @@ def feed_training(words: list[str], folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         where = [f"paths.output_dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
         config = compose("config", [*words, *where])
-    with mock.patch("fer_lightning.run.prepare_data", side_effect=ReachedDataError):
+    with mock.patch("fer_lightning.run.data.prepare_data", side_effect=ReachedDataError):
         try:
             train(config)
         except ReachedDataError:
@@ -701,7 +701,7 @@ def feed_verb(words: list[str], folder: Path) -> None:
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(said),
-        mock.patch("fer_lightning.inference.app.command.serve", return_value=0),
+        mock.patch("fer_lightning.app.command.serve", return_value=0),
         mock.patch("fer_lightning.studies.baselines.command.write"),
         mock.patch("fer_lightning.studies.leaks.write"),
         mock.patch("subprocess.Popen", side_effect=AssertionError("a process was started")),

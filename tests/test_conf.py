@@ -1,6 +1,6 @@
 """Every option of every group is composed, built and run; found by listing conf/, so that none can be forgotten.
 
-Searches are run in tests/studies/test_sweep.py, as sweeps.
+Searches are run in tests/studies/test_study_report.py, as sweeps.
 """
 
 import re
@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, TINY, draw_faces_once
 
 from fer_lightning.config import check, plain
-from fer_lightning.data import synthetic
+from fer_lightning.data.sources import synthetic
 from fer_lightning.reporting import figures
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 
 CONF = ROOT / "conf"
 NOT_RUN_HERE = {

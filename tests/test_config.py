@@ -2,7 +2,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fer_lightning.command_line import overrides_last
+from fer_lightning.cli.command_line import overrides_last
 from fer_lightning.config import build, flatten, plain
 
 
@@ -37,7 +37,7 @@ def test_build_honours_only_what_is_defined_here(target: str) -> None:
 
 def test_build_names_keys_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"MixUp.*alpha"):
-        build({"_target_": "fer_lightning.data.mix.MixUp", "alpa": 0.2})
+        build({"_target_": "fer_lightning.data.augmentation.mixing.MixUp", "alpa": 0.2})
 
 
 def test_flatten_and_plain() -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 
 
 def test_custom_cnn_trains_on_fer2013(composed, tmp_path: Path, real_data: Path) -> None:

@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fer_lightning.config import build, plain
-from fer_lightning.data import synthetic
+from fer_lightning.data.sources import synthetic
 from fer_lightning.models.emonext import EmoNeXt
 from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.timm_body import TimmBody
-from fer_lightning.preflight import body_without_memory
 from fer_lightning.reporting import figures
-from fer_lightning.run import train
+from fer_lightning.run.preflight import body_without_memory
+from fer_lightning.run.train import train
 from fer_lightning.studies.baselines.rows import header_of
 from fer_lightning.studies.ensemble.recipe import RUNS
 

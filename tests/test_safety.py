@@ -25,17 +25,17 @@ import torch
 from conftest import ROOT
 from malformed import HYPERPARAMETERS, MODEL, good_cache, good_checkpoint, network, npy, picture, png_of_size
 
+from fer_lightning.app import command
+from fer_lightning.app.choices import Choice
 from fer_lightning.config import TARGET_PREFIXES, build
 from fer_lightning.data.arrays import DataError
-from fer_lightning.data.cache import load
-from fer_lightning.data.sources import read_faces
-from fer_lightning.inference.app import command
-from fer_lightning.inference.app.models import Choice
+from fer_lightning.data.sources.cache import load
+from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import Bundle, BundleError
 from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.network import load_weights
-from fer_lightning.preflight import read_training
+from fer_lightning.run.preflight import read_training
 from fer_lightning.studies.trained import compose_for
 from fer_lightning.training.module import FERModule, load_module
 
@@ -90,7 +90,7 @@ def test_an_mlflow_artifact_cannot_run_code(tmp_path: Path, monkeypatch: pytest.
         def download_artifacts(self, run: str, name: str) -> str:
             return str(path)
 
-    monkeypatch.setattr("fer_lightning.inference.app.models._client", Client)
+    monkeypatch.setattr("fer_lightning.app.choices._client", Client)
     with pytest.raises(ValueError, match="refused"):
         Choice("a run", "", False, None, "mlflow", "0").load()
 
@@ -126,9 +126,9 @@ HARMFUL = [
     {"_target_": "builtins.eval", "source": "open('stranger', 'w')"},
     {"_target_": "subprocess.Popen", "args": ["touch", "stranger"]},
     {"_target_": "fer_lightning.config.os.system", "command": "touch stranger"},
-    {"_target_": "fer_lightning.data.cache.Path.touch", "self": "stranger"},
+    {"_target_": "fer_lightning.data.sources.cache.Path.touch", "self": "stranger"},
     {"_target_": "fer_lightning.__main__.main", "arguments": ["predict", "x.png", "--out", "stranger"]},
-    {"_target_": "fer_lightning.inference.predict_command.main", "arguments": ["x.png", "--out", "stranger.csv"]},
+    {"_target_": "fer_lightning.inference.command.main", "arguments": ["x.png", "--out", "stranger.csv"]},
     {"_target_": "fer_lightning.studies.leaks.main", "arguments": ["run"]},
     {"_target_": "fer_lightning.reporting.records.write_json", "path": "stranger", "content": {}},
     {
@@ -140,7 +140,7 @@ HARMFUL = [
     {"_target_": ["os.system"]},
 ]
 NOT_ITS_PLACE = [
-    {"_target_": "fer_lightning.data.synthetic.drawn_faces", "count": 2000, "seed": 0},
+    {"_target_": "fer_lightning.data.sources.synthetic.drawn_faces", "count": 2000, "seed": 0},
     {
         "_target_": "fer_lightning.models.timm_body.TimmBody",
         **{"name": "resnet18", "num_classes": 2, "channels": 3, "image_size": 48, "pretrained": True},
@@ -176,7 +176,7 @@ def test_views_and_losses_of_a_checkpoint_are_views_and_losses(tmp_path: Path, h
 def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every function under the prefixes, called with paths and dicts as a checkpoint could."""
     for slow in ("draw_faces", "drawn_faces"):
-        monkeypatch.setattr(f"fer_lightning.data.synthetic.{slow}", lambda **_: None)
+        monkeypatch.setattr(f"fer_lightning.data.sources.synthetic.{slow}", lambda **_: None)
     called = 0
     for prefix in TARGET_PREFIXES[:4]:
         package = importlib.import_module(prefix.rstrip("."))
@@ -293,7 +293,7 @@ def repeated(pack: Any, piece: bytes, times: int) -> bytes:
 
 @pytest.mark.parametrize("pack", [gzip.open, lzma.open], ids=["gz", "xz"])
 def test_an_archive_cannot_unpack_without_bound(tmp_path: Path, pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_lightning.data.sources._UNPACKED", 10_000_000)
+    monkeypatch.setattr("fer_lightning.data.sources.readers._UNPACKED", 10_000_000)
     path = tmp_path / "fer2013.csv.packed"
     path.write_bytes(repeated(pack, b"emotion,pixels,Usage\n" + b"\n" * 999_979, 30))
     with pytest.raises(DataError, match="unpacks to over 10,000,000 bytes"):
@@ -313,7 +313,7 @@ def memory_within(more: int) -> Iterator[None]:
 
 
 def test_a_csv_of_short_rows_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_lightning.data.chunks.MAX_PROBLEMS", 1000)
+    monkeypatch.setattr("fer_lightning.data.sources.chunks.MAX_PROBLEMS", 1000)
     path = tmp_path / "fer2013.csv"
     path.write_bytes(b"emotion,pixels,Usage\n" + b",,\n" * 200_000)
     with (

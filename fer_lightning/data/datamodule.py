@@ -18,10 +18,10 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from fer_lightning.config import build
 from fer_lightning.data.arrays import DataError, FaceArrays, gather
-from fer_lightning.data.augment import PictureAugmentation
-from fer_lightning.data.batched import BatchedAugmentation
-from fer_lightning.data.chunks import ordered_map
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.augmentation.batched import BatchedAugmentation
+from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.protocols.split import Split
+from fer_lightning.data.sources.chunks import ordered_map
 from fer_lightning.labels import EMOTIONS, soft_targets
 
 Batch = dict[str, Any]

@@ -17,7 +17,7 @@ CARD: Final = "MODEL_CARD.md"
 FORMAT: Final = 1
 """What `bundle.json` says under `format`; a later layout has a higher number."""
 
-BUNDLED: Final = Path(__file__).parent / "models"
+BUNDLED: Final = Path(__file__).parent / "bundles"
 """Where the bundles lie that come with this package, a folder each."""
 
 MAX_TEXT_BYTES: Final = 1_000_000

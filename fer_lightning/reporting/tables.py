@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols.split import Split
 
 SYNTHETIC = "SYNTHETIC FACES drawn by the program:\nthese numbers say nothing about real faces"
 LEAKY = "LEAKY PROTOCOL, what it measures leaks into the training or the choosing:\nno number of this run is a result"

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.cli.verb import checkpoint_verb
 from fer_lightning.files import check_place, sha256
 from fer_lightning.reporting import figures, records
+from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import checkpoint_verb
-from fer_lightning.trainer import quiet
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.reliability import reliability

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fer_lightning.cli.verb import checkpoint_verb
 from fer_lightning.files import check_place
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.report import write_report
+from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import checkpoint_verb
-from fer_lightning.trainer import quiet
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Scores
 

@@ -20,8 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fer_lightning.cli.help import wrapped
 from fer_lightning.config import CONF, ROOT
-from fer_lightning.help import wrapped
 from fer_lightning.reporting import figures, markdown
 from fer_lightning.reporting.records import publish, read_record, settings_typed
 from fer_lightning.studies.baselines.rows import file_of, header_of

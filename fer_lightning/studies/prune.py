@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from fer_lightning.cli.verb import checkpoint_verb
 from fer_lightning.config import plain
 from fer_lightning.files import atomic_write, check_place
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
+from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import checkpoint_verb
-from fer_lightning.trainer import quiet
 from fer_lightning.training.metrics import Predictions
 
 HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER [key=value ...]

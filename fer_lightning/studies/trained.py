@@ -16,19 +16,19 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fer_lightning.command_line import composed
+from fer_lightning.cli.command_line import composed
 from fer_lightning.config import CONF, build, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split, is_leaky, parts_as_official, same_pictures
+from fer_lightning.data.protocols.split import Split, is_leaky, parts_as_official, same_pictures
 from fer_lightning.files import atomic_write, sha256
 from fer_lightning.labels import USAGES
 from fer_lightning.models.torch_file import reason_of
-from fer_lightning.preflight import try_all_views
 from fer_lightning.reporting.records import read_record
-from fer_lightning.run import prepare_data
+from fer_lightning.run.data import prepare_data
+from fer_lightning.run.preflight import try_all_views
+from fer_lightning.run.trainer import build_trainer, choose_precision
 from fer_lightning.run_folder import run_of
-from fer_lightning.trainer import build_trainer, choose_precision
 from fer_lightning.training.checkpoint_io import existing_checkpoint
 from fer_lightning.training.evaluation import predict_part
 from fer_lightning.training.metrics import Predictions

@@ -11,7 +11,7 @@ import torch
 
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols.split import Split
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 

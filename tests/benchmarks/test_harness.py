@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-from fer_lightning.data.sources import read_faces
+from fer_lightning.data.sources.readers import read_faces
 
 
 @pytest.fixture

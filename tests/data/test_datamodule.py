@@ -11,19 +11,19 @@ import torch
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 from fer_lightning.data.datamodule import EpochSampler, FaceDataset, FERDataModule, StreamingLoader, to_unit_range
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols.split import Split
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
 
 NONE = {"policy": None, "mix": None}
 PER_PICTURE = {
-    "policy": {"_target_": "fer_lightning.data.augment.PictureAugmentation", "rotation": 20.0},
+    "policy": {"_target_": "fer_lightning.data.augmentation.per_image.PictureAugmentation", "rotation": 20.0},
     "mix": None,
 }
 BATCHED = {
-    "policy": {"_target_": "fer_lightning.data.batched.BatchedAugmentation", "rotation": 20.0},
+    "policy": {"_target_": "fer_lightning.data.augmentation.batched.BatchedAugmentation", "rotation": 20.0},
     "mix": None,
 }
-MIXED = {"policy": None, "mix": {"_target_": "fer_lightning.data.mix.MixUp", "alpha": 1.0}}
+MIXED = {"policy": None, "mix": {"_target_": "fer_lightning.data.augmentation.mixing.MixUp", "alpha": 1.0}}
 
 
 def random_faces(count: int = 40, votes: bool = False) -> FaceArrays:
@@ -118,7 +118,7 @@ def test_workers_give_the_same_batches() -> None:
 
 
 def test_flips_alternate_by_epoch() -> None:
-    augmentation = {"policy": {"_target_": "fer_lightning.data.batched.BatchedAugmentation"}, "mix": None}
+    augmentation = {"policy": {"_target_": "fer_lightning.data.augmentation.batched.BatchedAugmentation"}, "mix": None}
     augmentation["policy"] |= {"flip": "alternate", "rotation": 0.0}
     faces = random_faces()
     sides: list[dict[int, bool]] = []

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols import Split
+from fer_lightning.data.protocols.split import Split
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.reporting import tables
 

@@ -7,11 +7,11 @@ import pytest
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
-from fer_lightning.data.sources import read_faces, read_fer2013
-from fer_lightning.data.synthetic import draw_faces
+from fer_lightning.data.sources.readers import read_faces, read_fer2013
+from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.reporting import records
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 from fer_lightning.studies.audit import findings as study
 from fer_lightning.studies.audit.report import lists, write_report
 
@@ -140,8 +140,8 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
     def flipped_faces(**_) -> FaceArrays:
         return faces
 
-    flipped_faces.__module__ = "fer_lightning.data.synthetic"  # only what is defined in the project may be built
-    monkeypatch.setattr("fer_lightning.data.synthetic.drawn_faces", flipped_faces)
+    flipped_faces.__module__ = "fer_lightning.data.sources.synthetic"  # else it may not be built
+    monkeypatch.setattr("fer_lightning.data.sources.synthetic.drawn_faces", flipped_faces)
     for fold in (0, 1):
         train(
             composed(

@@ -14,7 +14,7 @@ from conftest import ROOT, draw_faces_once
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import check
-from fer_lightning.data import synthetic
+from fer_lightning.data.sources import synthetic
 from fer_lightning.reporting import figures
 from fer_lightning.studies import trained
 from fer_lightning.studies.ensemble import command, recipe

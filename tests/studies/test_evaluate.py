@@ -8,8 +8,8 @@ import torch
 from conftest import TINY
 
 from fer_lightning import __main__ as entry
-from fer_lightning.job import Job
-from fer_lightning.run import train
+from fer_lightning.run.job import Job
+from fer_lightning.run.train import train
 from fer_lightning.studies.trained import Trained, compose_for
 
 

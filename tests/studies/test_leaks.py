@@ -10,8 +10,8 @@ from conftest import ROOT, TINY
 from hydra.errors import CompactHydraException
 
 from fer_lightning import __main__ as entry
-from fer_lightning.data.synthetic import draw_faces
-from fer_lightning.run import train
+from fer_lightning.data.sources.synthetic import draw_faces
+from fer_lightning.run.train import train
 from fer_lightning.studies import leaks
 
 TYPED = [option for option in TINY if option != "tracking=none"]

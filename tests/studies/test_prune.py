@@ -9,10 +9,10 @@ from conftest import TINY, draw_faces_once
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import plain
-from fer_lightning.data import synthetic
+from fer_lightning.data.sources import synthetic
 from fer_lightning.models.network import build_network
 from fer_lightning.reporting import figures
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 from fer_lightning.training.module import load_module
 
 

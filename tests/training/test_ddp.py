@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from fer_lightning.config import plain
 from fer_lightning.data.datamodule import EpochSampler
 from fer_lightning.reporting import records
-from fer_lightning.run import prepare_data
-from fer_lightning.trainer import build_trainer
+from fer_lightning.run.data import prepare_data
+from fer_lightning.run.trainer import build_trainer
 from fer_lightning.training.evaluation import predict_part, score_part
 from fer_lightning.training.metrics import epoch_scores
 from fer_lightning.training.module import load_module

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from conftest import TINY, draw_faces_once
 from hydra.errors import CompactHydraException
 
-from fer_lightning.data import synthetic
+from fer_lightning.data.sources import synthetic
 from fer_lightning.reporting import figures
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 from fer_lightning.training.distillation import DistillationLoss, Distiller
 from fer_lightning.training.module import FERModule, load_module
 

@@ -12,7 +12,7 @@ from conftest import TINY
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 from fer_lightning.training.ema import EMA
 
 

@@ -10,7 +10,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from fer_lightning.run import train
+from fer_lightning.run.train import train
 from fer_lightning.training.errors import explanation
 from fer_lightning.training.losses import FocalLoss
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule

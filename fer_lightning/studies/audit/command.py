@@ -7,16 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fer_lightning.command_line import composed, top_level
+from fer_lightning.cli.command_line import composed, top_level
+from fer_lightning.cli.verb import run_verb
 from fer_lightning.config import CONF, ROOT, build, plain
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.copies import THRESHOLD
+from fer_lightning.data.near_duplicates import THRESHOLD
 from fer_lightning.reporting import records
+from fer_lightning.studies.audit.duplicate_effect import copies_worth
 from fer_lightning.studies.audit.findings import audit, out_of_fold
 from fer_lightning.studies.audit.report import table, worth_table, write_report
-from fer_lightning.studies.audit.worth import copies_worth
 from fer_lightning.studies.compare import Measured
-from fer_lightning.studies.verb import run_verb
 
 HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [measured=RUN,RUN] [key=value ...]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.copies import THRESHOLD, NearCopies, near_copies
-from fer_lightning.data.protocols import Indices, first_copies
+from fer_lightning.data.near_duplicates import THRESHOLD, NearCopies, near_copies
+from fer_lightning.data.protocols.split import Indices, first_copies
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_POSITIONS, USAGES
 from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions

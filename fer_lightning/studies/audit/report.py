@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.copies import THRESHOLD
-from fer_lightning.data.protocols import Indices
+from fer_lightning.data.near_duplicates import THRESHOLD
+from fer_lightning.data.protocols.split import Indices
 from fer_lightning.labels import FERPLUS_COLUMNS
 from fer_lightning.reporting import figures, markdown, records
+from fer_lightning.studies.audit.duplicate_effect import rows_of
 from fer_lightning.studies.audit.findings import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
-from fer_lightning.studies.audit.worth import rows_of
 
 SHOWN: Final = 16
 """Pictures or pairs on a sheet."""

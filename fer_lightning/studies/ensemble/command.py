@@ -15,17 +15,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from fer_lightning.cli.verb import run_verb
 from fer_lightning.files import check_place, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting import records, tables
+from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.calibrate import Calibration
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.ensemble.recipe import Recipe
 from fer_lightning.studies.ensemble.report import summary, write_ensemble_report
 from fer_lightning.studies.trained import Trained
-from fer_lightning.studies.verb import run_verb
-from fer_lightning.trainer import quiet
 from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores

@@ -1,0 +1,114 @@
+"""The second page: what was measured, and the reports of the runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from fer_lightning.app.choices import OUTPUTS
+from fer_lightning.config import ROOT
+from fer_lightning.reporting.records import read_record
+from fer_lightning.studies.baselines.rows import HEAD, baselines
+
+REPORT = {
+    "confusion_matrix.png": "Confusion matrix",
+    "per_class_f1.png": "F1 of each class",
+    "training_curves.png": "Training",
+    "confidently_wrong.png": "Its worst errors",
+}
+SCORES = ("Validation accuracy", "Test accuracy", "Test macro F1")
+PERCENT = st.column_config.NumberColumn(format="percent")
+
+
+def page() -> None:
+    """The measured rows of the results table, and the runs of MLflow's store with their figures."""
+    st.title("Results", anchor=False)
+    published()
+    own_runs()
+
+
+def published() -> None:
+    """The table of the published systems that were measured, with their confusion matrices."""
+    try:
+        rows = baselines()
+    except ValueError as error:  # a record in results/ is damaged, or belongs elsewhere
+        st.error(str(error))
+        return
+    measured = [row for row in rows if row.records]
+    st.subheader("Measured systems", anchor=False)
+    if not measured:
+        st.info("None was measured yet: `python -m fer_lightning baselines` lists them.")
+        return
+    st.caption(
+        "Chosen on PublicTest, measured on PrivateTest at the end; 95% bootstrap intervals. *Without copies* leaves "
+        f"out test pictures that are also in the other parts. {len(rows) - len(measured)} more can be run."
+    )
+    cells = [row.cells() for row in measured]
+    st.dataframe(pd.DataFrame([{column: row[column] for column in HEAD} for row in cells]), hide_index=True)
+    for row in measured:
+        for record in row.records:
+            with st.expander(f"{row.name}, seed {record['seed']}"):
+                st.code(record["command"], language="bash", wrap_lines=True)
+                f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
+                st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
+                matrix = ROOT / "docs" / "images" / f"{row.name}_confusion_matrix.png"
+                if matrix.exists():
+                    st.image(matrix, width="stretch")
+
+
+@st.cache_data(ttl=30, show_spinner="Looking for runs")
+def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs below a folder with their records, the newest first."""
+    found = []
+    for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
+        try:
+            record = read_record(path, "name")
+        except (OSError, ValueError):  # being written, or not ours
+            continue
+        if all(isinstance(record.get(part, {}), dict) for part in ("val", "test")):
+            found.append((path.parent, record))
+    return found
+
+
+def own_runs() -> None:
+    """The runs in outputs/ and the report of the one that is chosen."""
+    st.subheader("Runs of this machine", anchor=False)
+    runs = records(OUTPUTS)
+    if not runs:
+        st.info(f"There is no finished run in `{OUTPUTS}/` yet: `python train.py` makes one.")
+        return
+    table = pd.DataFrame([run_row(record) for _, record in runs])
+    columns = {"Run": st.column_config.Column(width="medium"), **dict.fromkeys(SCORES, PERCENT)}
+    st.dataframe(table, hide_index=True, column_config=columns)
+    position = st.selectbox(
+        "Report of", range(len(runs)), format_func=lambda at: f"{runs[at][1]['name']}, {runs[at][0].name}"
+    )
+    folder, record = runs[position]
+    if record.get("synthetic"):
+        st.warning("Faces drawn by the program: these numbers say nothing about real faces.")
+    st.caption(f"{folder}, {record.get('command', '')}")
+    pictures = [(folder / name, title) for name, title in REPORT.items() if (folder / name).exists()]
+    if not pictures:
+        st.info("This run has no report; trials of a sweep write none.")
+        return
+    for tab, (path, _) in zip(st.tabs([title for _, title in pictures]), pictures, strict=True):
+        tab.image(path, width="stretch")
+
+
+def run_row(record: dict[str, Any]) -> dict[str, Any]:
+    """A run as a row of the table; what it has not measured stays empty."""
+    test = record.get("test", {})
+    return {
+        "Run": record["name"],
+        "Data": record.get("data"),
+        "Protocol": record.get("protocol"),
+        **dict(
+            zip(
+                SCORES, (record.get("val", {}).get("accuracy"), test.get("accuracy"), test.get("macro_f1")), strict=True
+            )
+        ),
+        "Minutes": record.get("minutes"),
+    }

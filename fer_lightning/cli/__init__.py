@@ -1,0 +1,1 @@
+"""Command lines: their arguments, help and mistakes."""

@@ -1,0 +1,61 @@
+"""What `--help` prints, as wide as the terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from pathlib import Path
+from string import Template
+
+from omegaconf import OmegaConf
+
+from fer_lightning.cli.command_line import groups
+
+
+def help_text(conf: Path) -> str:
+    """What `--help` prints: `hydra.help` of config.yaml with every group and its options.
+
+    Hydra's own takes seconds where there are many groups, since it copies all configurations for each of them.
+
+    Args:
+        conf: The folder of the configuration.
+    """
+    options = {group: [option.stem for option in sorted((conf / group).glob("*.yaml"))] for group in groups(conf)}
+    listed = "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)
+    said = OmegaConf.load(conf / "config.yaml")
+    return Template(said.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed)
+
+
+def wrapped(text: str, width: int | None = None) -> str:
+    """Breaks lines between words where a terminal would break them anywhere.
+
+    Lines of prose that follow one another are one paragraph. A line in two columns, which two or more spaces part, goes
+    on below its second one; where that would be narrow, the second column begins on a line of its own.
+
+    Args:
+        text: Lines of any length.
+        width: Columns; those of the terminal unless given, and at most 120.
+    """
+    width = width or min(shutil.get_terminal_size().columns, 120)
+    lines: list[str] = []
+    paragraph: list[str] = []
+
+    def fill(line: str, indent: str) -> list[str]:
+        return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+    for line in [*text.splitlines(), ""]:
+        columns = re.match(r"( *)(\S+(?: \S+)*)( {2,})(?=\S)", line)
+        if line and not columns and not line.startswith(" ") and not re.match(r"\S+: |python |mlflow ", line):
+            paragraph.append(line)
+            continue
+        lines += fill(" ".join(paragraph), "") if paragraph else []
+        paragraph = []
+        if not columns or len(line) <= width:
+            lines += fill(line, " " * (len(line) - len(line.lstrip()) + 4)) if line.strip() else [""]
+        elif columns.end() <= width // 2:
+            lines += fill(line, " " * columns.end())
+        else:
+            indent = columns[1] + "    "
+            lines += [*fill(columns[1] + columns[2], indent), *fill(indent + line[columns.end() :], indent)]
+    return "\n".join(lines[:-1]) + ("\n" if text.endswith("\n") else "")

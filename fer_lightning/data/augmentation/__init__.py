@@ -1,0 +1,1 @@
+"""Augmentation per image and per batch, MixUp and CutMix."""

@@ -1,0 +1,1 @@
+"""Protocols: named train, val and test splits."""

@@ -1,0 +1,204 @@
+"""The csv of the FER2013 challenge: one row a picture, its 2,304 gray values as text.
+
+The pixels of a whole block of rows are parsed at once by arithmetic on its bytes. Rows in which that finds
+anything unusual are read again, slowly, to say what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from typing import BinaryIO, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_lightning.data.arrays import DataError
+from fer_lightning.data.sources.chunks import Chunk, ordered_map
+from fer_lightning.labels import EMOTIONS, USAGES
+
+SIDE: Final = 48
+"""Pixels a side of every picture of FER2013."""
+
+_BLOCK: Final = 1 << 19  # bytes parsed at once: some 60 rows, so that their arrays stay in the processor's cache
+_LONGEST_LINE: Final = 1 << 20  # a row has at most 9,300 bytes
+_COMMA, _NEWLINE, _SPACE, _ZERO = b",\n 0"
+_Positions = NDArray[np.int64]
+
+
+class _Columns(NamedTuple):
+    """Where the columns are."""
+
+    emotion: int
+    pixels: int
+    usage: int
+    total: int
+
+
+def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
+    """Reads the challenge's csv in blocks.
+
+    Args:
+        stream: Its bytes, uncompressed. Columns `emotion`, `pixels`, `Usage` in any order, others between
+            them; spaces, quotes, empty lines, a byte-order mark and Windows line ends do no harm.
+        source: What the messages call the file.
+
+    Returns:
+        Pieces of uint8 (n, 48, 48) pictures named `row 1`, `row 2`, ..., the header not counted.
+
+    Raises:
+        DataError: The file is empty, a column is missing, or it is no csv.
+    """
+    lines = _whole_lines(stream, source)
+    block = next(lines, b"")
+    header, _, rest = block.partition(b"\n")
+    columns = _columns(header, source)
+
+    def numbered() -> Iterator[tuple[int, bytes]]:
+        row = 1
+        for block in chain([rest] if rest else [], lines):
+            yield row, block
+            row += block.count(b"\n")
+
+    return ordered_map(partial(_parse, columns), numbered())
+
+
+def _whole_lines(stream: BinaryIO, source: str) -> Iterator[bytes]:
+    """Blocks that end with a line's end, without quotes, empty lines and carriage returns."""
+    rest = b""
+    while data := stream.read(_BLOCK):
+        data = rest + data
+        cut = data.rfind(b"\n") + 1
+        rest = data[cut:]
+        if len(rest) > _LONGEST_LINE:
+            raise DataError(f"{source} has a line of over {_LONGEST_LINE:,} bytes; it is not FER2013's csv")
+        if block := _plain(data[:cut]):
+            yield block
+    if block := _plain(rest + b"\n"):
+        yield block
+
+
+def _plain(block: bytes) -> bytes:
+    block = block.replace(b'"', b"").replace(b"\r", b"")
+    while b"\n\n" in block:
+        block = block.replace(b"\n\n", b"\n")
+    return block.lstrip(b"\n")
+
+
+def _columns(header: bytes, source: str) -> _Columns:
+    if not header.strip():
+        raise DataError(f"{source} is empty")
+    names = [name.strip() for name in header.decode("utf-8-sig", "replace").split(",")]
+    lower = [name.lower() for name in names]
+    for needed in ("emotion", "pixels", "Usage"):
+        if needed.lower() not in lower:
+            raise DataError(
+                f"{source} has no column {needed!r}, its first line is {', '.join(names)[:80]!r}; "
+                "FER2013's csv begins with 'emotion,pixels,Usage'"
+            )
+    return _Columns(lower.index("emotion"), lower.index("pixels"), lower.index("usage"), len(names))
+
+
+def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
+    """Parses whole lines, the first of which is row `numbered[0]`."""
+    first_row, block = numbered
+    text = np.frombuffer(block, np.uint8)
+    row_end = np.flatnonzero(text == _NEWLINE)
+    row_start = np.concatenate(([0], row_end[:-1] + 1))
+    commas = np.flatnonzero(text == _COMMA)
+    first_comma = np.searchsorted(commas, row_start)
+    fields = np.diff(first_comma, append=len(commas)) + 1
+    problems = {
+        int(row): f"{fields[row]} columns, the header has {columns.total}"
+        for row in np.flatnonzero(fields != columns.total)
+    }
+    whole = np.flatnonzero(fields == columns.total)
+    inner = commas[first_comma[whole, None] + np.arange(columns.total - 1)]
+    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))  # field i: between edges i and i + 1
+
+    labels = np.full(len(whole), -1)
+    emotion = _words(text, edges[:, columns.emotion] + 1, edges[:, columns.emotion + 1])
+    for code in range(len(EMOTIONS)):
+        labels[emotion == str(code).encode()] = code
+    for at in np.flatnonzero(labels < 0):
+        what = emotion[at].decode("utf-8", "replace")
+        problems[int(whole[at])] = f"emotion is {what!r}, it must be 0 to {len(EMOTIONS) - 1}"
+
+    usage = _words(text, edges[:, columns.usage] + 1, edges[:, columns.usage + 1])
+    for at in np.flatnonzero(~np.isin(usage, np.array(USAGES, "S"))):
+        what = usage[at].decode("utf-8", "replace")
+        problems[int(whole[at])] = f"Usage is {what!r}, it must be {', '.join(USAGES[:-1])} or {USAGES[-1]}"
+
+    start, stop = edges[:, columns.pixels] + 1, edges[:, columns.pixels + 1]
+    short = stop - start < 2 * SIDE * SIDE - 1  # too short for as many numbers; a block has room for many such rows
+    for at in np.flatnonzero(short):
+        problems[int(whole[at])] = str(_pixels_slowly(block[start[at] : stop[at]]))
+    whole, labels, usage, start, stop = (column[~short] for column in (whole, labels, usage, start, stop))
+    images, sure = _pixels(text, start, stop)
+    for at in np.flatnonzero(~sure):
+        pixels = _pixels_slowly(block[start[at] : stop[at]])
+        if isinstance(pixels, str):
+            problems[int(whole[at])] = pixels
+        else:
+            images[at] = pixels
+
+    good = ~np.isin(whole, list(problems))
+    names = [f"row {first_row + row}".encode() for row in whole[good]]
+    return Chunk(
+        images[good].reshape(-1, SIDE, SIDE),
+        labels[good],
+        usage[good].astype(f"U{max(map(len, USAGES))}"),
+        np.array(names, "S"),
+        tuple(f"row {first_row + row}: {problems[row]}" for row in sorted(problems)),
+    )
+
+
+def _words(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDArray[np.bytes_]:
+    """The fields between `start` and `stop`, (n,) bytes without outer spaces, cut at 40 letters."""
+    width = min(40, max(1, int((stop - start).max(initial=0))))
+    offset = np.arange(width)
+    letters = text[np.minimum(start[:, None] + offset, len(text) - 1)]
+    letters[offset >= (stop - start)[:, None]] = 0
+    return np.strings.strip(letters.view(f"S{width}")[:, 0])
+
+
+def _pixels(
+    text: NDArray[np.uint8], start: _Positions, stop: _Positions
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Parses the numbers between `start` and `stop` of each row.
+
+    Returns:
+        uint8 (n, 2304), and (n,) whether the row is 2,304 numbers of up to three digits, all up to 255,
+        between spaces. Rows that are not hold anything.
+    """
+    digit = text - np.uint8(_ZERO)  # wraps, so that everything that is no digit is above 9
+    is_digit = digit < 10
+    digit *= is_digit
+    value = digit.astype(np.uint16)  # at a number's last digit: the number
+    value[1:] += digit[:-1] * np.uint8(10)
+    value[2:] += (digit[:-2] * is_digit[1:-1]) * np.uint16(100)
+    ends = np.flatnonzero(is_digit[:-1] > is_digit[1:])  # the text ends with a newline, so none is missed
+    too_long = np.flatnonzero(is_digit[:-3] & is_digit[1:-2] & is_digit[2:-1] & is_digit[3:])
+    strange = np.flatnonzero(~is_digit & (text != _SPACE))
+
+    first = np.searchsorted(ends, start)
+    sure = np.searchsorted(ends, stop) - first == SIDE * SIDE
+    for doubtful in (too_long, strange):
+        sure &= np.searchsorted(doubtful, start) == np.searchsorted(doubtful, stop)
+    columns = np.where(sure, first, 0)[:, None] + np.arange(SIDE * SIDE)
+    numbers = value[ends].take(columns, mode="clip") if len(ends) else np.zeros(columns.shape, np.uint16)
+    sure &= (numbers <= 255).all(axis=1)
+    return numbers.astype(np.uint8), sure
+
+
+def _pixels_slowly(field: bytes) -> NDArray[np.uint8] | str:
+    """The pixels of one row, (2304,), or what is wrong with them."""
+    words = field.split()
+    if len(words) != SIDE * SIDE:
+        return f"{len(words):,} pixels, there must be {SIDE * SIDE:,}"
+    for position, word in enumerate(words, 1):
+        if not word.isdigit() or len(word.lstrip(b"0")) > 3 or int(word) > 255:
+            shown = word[:20].decode("utf-8", "replace")
+            return f"pixel {position} is {shown!r}, it must be a whole number from 0 to 255"
+    return np.array([int(word) for word in words], np.uint8)

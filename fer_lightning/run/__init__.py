@@ -1,0 +1,1 @@
+"""What a training does, from a configuration to a report."""

@@ -1,0 +1,294 @@
+"""Builds what a configuration names, small and before any data are read: mistakes show in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
+from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
+from fer_lightning.run.resume import differences
+from fer_lightning.training.checkpoint_io import read_checkpoint
+from fer_lightning.training.distillation import DistillationLoss
+from fer_lightning.training.finetune import GradualUnfreezing
+from fer_lightning.training.metrics import EPOCH_SCORES
+from fer_lightning.training.optim import build_optimizer
+from fer_lightning.training.resizing import ProgressiveResizing
+
+STAND_IN_CLASSES = 7
+
+
+def dry_run(config: DictConfig, checkpoint: Path | None = None) -> None:
+    """Builds each part of a run on stand-ins and lets the network see one empty picture, without memory or weights.
+
+    Args:
+        config: The composed configuration.
+        checkpoint: What the run goes on from.
+
+    Raises:
+        ValueError: Something cannot be built, or the checkpoint is of another network or optimizer.
+        FileNotFoundError: The file of `model.weights` is not there.
+    """
+    check_monitored(config)
+    if (weights := config.model.get("weights")) and not checkpoint:
+        check_weights_file(Path(weights))
+    saved = read_training(checkpoint) if checkpoint else {}
+    classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
+    check_image_size(config.model.image_size)
+    body = body_without_memory(plain(config.model), classes)
+    if checkpoint:
+        check_same(checkpoint, saved, config, body)
+    looks = {key: config.model[key] for key in ("image_size", "channels")}
+    FERNetwork(body, **looks, **{key: plain(config.model[key]) for key in ("mean", "std")})
+    loss = build(plain(config.loss), class_counts=[1] * classes)
+    if isinstance(loss, DistillationLoss) and "distiller" not in config.callbacks:
+        raise ValueError("loss=distillation learns from a teacher: add callbacks=distillation and its teachers")
+    try:
+        optimizer = build_optimizer(plain(config.optimizer), body)
+        build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"optimizer or scheduler: {error}") from None
+    parts = {f"callbacks.{name}": part for name, part in config.callbacks.items()}
+    parts |= {f"augmentation.{name}": part for name, part in config.augmentation.items()}
+    for name, part in {**parts, "finetune.callback": config.finetune.callback}.items():
+        if part and "_target_" not in part:
+            raise ValueError(
+                f"{name}.{next(iter(part))} is set, by an experiment or the command line, but the chosen option of "
+                f"{name.partition('.')[0]} has no {name}: add {name}=null"
+            )
+        built = build(plain(part)) if part else None
+        if isinstance(built, GradualUnfreezing):
+            if not hasattr(body, "stages"):
+                raise ValueError(f"finetune=gradual thaws stages(), and {config.model._target_} has none")
+            built.check_stages(len(body.stages()))  # type: ignore[operator]
+        if isinstance(built, ProgressiveResizing):
+            check_sides(built.sides, body, plain(config.model))
+    try_all_views(config)
+    for key in ("train", "val", "test"):
+        limit = config.trainer[f"limit_{key}_batches"]
+        share = isinstance(limit, float)
+        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0 or (share and limit > 1):
+            raise ValueError(
+                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or a share up to 1.0"
+            )
+
+
+def try_all_views(config: DictConfig) -> None:
+    """Looks at an empty picture by the views of `eval`, and by those of validation where it has its own.
+
+    Raises:
+        ValueError: They cannot be, or give nothing to look at.
+    """
+    for key in ("views", "validation"):
+        if (views := config.eval.get(key)) or key == "views":
+            try_views(f"eval.{key}", plain(views), config.model.image_size)
+
+
+def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
+    """Looks at an empty picture by views, which a run else does for the first time after its training.
+
+    Args:
+        key: The key that names them.
+        views: conf/eval's `views` or `validation`.
+        size: Side of the picture in pixels.
+
+    Raises:
+        ValueError: They cannot be, or give nothing to look at.
+    """
+    try:
+        seen = build(views)(torch.zeros(1, 1, size, size))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
+    sides = [side for view in seen for side in view.shape[-2:]]
+    if not sides or min(sides) < 1 or max(sides) > size:
+        options = ", ".join(f"{key}.{k}={v}" for k, v in views.items() if not k.startswith("_"))
+        raise ValueError(f"{options}: a {size} px picture cannot be looked at like that")
+
+
+def monitored_metrics(config: DictConfig) -> dict[str, str]:
+    """The keys that name a metric of each epoch, with their values."""
+    named = {"objective": config.objective}
+    settings = {**config.callbacks, "scheduler": config.scheduler}
+    where = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
+    return named | {
+        f"{where[name]}.monitor": part.monitor for name, part in settings.items() if part and "monitor" in part
+    }
+
+
+def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) -> None:
+    """Refuses metrics that no epoch will have, and the wrong direction.
+
+    Args:
+        config: The composed configuration.
+        classes: Those of the data; before they are known any class's F1 passes.
+
+    Raises:
+        ValueError: One sentence that names the key.
+    """
+    per_class = ["f1_"] if classes is None else [f"f1_{name}" for name in classes]
+    every = config.trainer.check_val_every_n_epoch
+    for key, name in monitored_metrics(config).items():
+        if key.startswith("callbacks.") and name.startswith("train/") and every != 1:
+            raise ValueError(f"{key}={name} is looked at where val is: set trainer.check_val_every_n_epoch=1")
+        check_logged(key, name, [*EPOCH_SCORES, *per_class])
+        check_direction(key, name, config)
+
+
+def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
+    """Refuses a metric that no epoch will have.
+
+    Args:
+        key: The key that names it.
+        name: The metric, for example `val/accuracy`.
+        scores: What is logged under `val/`; one that ends in `_` stands for all that begin so.
+
+    Raises:
+        ValueError: It is none of them; the message lists them.
+    """
+    logged = [f"val/{score}" for score in scores]
+    if key != "objective":
+        logged += ["train/loss", "train/accuracy"]
+    if name not in logged and not name.startswith(tuple(known for known in logged if known.endswith("_"))):
+        shown = ", ".join(f"{known}CLASS" if known.endswith("_") else known for known in logged)
+        raise ValueError(f"{key} is {name!r}{nearest(name, logged)} It must be one of {shown}")
+
+
+def check_direction(key: str, name: str, config: DictConfig) -> None:
+    """Refuses to take the worst epoch for the best.
+
+    Args:
+        key: The key that names a metric.
+        name: The metric.
+        config: The composed configuration.
+
+    Raises:
+        ValueError: The mode beside the key is not the metric's.
+    """
+    mode_key = "objective_mode" if key == "objective" else key.removesuffix("monitor") + "mode"
+    wanted, better = ("min", "smaller") if name in LESS_IS_BETTER else ("max", "larger")
+    if OmegaConf.select(config, mode_key) not in (wanted, None):
+        raise ValueError(f"{key}={name} is better when it is {better}: add {mode_key}={wanted}")
+
+
+def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
+    """The network's body on torch's meta device, after it has seen one picture of `model.image_size`.
+
+    Raises:
+        ValueError: Its options do not fit, or the picture is too small for it.
+    """
+    size, target = model["image_size"], model["_target_"]
+    with suiting(f"model.image_size={size} or another option does not suit {target}"), torch.device("meta"):
+        body = build_body(model, classes, fetches=False)
+        try:
+            said = body.eval()(torch.zeros(1, model["channels"], size, size))
+        except NotImplementedError:  # an operator that torch cannot do without memory
+            return body
+    if tuple(said.shape) != (1, classes):
+        shape = " x ".join(map(str, said.shape))
+        raise ValueError(f"{target} answers a picture with {shape} values, not 1 x {classes} logits")
+    return body
+
+
+@contextmanager
+def suiting(otherwise: str) -> Iterator[None]:
+    """Says in a sentence that a network cannot look at what it is shown.
+
+    Args:
+        otherwise: The beginning of the sentence.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{otherwise}: {reason}") from None
+
+
+def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any]) -> None:
+    """Refuses sizes that a network is not made for, which a training would meet at its first step or in its midst.
+
+    Args:
+        sides: `sides` of `ProgressiveResizing`.
+        body: The network's, from `body_without_memory`.
+        model: conf/model.
+
+    Raises:
+        ValueError: The first of them that cannot be.
+    """
+    whole = model["image_size"]
+    for side in sides:
+        key = f"callbacks.progressive_resizing.sides has {side}"
+        if side >= whole:
+            raise ValueError(f"{key}; it must be smaller than model.image_size={whole}")
+        other_size = f"{key}, which {model['_target_']} with model.image_size={whole} cannot look at"
+        with suiting(other_size), suppress(NotImplementedError), torch.device("meta"):
+            body(torch.zeros(1, model["channels"], side, side))
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """The state of a training, without its tensors in memory; no code in the file is run.
+
+    Raises:
+        ValueError: It is not a checkpoint of this project.
+    """
+    try:
+        saved = read_checkpoint(path, mmap=True)
+        origin = saved["hyper_parameters"].get("provenance") or {}
+        if not saved["history"] or "optimizer_states" not in saved or "data_fingerprint" not in origin:
+            raise ValueError("it holds no state of a training")
+        return saved
+    except ValueError as error:
+        raise ValueError(f"resume={path} is not a checkpoint that a run can go on from ({error})") from None
+
+
+def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: nn.Module) -> None:
+    """Refuses to go on from a checkpoint of another network, optimizer or schedule.
+
+    Raises:
+        ValueError: With the options that differ.
+    """
+    prefix = "network.body."
+    then = {key[len(prefix) :]: value.shape for key, value in saved["state_dict"].items() if key.startswith(prefix)}
+    if then != {key: value.shape for key, value in body.state_dict().items()}:
+        differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
+        raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
+    given = saved["hyper_parameters"]
+    callbacks = config.get("callbacks") or {}
+    averages = [part for part in callbacks.values() if part and str(part.get("_target_")).endswith(".EMA")]
+    if "current_model_state" in saved and not averages:
+        raise ValueError(
+            f"resume={path} holds a moving average beside the trained weights: add callbacks=ema to go on, or give "
+            f"model.weights={path} to start from the average"
+        )
+    for part in ("optimizer", "scheduler"):
+        before, now = given[part].get("_target_"), config[part]["_target_"]
+        if before != now:
+            raise ValueError(
+                f"resume={path} was trained with {part} {before}, which is {now} now; it cannot go on with that"
+            )
+    # what a state dict holds comes back with it, whatever the configuration says
+    plateau = str(given["scheduler"]["_target_"]).endswith("plateau")
+    held: dict[str, tuple[str, ...]] = {
+        "optimizer": (),
+        "loss": ("_target_", "class_weights"),
+        "model": ("mean", "std"),
+    }
+    for part, keys in (held | {"scheduler": ()} if plateau else held).items():
+        old, new = ({k: v for k, v in d.items() if not keys or k in keys} for d in (given[part], plain(config[part])))
+        if differ := differences(old, new):
+            raise ValueError(f"resume={path}: {part} differs in {differ}; a checkpoint goes on with its own")
+    before = given["provenance"].get("config")
+    for key in ("callbacks", "early_stopping"):
+        before = before.get(key) if isinstance(before, Mapping) else None
+    now = plain(config.get("callbacks") or {}).get("early_stopping")
+    if isinstance(before, Mapping) and now and (differ := differences(before, now)):
+        raise ValueError(f"resume={path}: early_stopping differs in {differ}; a checkpoint goes on with its own")

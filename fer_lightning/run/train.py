@@ -1,0 +1,304 @@
+"""train(config): instantiate, fit, test, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from fer_lightning.config import build, check, flatten, plain
+from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.models.cost import cost
+from fer_lightning.models.network import count_parameters
+from fer_lightning.reporting import mlflow_parents, records, tables, tracking
+from fer_lightning.reporting.report import write_report
+from fer_lightning.run.data import prepare_data
+from fer_lightning.run.job import GROUPS, Job
+from fer_lightning.run.preflight import check_monitored, dry_run, read_training
+from fer_lightning.run.record import description, part_name, place_of_result, recorded_parts
+from fer_lightning.run.resume import RunState, settings
+from fer_lightning.run.start import check_start, find_checkpoint, lock_folder, refuse_overwrite
+from fer_lightning.run.trainer import build_trainer, check_devices, is_first_process, quiet
+from fer_lightning.training.allocator import keep_freed_memory
+from fer_lightning.training.callbacks import TrainingProgress, checkpoints
+from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
+from fer_lightning.training.evaluation import is_kaggle_test, logged, predict_part, score_part
+from fer_lightning.training.metrics import Predictions, Scores, full_scores
+from fer_lightning.training.module import FERModule
+from fer_lightning.training.trial_pruning import Pruning
+
+log = logging.getLogger(__name__)
+
+
+class PreparedRun(NamedTuple):
+    """A training that was checked and whose data are read.
+
+    Attributes:
+        datamodule: Its data.
+        checkpoint: What it goes on from, None for a fresh network.
+        earlier: What its folder says of it, where it goes on there.
+        published: The file in `paths.results_dir` that its record goes to, None where there is no such folder.
+    """
+
+    datamodule: FERDataModule
+    checkpoint: Path | None
+    earlier: RunState | None
+    published: Path | None
+
+
+class Training(NamedTuple):
+    """The parts of a training."""
+
+    module: FERModule
+    trainer: pl.Trainer
+    progress: TrainingProgress
+    best: ModelCheckpoint
+
+
+def train(config: DictConfig) -> float | tuple[float, float]:
+    """Trains, chooses the best epoch on the val part, measures the test part once, and reports.
+
+    A trial of a sweep neither measures nor reports: trials are compared on the val part, and the test part waits for
+    the one that is chosen.
+
+    Args:
+        config: The composed configuration (`conf/config.yaml`).
+
+    Returns:
+        The best value of `config.objective`, which sweeps optimise; with `config.second_objective` also that one's.
+
+    Raises:
+        optuna.TrialPruned: This run is a trial, and its pruner stopped it.
+    """
+    quiet()
+    keep_freed_memory()
+    job, first = Job.current(), is_first_process()
+    console = Console(quiet=not first)
+    folder = Path(config.paths.output_dir).absolute()
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    with handle_interrupts(folder, job.resume_command), explain_errors(config), ExitStack() as stack:
+        with user_errors():
+            if first:
+                stack.enter_context(lock_folder(folder))
+            prepared = prepare_run(config, job, folder, console)
+            if config.resume == "auto" and prepared.earlier and (ended := prepared.earlier.objective) is not None:
+                told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
+                console.print(told, soft_wrap=True)
+                return ended
+            if prepared.checkpoint:
+                epoch = read_training(prepared.checkpoint)["history"][-1]["epoch"]
+                prepared.datamodule.first_epoch = epoch
+                console.print(f"goes on after epoch {epoch} with {prepared.checkpoint}", soft_wrap=True)
+            module = build_module(config, job, prepared.datamodule, fresh=not prepared.checkpoint)
+            head = description(config, job, prepared.datamodule)
+            if first:  # from here on the run leaves traces
+                RunState(settings(config)).write(folder)
+            resumed = prepared.earlier is not None
+            loggers = stack.enter_context(open_tracking(config, job, head, prepared.datamodule.faces, folder, resumed))
+            training = assemble(config, job, folder, module, loggers, console)
+        trainer, datamodule = training.trainer, prepared.datamodule
+        tables.run_header(
+            console,
+            faces=datamodule.faces,
+            split=datamodule.split,
+            model=job.choices.get("model", type(module.network.body).__name__),
+            parameters=count_parameters(module.network),
+            device=str(trainer.strategy.root_device),
+            precision=str(trainer.precision),
+            folder=folder,
+        )
+        trainer.fit(module, datamodule=datamodule, ckpt_path=prepared.checkpoint, weights_only=True)
+        with user_errors():
+            best_row = load_best_epoch(module, training.best.best_model_path, config.resume)
+        scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
+        record = head | outcome(training, best_row) | recorded_parts(scores, kaggle)
+        if first:
+            (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
+            records.write_json(folder / "record.json", record)
+        if first and prepared.published and scores:
+            records.publish(prepared.published, record)
+        measured = {f"{part_name(part)}/{k}": v for part, row in scores.items() for k, v in logged(row).items()}
+        objective = float(best_row[config.objective])
+        if second := config.second_objective:
+            measured[second] = cost(second, module.network)
+        for logger in loggers:
+            logger.log_metrics(measured, step=int(best_row["epoch"]))
+    result = (objective, measured[second]) if second else objective
+    if first:
+        RunState(settings(config), result).write(folder)
+    if scores:
+        console.print(tables.scores_table(scores, module.classes))
+        tables.results_files(console, folder, tracking.where(loggers))
+    return result
+
+
+def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) -> PreparedRun:
+    """Looks for everything that can be wrong with a training, and reads its data.
+
+    Raises:
+        ValueError, FileNotFoundError: Something is; no result was begun then.
+    """
+    check(config)
+    check_devices(config, job)
+    if is_first_process():
+        refuse_overwrite(folder, config)
+        records.mask_hydras_files(folder, job.sweep_dir)
+    checkpoint, earlier = find_checkpoint(config, folder, console)
+    dry_run(config, checkpoint)
+    published = place_of_result(config, job)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = prepare_data(config)
+    check_monitored(config, datamodule.faces.classes)
+    check_start(config, checkpoint, datamodule.faces, datamodule.split.name, console)
+    return PreparedRun(datamodule, checkpoint, earlier, published)
+
+
+def assemble(
+    config: DictConfig, job: Job, folder: Path, module: FERModule, loggers: Sequence[Logger], console: Console
+) -> Training:
+    """Builds callbacks and trainer around a module."""
+    if config.trainer.compile:
+        module.network.compile()  # in place, so that the names in its checkpoints stay
+    best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
+    progress = TrainingProgress(config.objective, config.objective_mode, console)
+    chosen = [*config.callbacks.values(), config.finetune.callback]
+    callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
+    if job.trial and not config.second_objective:
+        callbacks.append(Pruning(job.trial, config.objective))
+    trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
+    return Training(module, trainer, progress, best)
+
+
+def measure(
+    config: DictConfig, training: Training, prepared: PreparedRun, folder: Path, best_row: Mapping[str, float]
+) -> tuple[dict[str, Scores], Scores | None]:
+    """Measures the part that `eval.split` names with the weights of the best epoch, and writes the report.
+
+    Returns:
+        The scores of the part and of its subsets; and those of Kaggle's test pictures, for a record that is published.
+    """
+    module, datamodule, evaluation = training.module, prepared.datamodule, plain(config.eval)
+    faces, split, part = datamodule.faces, datamodule.split, evaluation["split"]
+    resamples = evaluation["bootstrap"]
+    predictions = predict_part(training.trainer, module, datamodule, evaluation, part)
+    scores = score_part(predictions, part, split, module.classes, resamples, config.seed)
+    if is_first_process():
+        write_report(folder, faces, predictions, scores, module.history, int(best_row["epoch"]), split.name)
+    if not (prepared.published and is_kaggle_test(split, faces)):
+        return scores, None
+    # half of these pictures chose the epoch: the figure serves to compare with sources that report on them
+    both = Predictions.joined(predictions, predict_part(training.trainer, module, datamodule, evaluation, "val"))
+    return scores, full_scores(both, module.classes, resamples, config.seed)
+
+
+def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
+    """The outcome of a training: the part of its record that is known before anything is measured."""
+    return {
+        "machine": records.machine(training.trainer.strategy.root_device),
+        "precision": str(training.trainer.precision),
+        "epochs": len(training.module.history),
+        "best_epoch": best_row["epoch"],
+        "minutes": round(training.progress.seconds / 60, 2),
+        "params": count_parameters(training.module.network),
+        "train_accuracy": best_row["train/accuracy"],
+        "val": {k.removeprefix("val/"): v for k, v in best_row.items() if k.startswith("val/")},
+    }
+
+
+def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
+    """Gives a module the weights of its best epoch.
+
+    Args:
+        module: What has been trained.
+        checkpoint: The best epoch's; empty where no epoch was measured.
+        resume: What `resume` was, for the message.
+
+    Returns:
+        The epoch's row of the history.
+
+    Raises:
+        ValueError: No epoch was measured.
+    """
+    if not checkpoint and not resume:
+        raise ValueError("the training ended before an epoch was measured: lower trainer.check_val_every_n_epoch")
+    if not checkpoint:
+        raise ValueError(
+            f"resume={resume}: its {len(module.history)} epochs are over, and none was measured on "
+            f"these data; go on for longer with trainer.max_epochs={len(module.history) + 1} or more"
+        )
+    chosen = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(chosen["state_dict"])
+    row: dict[str, float] = chosen["history"][-1]
+    return row
+
+
+def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fresh: bool = True) -> FERModule:
+    """The module of a run, with all that says where it comes from.
+
+    Args:
+        config: The composed configuration.
+        job: What Hydra knows of the run.
+        datamodule: Its data, which also know how often each class is drawn.
+        fresh: Whether the weights to start from are read or fetched; a checkpoint brings its own.
+    """
+    faces = datamodule.faces
+    fetched = () if fresh else ("weights", "pretrained")
+    provenance = {
+        "data": faces.name,
+        "data_fingerprint": faces.fingerprint,
+        "picture": list(faces.images.shape[1:]),
+        "protocol": datamodule.split.name,
+        "objective": config.objective,
+        "overrides": [records.masked(word) for word in job.overrides],
+        "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
+    }
+    return FERModule(
+        model={key: value for key, value in plain(config.model).items() if key not in fetched},
+        loss=plain(config.loss),
+        optimizer=plain(config.optimizer),
+        scheduler=plain(config.scheduler),
+        evaluation=plain(config.eval),
+        classes=list(faces.classes),
+        class_counts=datamodule.class_counts,
+        provenance=provenance,
+        on_nan=config.trainer.on_nan,
+    )
+
+
+def open_tracking(
+    config: DictConfig, job: Job, told: Mapping[str, Any], faces: FaceArrays, folder: Path, resumed: bool
+) -> AbstractContextManager[list[Logger]]:
+    """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
+    tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
+    tags = {key: str(told[key]).lower() if key == "synthetic" else str(told[key]) for key in tagged}
+    if job.trial:
+        tags |= {"study": job.trial.study.study_name, "trial": str(job.trial.number)}
+    options = {group: option for group, option in job.choices.items() if group in GROUPS}
+    left_out = ("paths.", "tracking.", "data.source.", "resume")
+    params = {k: v for k, v in flatten(plain(config)).items() if not k.startswith(left_out)}
+    opened: AbstractContextManager[list[Logger]] = build(
+        plain(config.tracking),
+        folder=folder,
+        run_name=told["name"],
+        tags=tags,
+        params=params | options,
+        sweep_dir=job.sweep_dir,
+        dataset={
+            "name": faces.name,
+            "digest": faces.fingerprint[:12],
+            "profile": {"num_rows": len(faces), "shape": faces.images.shape[1:], "classes": faces.classes},
+        },
+        resumed=resumed,
+        parent_id=job.trial and job.trial.study.user_attrs.get(mlflow_parents.STUDY_PARENT),
+    )
+    return opened

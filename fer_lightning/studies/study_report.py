@@ -1,0 +1,205 @@
+"""What this project adds to a sweep by `hydra/sweeper=fer_optuna`: direction, plots, and a parent run in MLflow."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import html
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf, open_dict, read_write
+
+from fer_lightning.config import WITHOUT_EFFECT
+from fer_lightning.reporting.mlflow_parents import STUDY_PARENT, StudyRun
+
+if TYPE_CHECKING:
+    import optuna
+    from omegaconf import DictConfig
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
+
+
+class StudyDefaults(Callback):
+    """Hydra callback: lets an Optuna sweep follow the app's objectives, and attaches a `StudyReport`.
+
+    `hydra.sweeper.direction` follows `objective_mode`; with a `second_objective`, which is a cost, there are two. Keys
+    that change no result begin no other study.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Completes `hydra.sweeper` before Hydra builds it."""
+        if OmegaConf.select(config, "hydra.sweeper.observers") is None:
+            return  # a plain multirun
+        direction: Any = "maximize" if config.objective_mode == "max" else "minimize"
+        if config.second_objective:
+            direction = [direction, "minimize"]
+        if config.hydra.sweeper.direction not in (direction, "minimize"):
+            log.warning("hydra.sweeper.direction is %s: it follows objective_mode and second_objective", direction)
+        choices = config.hydra.runtime.choices
+        store = None
+        if str(config.tracking._target_).endswith(".mlflow"):
+            store = OmegaConf.masked_copy(config.tracking, ["uri", "local_dir", "experiment_name", "timeout"])
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweeper.direction = direction
+            config.hydra.sweeper.without_effect = [*config.hydra.sweeper.without_effect, *WITHOUT_EFFECT]
+            config.hydra.sweeper.observers.append(
+                {
+                    "_target_": "fer_lightning.studies.study_report.StudyReport",
+                    "label": choices.search or choices.experiment or choices.model,
+                    "folder": str(Path(config.hydra.sweep.dir).absolute()),
+                    "objectives": [name for name in (config.objective, config.second_objective) if name],
+                    "store": store,
+                }
+            )
+
+
+class StudyReport:
+    """Observer of a sweep: tags trials in MLflow as they end, and leaves the study's plots.
+
+    Args:
+        label: What a person calls the study first.
+        folder: The sweep's folder; `study.html` is written there.
+        objectives: Names of the study's values.
+        store: Arguments of `StudyRun`, None where MLflow is not used.
+    """
+
+    def __init__(self, label: str, folder: str, objectives: Sequence[str], store: Mapping[str, Any] | None) -> None:
+        self.label = label
+        self.folder = Path(folder)
+        self.objectives = list(objectives)
+        self._run = StudyRun(**store) if store else None
+        self._frozen = False
+
+    def on_study_start(self, study: optuna.Study) -> None:
+        """Opens the parent run, or finds the one that another worker has opened."""
+        if self._run:
+            self._open(self._run, study)
+            atexit.register(self._leave, study)
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tags the trial's run with its state."""
+        if self._run:
+            self._run.mark({trial.number: trial.state.name})
+        if not self._frozen:  # all libraries are loaded by now; later garbage collections need not look at them
+            gc.freeze()
+            self._frozen = True
+
+    def on_study_end(self, study: optuna.Study) -> None:
+        """Draws the plots, and ends the parent run with the best trial and all that was counted."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            self.folder / "optimization_results.yaml",
+            write_plots(study, self.objectives, self.folder / "study.html"),
+        ]
+        if not self._run:
+            return
+        atexit.unregister(self._leave)
+        self._open(self._run, study)
+        trials = study.get_trials(deepcopy=False)
+        self._run.mark({t.number: t.state.name for t in trials if t.state.is_finished()})
+        self._run.close(*outcome(study, self.objectives), [file for file in files if file and file.exists()])
+
+    def _open(self, run: StudyRun, study: optuna.Study) -> None:
+        known = study.user_attrs.get(STUDY_PARENT)
+        run.open(known, study.study_name, f"{self.label} {study.study_name}")
+        if run.run_id != known:
+            study.set_user_attr(STUDY_PARENT, run.run_id)
+
+    def _leave(self, study: optuna.Study) -> None:
+        """This process ends before the study; the last one to go says so."""
+        from optuna.trial import TrialState
+
+        if self._run and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._run.leave()
+
+
+def outcome(study: optuna.Study, objectives: Sequence[str]) -> tuple[dict[str, float], dict[str, str], int | None]:
+    """The outcome of a study.
+
+    Args:
+        study: Any study.
+        objectives: Names of its values.
+
+    Returns:
+        Numbers (the best value of each objective, trials by state, epochs trained), words (the best trial and its
+        parameters, or the numbers of the Pareto front), and the best trial's number where there is just one.
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    states = Counter("lost" if t.user_attrs.get("lost") else t.state.name.lower() for t in trials)
+    numbers = {f"trials/{state}": float(states[state]) for state in ("complete", "pruned", "fail", "lost")}
+    if len(objectives) == 1:  # with two, trials have nothing to report
+        numbers["epochs"] = float(sum(len(t.intermediate_values) for t in trials))
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    if not complete:
+        return numbers, {}, None
+    for i, (name, direction) in enumerate(zip(objectives, study.directions, strict=True)):
+        better = max if direction.name == "MAXIMIZE" else min
+        numbers[f"best/{name}"] = better(t.values[i] for t in complete)
+    if len(objectives) > 1:
+        front = sorted(t.number for t in study.best_trials)
+        return numbers, {"pareto_trials": ", ".join(map(str, front))}, None
+    best = study.best_trial
+    words = {f"best.{name}": str(value) for name, value in best.params.items()}
+    return numbers, {"best_trial": str(best.number), **words}, best.number
+
+
+def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> Path | None:
+    """One page with the study's plots that opens anywhere, offline too.
+
+    Args:
+        study: Any study.
+        objectives: Names of its values.
+        path: The page to write.
+
+    Returns:
+        `path`, or None where plotly is missing.
+    """
+    from optuna import visualization as plots
+
+    if not plots.is_available():
+        log.warning("no plots of the study: they need plotly (pip install plotly)")
+        return None
+    drawings: list[tuple[str, Callable[[], Any]]] = []
+    signs = [-1 if direction.name == "MAXIMIZE" else 1 for direction in study.directions]  # importances look at the low
+    if len(objectives) > 1:
+        drawings.append(("Pareto front", partial(plots.plot_pareto_front, study, target_names=list(objectives))))
+    for i, name in enumerate(objectives):
+        for title, plot, sign in (
+            ("Optimization history", plots.plot_optimization_history, 1),
+            ("Parameter importances", plots.plot_param_importances, signs[i]),
+            ("Parallel coordinates", plots.plot_parallel_coordinate, 1),
+            ("Slices", plots.plot_slice, 1),
+        ):
+            target = None if len(objectives) == 1 else partial(_value, i=i, sign=sign)
+            drawings.append((f"{title}: {name}", partial(plot, study, target=target, target_name=name)))
+    if len(objectives) == 1:
+        drawings.append(("Epochs of each trial", partial(plots.plot_intermediate_values, study)))
+    drawings.append(("Timeline", partial(plots.plot_timeline, study)))
+    parts, script = [], True
+    for title, draw in drawings:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of equal importances, where trials are few
+                body = draw().to_html(full_html=False, include_plotlyjs=script)
+            script = False
+        except Exception as error:  # too few trials, mostly; a plot must not cost the others
+            body = f"<p>not drawn: {html.escape(str(error))}</p>"
+        parts.append(f"<h2>{html.escape(title)}</h2>\n{body}")
+    name = html.escape(study.study_name)
+    path.write_text(f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(parts))
+    log.info("plots of the study: %s", os.path.relpath(path))
+    return path
+
+
+def _value(trial: FrozenTrial, i: int, sign: int) -> float:
+    return sign * float(trial.values[i])

@@ -1,0 +1,50 @@
+"""Help as wide as the terminal."""
+
+from contextlib import suppress
+
+import pytest
+
+from fer_lightning.__main__ import VERBS, main
+from fer_lightning.cli.help import help_text, wrapped
+from fer_lightning.config import CONF
+
+TEXT = """usage: python -m fer_lightning verb checkpoint=RUN [key=value ...]
+
+One sentence of
+prose.
+
+  key=value      what it does, in words
+  key.of.another.length=and_value   what it does
+"""
+
+
+def test_prose_and_columns_break_between_words() -> None:
+    assert wrapped(TEXT, 34).splitlines() == [
+        "usage: python -m fer_lightning",
+        "    verb checkpoint=RUN [key=value",
+        "    ...]",
+        "",
+        "One sentence of prose.",
+        "",
+        "  key=value      what it does, in",
+        "                 words",
+        "  key.of.another.length=and_value",
+        "      what it does",
+    ]
+
+
+def test_what_fits_stays_as_it_is() -> None:
+    assert wrapped(TEXT.replace("of\nprose", "of prose"), 80) == TEXT.replace("of\nprose", "of prose")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_all_helps_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    helps = [wrapped(help_text(CONF))]
+    for verb in VERBS:
+        with suppress(SystemExit):  # of argparse
+            assert main([verb, "--help"]) == 0
+        helps.append(text := capsys.readouterr().out)
+        assert text.startswith("usage:")
+    words = [line for text in helps for line in text.splitlines() if len(line) > width and " " in line.strip()]
+    assert words == []

@@ -1,0 +1,169 @@
+"""PictureAugmentation, and that a policy's yaml means the same in both implementations."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fer_lightning.data.augmentation.batched import BatchedAugmentation
+from fer_lightning.data.augmentation.mixing import CutMix, MixUp
+from fer_lightning.data.augmentation.per_image import PictureAugmentation
+
+CONF = Path(__file__).parents[3] / "conf"
+OFF = {"flip": 0.0, "rotation": 0.0}
+STRONG = {
+    "flip": 0.5,
+    "rotation": 15.0,
+    "shift": 0.15,
+    "zoom": 0.15,
+    "brightness": 0.2,
+    "contrast": 0.3,
+    "crop": 0.05,
+    "erasing": 0.5,
+}
+
+
+def pictures(count: int = 6, shape: tuple[int, ...] = (48, 48)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def face(size: int = 48) -> np.ndarray:
+    """Smooth, of middle gray, and different on the left and on the right."""
+    y, x = np.mgrid[:size, :size] / size
+    return (128 + 50 * np.sin(5 * x + 1) * np.cos(4 * y)).astype(np.uint8)
+
+
+def composed(option: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[f"+augmentation={option}"])
+    return OmegaConf.to_container(config.augmentation, resolve=True)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 48, 3), (224, 240), (240, 224, 3)])
+def test_any_size_gray_or_colour(shape):
+    images = pictures(3, shape)
+    before = images.copy()
+    augmentation = PictureAugmentation(**STRONG)
+    out = augmentation(images)
+    assert (out.shape, out.dtype) == (images.shape, np.uint8)
+    assert not np.array_equal(out, images)
+    assert np.array_equal(images, before)
+    images.flags.writeable = False  # as a memory-mapped data set is
+    augmentation(images)
+
+
+def test_gray_stays_gray_in_colour():
+    """A gray picture repeated to three channels is treated as the gray one."""
+    gray, colour = PictureAugmentation(**STRONG), PictureAugmentation(**STRONG)
+    images = np.stack([face()] * 4)
+    out = colour(np.repeat(images[..., None], 3, axis=-1))
+    np.testing.assert_allclose(out[..., 0].astype(int), gray(images).astype(int), atol=1)
+    assert (out == out[..., :1]).all()
+
+
+def test_each_picture_has_its_own_draw_by_seed():
+    images = np.stack([face()] * 8)
+    augmentation = PictureAugmentation(**STRONG)
+    first = augmentation(images)
+    assert len({picture.tobytes() for picture in first}) == 8
+    assert not np.array_equal(augmentation(images), first)
+    augmentation.reseed(0)  # what a new one starts with
+    assert np.array_equal(augmentation(images), first)
+    augmentation.reseed(1)
+    assert not np.array_equal(augmentation(images), first)
+
+
+def test_a_pickled_copy_goes_on_with_the_same_draws():
+    images = np.stack([face()] * 4)
+    augmentation = PictureAugmentation(**STRONG)
+    augmentation(images)
+    copy = pickle.loads(pickle.dumps(augmentation))
+    assert np.array_equal(copy(images), augmentation(images))
+    copy.reseed(7)
+    augmentation.reseed(7)
+    assert np.array_equal(copy(images), augmentation(images))
+
+
+def test_steps_draw_independently():
+    """Albumentations seeds all its steps alike; then a picture would be erased exactly when it is flipped."""
+    ramp = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
+    out = PictureAugmentation(**OFF | {"flip": 0.5, "erasing": 0.5})(np.stack([ramp] * 400))
+    flipped = out[:, 0, 0] > out[:, 0, -1]
+    erased = (out == 128).any(axis=(1, 2))
+    counts = np.histogram2d(flipped, erased, bins=2)[0]
+    assert counts.min() > 70, "of 100 expected in each of the four combinations"
+
+
+def test_hand_worked_values():
+    images = face()[None]
+    assert np.array_equal(PictureAugmentation(**OFF)(images), images)
+    assert np.array_equal(PictureAugmentation(**OFF | {"flip": 1.0})(images), images[:, :, ::-1])
+
+    flat = np.full((200, 8, 8), 100, dtype=np.uint8)
+    bright = PictureAugmentation(**OFF, brightness=0.2)(flat)
+    assert np.ptp(bright, axis=(1, 2)).max() == 0
+    assert 80 <= bright.min() <= 81
+    assert 119 <= bright.max() <= 120
+    assert np.abs(PictureAugmentation(**OFF, contrast=0.5)(flat).astype(int) - 100).max() <= 1
+
+    mean = face().mean()
+    contrasted = PictureAugmentation(**OFF, contrast=0.5)(np.stack([face()] * 100)).astype(float)
+    assert np.abs(contrasted.mean(axis=(1, 2)) - mean).max() < 1
+    spread = contrasted.std(axis=(1, 2)) / face().std()
+    assert 0.48 < spread.min() < 0.55
+    assert 1.45 < spread.max() < 1.52
+
+
+def test_no_black_corners():
+    white = np.full((50, 48, 48), 200, dtype=np.uint8)
+    out = PictureAugmentation(flip=0.5, rotation=45, shift=0.3, zoom=0.3, crop=0.1)(white)
+    assert (out == 200).all()
+
+
+@pytest.mark.parametrize("policy", [{name: value} for name, value in STRONG.items()] + [STRONG], ids=str)
+def test_both_implementations_draw_from_one_distribution(policy):
+    """Over many draws on one face, the mean picture and its spread agree."""
+    count = 1500
+    faces = np.stack([face()] * count)
+    one_by_one = PictureAugmentation(**OFF | policy)(faces) / 255
+    batch = torch.from_numpy(faces)[:, None].float() / 255
+    at_once = BatchedAugmentation(**OFF | policy)(batch, torch.Generator().manual_seed(0))[:, 0].numpy()
+    np.testing.assert_allclose(one_by_one.mean(axis=0), at_once.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(one_by_one.std(axis=0), at_once.std(axis=0), atol=0.02)
+
+
+@pytest.mark.parametrize("strength", ["light", "standard", "strong"])
+def test_the_yaml_pairs_agree(strength):
+    per_picture, batched = composed(strength), composed(f"batched_{strength}")
+    shared = dict(per_picture["policy"])
+    assert shared.pop("_target_").endswith("PictureAugmentation")
+    assert batched["policy"].pop("_target_").endswith("BatchedAugmentation")
+    extra = {name: value for name, value in batched["policy"].items() if name not in shared}
+    assert batched["policy"] == shared | extra
+    assert extra == {"shear": 0.0, "gamma": 0.0, "noise": 0.0, "view": 1.0}  # all of them change nothing
+    assert per_picture["mix"] is None
+    assert batched["mix"] is None
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "augmentation").glob("*.yaml")))
+def test_every_option_is_built_and_runs(option):
+    config = composed(option)
+    assert set(config) == {"policy", "mix"}
+    policy, mix = instantiate(config["policy"]), instantiate(config["mix"])
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(policy, PictureAugmentation):
+        assert policy(pictures()).shape == (6, 48, 48)
+    elif policy is not None:
+        assert isinstance(policy, BatchedAugmentation)
+        assert policy(torch.rand(6, 1, 48, 48), generator).shape == (6, 1, 48, 48)
+    if mix is not None:
+        assert isinstance(mix, MixUp | CutMix)
+        assert mix(torch.rand(6, 1, 48, 48), torch.eye(6), generator)[1].shape == (6, 6)

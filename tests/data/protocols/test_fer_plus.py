@@ -1,0 +1,192 @@
+"""FER+'s rules: by hand, against a slow reference, and by the counts that its authors' code gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_lightning.data.arrays import DataError, FaceArrays
+from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.data.protocols.fer_plus import RULES, distributions, fer_plus
+from fer_lightning.data.sources.synthetic import draw_faces
+from fer_lightning.labels import FERPLUS_COLUMNS, FERPLUS_EMOTIONS, FERPLUS_NAMES
+
+NONE = {"policy": None, "mix": None}
+
+
+def votes(**counts: int) -> list[int]:
+    return [counts.get(name, 0) for name in FERPLUS_COLUMNS]
+
+
+def said(rule: str, **counts: int) -> dict[str, float]:
+    """What a rule makes of one picture, without the zeros."""
+    row = distributions(np.array([votes(**counts)], np.float32), rule)[0]
+    return {name: pytest.approx(float(share)) for name, share in zip(FERPLUS_EMOTIONS, row, strict=True) if share}
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts", "expected"),
+    [
+        ("majority", {"neutral": 6, "sadness": 4}, {"neutral": 1}),
+        ("majority", {"neutral": 5, "sadness": 5}, {}),  # half is not more than half
+        ("majority", {"neutral": 5, "sadness": 4, "fear": 1}, {"neutral": 1}),  # the single vote is none: 5 of 9
+        ("majority", {"NF": 7, "fear": 3}, {}),
+        ("majority", {"unknown": 6, "fear": 4}, {}),
+        ("majority", dict.fromkeys(FERPLUS_COLUMNS, 1), {}),
+        ("soft", {"neutral": 8, "sadness": 2}, {"neutral": 1}),  # 75% are reached by the first
+        ("soft", {"neutral": 7, "sadness": 3}, {"neutral": 0.7, "sadness": 0.3}),
+        ("soft", {"neutral": 4, "sadness": 2, "fear": 2, "anger": 2}, {}),  # three come together: four in all
+        ("soft", {"neutral": 4, "sadness": 3, "fear": 3}, {"neutral": 0.4, "sadness": 0.3, "fear": 0.3}),
+        ("soft", {"neutral": 6, "unknown": 4}, {"neutral": 1}),  # unknown comes second: left out, 60% are kept
+        ("soft", {"neutral": 5, "unknown": 5}, {}),  # half is not enough
+        ("soft", {"unknown": 5, "neutral": 3, "anger": 2}, {}),
+        ("soft", {"neutral": 4, "unknown": 3, "anger": 3}, {"neutral": 4 / 7, "anger": 3 / 7}),
+        ("multi_target", {"neutral": 5, "sadness": 3, "fear": 2}, {"neutral": 0.625, "sadness": 0.375}),
+        ("multi_target", {"neutral": 4, "sadness": 2, "fear": 2, "anger": 2}, {}),  # 40% are kept
+        ("multi_target", {"neutral": 4, "unknown": 3, "anger": 3}, {"neutral": 4 / 7, "anger": 3 / 7}),
+        ("multi_target", {"NF": 4, "neutral": 3, "anger": 3}, {}),
+    ],
+)
+def test_rules_by_hand(rule: str, counts: dict[str, int], expected: dict[str, float]) -> None:
+    assert said(rule, **counts) == expected
+
+
+def soft_slowly(row: list[int]) -> list[float]:
+    """The soft rule for one picture, step by step."""
+    left = {i: v for i, v in enumerate(row) if v > 1}
+    total, kept, out = sum(left.values()), {}, [0.0] * 8
+    while left and sum(kept.values()) < 0.75 * total and len(kept) < 3:
+        most = max(left.values())
+        together = sorted(i for i, v in left.items() if v == most)
+        kept |= {i: most for i in together if i < 8}
+        if together[-1] >= 8:
+            break
+        for i in together:
+            del left[i]
+    if len(kept) <= 3 and sum(kept.values()) > 0.5 * total:
+        for i, v in kept.items():
+            out[i] = v / sum(kept.values())
+    return out
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=10, max_size=10))
+def test_soft_is_the_slow_rule_and_every_row_sums_to_one_or_nothing(row: list[int]) -> None:
+    table = np.array([row], np.float32)
+    assert distributions(table, "soft")[0] == pytest.approx(soft_slowly(row))
+    for rule in RULES:
+        total = float(distributions(table, rule).sum())
+        assert total == pytest.approx(1) or total == 0
+
+
+def test_parts_labels_and_targets() -> None:
+    faces = draw_faces(400, image_size=24)
+    split = fer_plus(faces, rule="soft")
+    made = split.faces
+    assert made is not None
+    assert split.name == "fer_plus(soft)"
+    assert not split.is_leaky
+    assert made.classes == FERPLUS_EMOTIONS
+    assert made.targets is not None
+    assert made.targets.dtype == np.float32
+    assert made.targets.sum(axis=1) == pytest.approx(1)
+    assert np.array_equal(made.targets.argmax(axis=1), made.labels)
+    assert fer_plus(faces).faces.targets is None  # type: ignore[union-attr]
+    rows = [int(name.split()[1]) for name in made.names]
+    assert np.array_equal(made.images, faces.images[rows])
+    majority = distributions(faces.votes, "majority")[rows]
+    for part, usage in {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}.items():
+        assert set(made.usage[split.indices[part]]) == {usage}
+        if part != "train":
+            assert np.array_equal(made.targets[split.indices[part]], majority[split.indices[part]])
+    mostly = [FERPLUS_NAMES[faces.classes[label]] for label in faces.labels[rows]]
+    assert np.mean([made.classes[label] == name for label, name in zip(made.labels, mostly, strict=True)]) > 0.9
+
+
+def test_training_batches_carry_the_targets_and_others_do_not() -> None:
+    split = fer_plus(draw_faces(400, image_size=24), rule="multi_target")
+    made = FERDataModule(split.faces, split, batch_size=16, augmentation=NONE)
+    for training in (True, False):
+        made.trainer = type("Trainer", (), {"training": training})()
+        batch = next(iter(made.train_dataloader() if training else made.val_dataloader()))
+        batch = made.on_after_batch_transfer(batch, 0)
+        assert ("target" in batch) is training
+        if training:
+            assert batch["target"].numpy() == pytest.approx(split.faces.targets[batch["index"].numpy()])
+
+
+def test_seven_classes_without_contempt() -> None:
+    faces = draw_faces(400, image_size=24)
+    table = faces.votes.copy()
+    table[faces.labels == 1] = votes(contempt=6, disgust=4)
+    table[faces.labels == 0] = votes(anger=6, contempt=4)
+    faces = dataclasses.replace(faces, votes=table)
+    split = fer_plus(faces, rule="soft", contempt=False)
+    assert split.name == "fer_plus(soft, without contempt)"
+    assert split.faces.classes == FERPLUS_EMOTIONS[:7]
+    rows = [int(name.split()[1]) for name in split.faces.names]
+    assert not (faces.labels[rows] == 1).any()
+    angry = split.faces.targets[split.faces.labels == FERPLUS_EMOTIONS.index("anger")]
+    assert angry.max(axis=1) == pytest.approx(1)
+
+
+def test_mistakes_are_named() -> None:
+    faces = draw_faces(400, image_size=24)
+    with pytest.raises(ValueError, match=r"protocol\.rule is 'mean'; it must be one of majority, soft, multi_target"):
+        fer_plus(faces, rule="mean")
+    with pytest.raises(DataError, match=r"synthetic has none; give data\.votes_path"):
+        fer_plus(dataclasses.replace(faces, votes=None))
+    split = fer_plus(faces)
+    with pytest.raises(ValueError, match=r"under fer_plus\(majority\) leave data\.targets=labels"):
+        FERDataModule(split.faces, split, batch_size=8, augmentation=NONE, targets="votes")
+
+
+@pytest.fixture(scope="module")
+def real_votes(real_data: Path) -> FaceArrays:
+    """FER2013's rows with their real usage and votes; the pixels play no part in the rules."""
+    import csv
+
+    with (real_data / "fer2013new.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = np.array([[float(row[name]) for name in FERPLUS_COLUMNS] for row in rows], np.float32)
+    count = len(rows)
+    return FaceArrays(
+        images=np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 2, 2),
+        labels=np.zeros(count, np.int64),
+        usage=np.array([row["Usage"] for row in rows]),
+        classes=("any",),
+        name="fer2013",
+        fingerprint="0",
+        names=np.array([row["Image name"] for row in rows], np.bytes_),
+        votes=table,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"),
+    [
+        ("majority", [25_060, 3_199, 3_153]),
+        ("soft", [27_956, 3_505, 3_505]),
+        ("multi_target", [27_671, 3_472, 3_472]),
+    ],
+)
+def test_counts_of_the_real_votes(real_votes: FaceArrays, rule: str, counts: list[int]) -> None:
+    kept = distributions(real_votes.votes, rule).sum(axis=1) > 0
+    parts = ("Training", "PublicTest", "PrivateTest")
+    assert [int(kept[real_votes.usage == usage].sum()) for usage in parts] == counts
+    assert not kept[real_votes.names == b""].any()  # rows without a name are no faces
+    split = fer_plus(real_votes, rule=rule)
+    assert [len(split.indices[part]) for part in ("train", "val", "test")] == [counts[0], 3_199, 3_153]
+    test = np.bincount(split.faces.labels[split.indices["test"]])
+    assert test[FERPLUS_EMOTIONS.index("disgust")] == 18
+    assert test[FERPLUS_EMOTIONS.index("contempt")] == 16
+
+
+def test_counts_of_the_real_votes_without_contempt(real_votes: FaceArrays) -> None:
+    split = fer_plus(real_votes, contempt=False)
+    assert [len(split.indices[part]) for part in ("train", "val", "test")] == [24_941, 3_186, 3_137]

@@ -1,0 +1,252 @@
+"""The cache opens, follows its source, and is never half-written."""
+
+import io
+import json
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+from conftest import elsewhere
+
+from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
+from fer_lightning.data.sources.cache import CACHE_FOLDER, cached, load
+from fer_lightning.data.sources.chunks import Chunk, assemble
+
+CLASSES = ("a", "b")
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    return tmp_path / "user" / "fer_lightning"
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "data" / "set.csv"
+    path.parent.mkdir()
+    path.write_text("content")
+    return path
+
+
+def chunks(seed=0):
+    rng = np.random.default_rng(seed)
+    for start in (0, 3):
+        yield Chunk(
+            rng.integers(0, 256, (3, 4, 5), dtype=np.uint8),
+            np.array([0, 1, 1]),
+            np.array(["Training", "PublicTest", "PrivateTest"]),
+            np.array([f"row {start + row}".encode() for row in range(3)]),
+            (f"row {90 + start}: bad",),
+        )
+
+
+class Reader:
+    """Counts how often the source was really read."""
+
+    def __init__(self, seed=0):
+        self.seed = seed
+        self.calls = 0
+
+    def __call__(self, file) -> FaceArrays:
+        self.calls += 1
+        return assemble(chunks(self.seed), file, source="set.csv", classes=CLASSES, name="set")
+
+
+def assert_same(one, other):
+    for field in ("images", "labels", "usage", "names"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    for field in ("classes", "name", "fingerprint", "skipped", "votes"):
+        assert getattr(one, field) == getattr(other, field)
+
+
+def entries(root):
+    return [path for path in root.iterdir() if path.name != ".gitignore"]
+
+
+def test_the_second_opening_reads_nothing_and_gives_the_same(source):
+    read = Reader()
+    first = cached(source, {}, read)
+    second = cached(source, {}, read)
+    assert read.calls == 1
+    assert_same(first, second)
+    expected = np.concatenate([chunk.images for chunk in chunks()])
+    np.testing.assert_array_equal(second.images, expected)
+    assert isinstance(second.images, np.memmap)
+    assert not second.images.flags.writeable
+    assert second.skipped == ("set.csv, row 90: bad", "set.csv, row 93: bad")
+    assert second.fingerprint == content_fingerprint(expected, second.labels, second.usage, CLASSES)
+    assert len(entries(source.parent / CACHE_FOLDER)) == 1  # nothing temporary is left
+
+
+def test_in_memory_and_on_disk_give_the_same(source, tmp_path):
+    assert_same(Reader()(io.BytesIO()), cached(source, {}, Reader()))
+
+
+def test_a_changed_source_is_read_again_and_the_old_cache_goes(source):
+    cached(source, {}, Reader(0))
+    before = os.stat(source)
+    source.write_text("CONTENT")  # same size, and below the same time: only the content tells
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_same(cached(source, {}, Reader(1)), Reader(1)(io.BytesIO()))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    read = Reader(2)
+    cached(source, {}, read)
+    assert read.calls == 1
+    assert len(entries(source.parent / CACHE_FOLDER)) == 1
+
+
+def test_options_have_caches_of_their_own(source):
+    for size, seed in ((24, 1), (48, 2), (24, 3)):
+        faces = cached(source, {"image_size": size}, Reader(seed))
+        assert_same(faces, Reader(1 if size == 24 else 2)(io.BytesIO()))
+
+
+def test_a_changed_file_in_a_folder_is_noticed(tmp_path):
+    folder = tmp_path / "set" / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_text("x")
+    read = Reader()
+    cached(tmp_path / "set", {}, read)
+    cached(tmp_path / "set", {}, read)
+    assert read.calls == 1
+    (folder / "1.png").write_text("xy")
+    cached(tmp_path / "set", {}, read)
+    (folder / "2.png").write_text("x")
+    cached(tmp_path / "set", {}, read)
+    assert read.calls == 3
+    assert (tmp_path / CACHE_FOLDER).is_dir()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def pickled(path):
+    np.save(path, np.array([{"a": 1}] * 6, dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: truncate(entry / "images.npy"),
+        lambda entry: (entry / "images.npy").write_bytes(b""),
+        lambda entry: flip_a_bit(entry / "images.npy"),
+        lambda entry: flip_a_bit(entry / "labels.npy"),
+        lambda entry: (entry / "labels.npy").unlink(),
+        lambda entry: truncate(entry / "names.npy"),
+        lambda entry: np.save(entry / "labels.npy", np.zeros(5, np.int64)),
+        lambda entry: pickled(entry / "usage.npy"),
+        lambda entry: truncate(entry / "about.json"),
+        lambda entry: (entry / "about.json").write_text("[]"),
+        lambda entry: (entry / "about.json").write_text("{}"),
+        lambda entry: (entry / "about.json").write_bytes(b"\xff\xfe"),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(source, damage):
+    cached(source, {}, Reader())
+    (entry,) = entries(source.parent / CACHE_FOLDER)
+    damage(entry)
+    assert load(entry) is None
+    read = Reader()
+    assert_same(cached(source, {}, read), Reader()(io.BytesIO()))
+    assert read.calls == 1
+    assert cached(source, {}, read) is not None
+    assert read.calls == 1
+
+
+def test_a_reading_that_fails_leaves_nothing(source):
+    def fails(file):
+        file.write(b"half of the pixels")
+        raise DataError("bad data")
+
+    with pytest.raises(DataError, match="bad data"):
+        cached(source, {}, fails)
+    assert entries(source.parent / CACHE_FOLDER) == []
+
+
+def test_what_a_killed_process_left_is_never_used_and_goes_in_time(source):
+    root = source.parent / CACHE_FOLDER
+    (root / ".old.tmp").mkdir(parents=True)
+    (root / ".new.tmp").mkdir()
+    for name in (".old.tmp", ".new.tmp"):
+        (root / name / "images.npy").write_bytes(b"half")
+    long_ago = time.time() - 200_000
+    os.utime(root / ".old.tmp", (long_ago, long_ago))
+    read = Reader()
+    cached(source, {}, read)
+    assert read.calls == 1
+    assert not (root / ".old.tmp").exists()
+    assert (root / ".new.tmp").exists()  # may still be written
+
+
+def test_a_read_only_place_leads_to_the_users_cache(source, user_cache):
+    source.parent.chmod(0o555)
+    try:
+        read = Reader()
+        cached(source, {}, read)
+        cached(source, {}, read)
+        assert read.calls == 1
+        assert not (source.parent / CACHE_FOLDER).exists()
+        assert len(entries(user_cache)) == 1
+    finally:
+        source.parent.chmod(0o755)
+
+
+def test_without_any_place_it_is_read_into_memory(source, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    source.parent.chmod(0o555)
+    try:
+        faces = cached(source, {}, Reader())
+    finally:
+        source.parent.chmod(0o755)
+    assert_same(faces, Reader()(io.BytesIO()))
+    assert not isinstance(faces.images, np.memmap)
+
+
+def test_a_full_disk_does_not_stop_the_reading(source, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fer_lightning.data.sources.cache.np.save", full)
+    assert_same(cached(source, {}, Reader()), Reader()(io.BytesIO()))
+    assert entries(source.parent / CACHE_FOLDER) == []
+
+
+def _open_at_once(source, barrier, results):
+    def slow(file):
+        barrier.wait()  # both are in the middle of writing
+        return Reader()(file)
+
+    results.put(cached(source, {}, slow).fingerprint)
+
+
+def test_two_processes_at_once(source):
+    context = multiprocessing.get_context("forkserver")
+    barrier, results = context.Barrier(2), context.Queue()
+    processes = [elsewhere(_open_at_once, source, barrier, results) for _ in range(2)]
+    seen = {results.get(timeout=100) for _ in processes}
+    for process in processes:
+        process.join()
+    assert seen == {Reader()(io.BytesIO()).fingerprint}
+    assert len(entries(source.parent / CACHE_FOLDER)) == 1
+
+
+def test_nothing_is_pickled_and_git_ignores_it(source):
+    cached(source, {}, Reader())
+    root = source.parent / CACHE_FOLDER
+    (entry,) = entries(root)
+    assert {path.suffix for path in entry.iterdir()} == {".npy", ".json"}
+    for path in entry.glob("*.npy"):
+        np.load(path, allow_pickle=False)
+    assert json.loads((entry / "about.json").read_text())["name"] == "set"
+    assert (root / ".gitignore").read_text() == "*\n"

@@ -1,0 +1,373 @@
+import base64
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY, draw_faces_once
+
+from fer_lightning import __main__ as entry
+from fer_lightning.data.sources import synthetic
+from fer_lightning.export import command as exporting
+from fer_lightning.export import graphs, mlflow_run
+from fer_lightning.export.command import evenly
+from fer_lightning.export.parity import ExportError, Parity, check
+from fer_lightning.inference.bundle import Bundle
+from fer_lightning.inference.predict import FERPredictor
+from fer_lightning.labels import EMOTIONS
+from fer_lightning.models.network import FERNetwork, build_network, size_learnt_from
+from fer_lightning.reporting import figures
+from fer_lightning.studies import trained
+from fer_lightning.training.module import load_module
+
+RUN = [*TINY, "model=compact", "model.widths=[8,16]", "model.depths=[1,1]"]
+ONE_BLOCK = {
+    "_target_": "fer_lightning.models.small_resnet.SmallResNet",
+    "widths": [8],
+    "depths": [1],
+    "stem_stride": 2,
+    "mean": 0.4,
+    "std": 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run; nobody changes it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    subprocess.run(
+        [sys.executable, "train.py", *RUN, f"hydra.run.dir={folder}"], cwd=ROOT, check=True, capture_output=True
+    )
+    return folder
+
+
+def export(run: Path, *words: str) -> int:
+    return entry.main(["export", f"checkpoint={run}/checkpoints/best.ckpt", *words])
+
+
+def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(exporting, "MAX_INT8_LOSS", 0.05)  # of 20 faces one is 5 points
+    out = tmp_path / "bundle"
+    assert export(run, "int8=true", f"out={out}", "name=tiny") == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "MODEL_CARD.md", "bundle.json", "model.onnx", "model_int8.onnx",
+    ]  # fmt: skip
+    bundle = Bundle.load(out)
+    assert (bundle.name, bundle.classes, bundle.input_size, bundle.channels) == ("tiny", EMOTIONS, 24, 1)
+    assert bundle.graphs == ("float", "int8")
+
+    parity = bundle.description["parity"]
+    assert parity["ONNX"]["max_probability_difference"] < 1e-5
+    assert parity["ONNX"]["agreement"] == 1
+    assert parity["ONNX int8"]["bytes"] < parity["ONNX"]["bytes"]
+    record = json.loads((run / "record.json").read_text())
+    assert parity["PyTorch"]["test_accuracy"] == pytest.approx(record["test"]["accuracy"])
+    assert bundle.scores["test"]["accuracy"] == pytest.approx(record["test"]["accuracy"])
+    assert bundle.scores["test"]["accuracy_interval"][0] <= bundle.scores["test"]["accuracy"]
+    assert set(bundle.scores["test"]["per_class_f1"]) == set(EMOTIONS)
+    training = bundle.description["training"]
+    assert (training["data"], training["protocol"]) == ("synthetic", "official")
+    assert "model.widths=[8,16]" in training["command"]
+    for said in ("# tiny", "these numbers say nothing about real faces", "Intended use", "Weakest at"):
+        assert said in bundle.card
+    assert "ONNX int8" in capsys.readouterr().out
+
+    assert entry.main(["calibrate", f"checkpoint={run}"]) == 0
+    [calibrated] = (run / "checkpoints").glob("*.calibration.json")
+    temperature = bundle.description["temperature"]["value"]
+    assert temperature == pytest.approx(json.loads(calibrated.read_text())["temperature"], rel=1e-3)
+    network = load_module(run / "checkpoints" / "best.ckpt").network.eval()
+    faces = torch.rand(5, 1, 24, 24)
+    answers = FERPredictor.load(out).predict(faces)
+    with torch.no_grad():
+        wanted = (network(faces) / temperature).softmax(dim=1).numpy()
+    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+
+
+def test_an_ensemble_votes_inside_of_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+    named = f"members=[{','.join(map(str, tiny_runs))}]"
+    assert entry.main(["ensemble", named, "weights=fitted", "publish=three", "eval=plain"]) == 0
+    folder = Path("outputs") / "ensembles" / "three"
+    members = json.loads((folder / "record.json").read_text())["members"]
+    for member, weight in zip(members, (0.6, 0.0, 0.4), strict=True):
+        member["weight"] = weight
+    record = json.loads((folder / "record.json").read_text()) | {"members": members}
+    (folder / "record.json").write_text(json.dumps(record))
+
+    assert entry.main(["export", f"checkpoint={folder}"]) == 0
+    bundle = Bundle.load(folder / "bundle")
+    described = bundle.description
+    voting = [member for member in members if member["weight"]]
+    assert [network["weight"] for network in described["networks"]] == [0.6, 0.4]
+    assert [n["checkpoint_sha256"] for n in described["networks"]] == [m["checkpoint_sha256"] for m in voting]
+    assert described["training"]["command"] == record["command"]
+    assert described["training"]["parameters"] == sum(member["params"] for member in voting)
+    assert "2 networks vote" in bundle.card
+    assert described["parity"]["ONNX"]["max_probability_difference"] < 1e-5
+
+    nets = [load_module(Path(member["checkpoint"])).network.eval() for member in voting]
+    faces = torch.rand(5, 1, 24, 24)
+    with torch.no_grad():
+        vote = sum(share * net(faces).softmax(dim=1) for share, net in zip((0.6, 0.4), nets, strict=True))
+    wanted = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
+    answers = FERPredictor.load(folder / "bundle").predict(faces)
+    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+
+
+def test_an_export_that_answers_otherwise_leaves_nothing(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    out = tmp_path / "somewhere" / "bundle"
+    write_onnx = graphs.write_onnx
+
+    def spoiled(network: FERNetwork, *arguments: object) -> None:
+        network = copy.deepcopy(network)
+        network.body.head[-1].bias.data[0] += 1
+        write_onnx(network, *arguments)
+
+    monkeypatch.setattr(graphs, "write_onnx", spoiled)
+    assert export(run, f"out={out}") == 1
+    assert "ONNX differs from PyTorch by" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()
+    (out / "bundle.json").write_text("the bundle before")
+    assert export(run, f"out={out}") == 1
+    assert [path.read_text() for path in out.iterdir()] == ["the bundle before"]
+    monkeypatch.undo()
+    assert export(run, f"out={out}") == 0
+    assert Bundle.load(out).name == "bundle"
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["format=tflite"], "format=tflite is unknown; there are onnx, executorch, torch_export"),
+        (["int8=yes"], "int8 is 'yes'; it must be true or false"),
+        (["out={run}"], "exists and is no bundle"),
+        (["protocol=nothing"], "nothing"),
+    ],
+)
+def test_wrong_use_is_one_sentence(run: Path, capsys, monkeypatch, words: list[str], said: str) -> None:
+    monkeypatch.setattr(exporting, "_fill", lambda *_: pytest.fail("it began"))
+    assert export(run, *(word.format(run=run) for word in words)) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_a_checkpoint_must_be_named(tmp_path: Path, capsys) -> None:
+    assert entry.main(["export", "int8=true"]) == 2
+    assert "checkpoint=" in capsys.readouterr().err
+    assert entry.main(["export", f"checkpoint={tmp_path}/none.ckpt"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert entry.main(["export"]) == 2
+    assert entry.main(["export", "--help"]) == 0
+
+
+ROW = Parity(0.0, 0.0, 1.0, 1000, 0.7, 0, 1.0)
+
+
+def test_what_is_let_through() -> None:
+    good = {
+        "PyTorch": ROW,
+        "ONNX": dataclasses.replace(ROW, max_probability_difference=9.9e-5),
+        "ONNX int8": dataclasses.replace(ROW, max_probability_difference=0.3, test_accuracy=0.6901),
+    }
+    check(good)
+    for name, change in {
+        "ONNX": {"max_probability_difference": 1.1e-4},
+        "ExecuTorch": {"max_probability_difference": float("nan")},
+        "ONNX int8": {"test_accuracy": 0.6899},
+    }.items():
+        with pytest.raises(ExportError, match=f"^{name} "):
+            check({**good, name: dataclasses.replace(ROW, **change)})
+
+
+def test_positions_are_evenly_spaced() -> None:
+    assert evenly(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
+    assert evenly(np.arange(3), 5).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("network", "picture", "wanted"),
+    [
+        ({"image_size": 48, "channels": 1}, (48, 48), (48, 1)),
+        ({"image_size": 96, "channels": 3}, (48, 48), (48, 1)),  # the graph enlarges as in training
+        ({"image_size": 48, "channels": 1}, (100, 100, 3), (48, 1)),  # the predictor shrinks, as the network would
+    ],
+)
+def test_graphs_take_what_the_network_learnt_from(network: dict, picture: tuple, wanted: tuple) -> None:
+    model = {
+        "_target_": "fer_lightning.models.small_resnet.SmallResNet",
+        "widths": [8],
+        "depths": [1],
+        "stem_stride": 2,
+    }
+    built = build_network({**model, **network, "mean": 0.5, "std": 0.5}, 3).eval()
+    assert size_learnt_from(built, picture) == wanted
+
+
+def test_a_graph_that_enlarges_takes_any_batch(tmp_path: Path) -> None:
+    model = {
+        "_target_": "fer_lightning.models.small_resnet.SmallResNet",
+        "widths": [8],
+        "depths": [1],
+        "stem_stride": 2,
+    }
+    torch.manual_seed(0)
+    network = build_network({**model, "image_size": 64, "channels": 3, "mean": 0.4, "std": 0.2}, 3).eval()
+    graphs.write_onnx(network, tmp_path / "model.onnx", channels=1, size=48)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for batch in (1, 3):
+        faces = torch.rand(batch, 1, 48, 48)
+        with torch.no_grad():
+            wanted = network(faces).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": faces.numpy()})[0], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("calibration", graphs.CALIBRATIONS)
+def test_every_calibration_keeps_the_answers_close(small_network, small_bundle, tmp_path, calibration: str) -> None:
+    faces = np.random.default_rng(0).random((32, 1, 48, 48), dtype=np.float32)
+    graphs.write_int8(small_bundle / "model.onnx", tmp_path / "int8.onnx", faces, calibration)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
+    logits = session.run(None, {"image": faces})[0]
+    wanted = graphs.torch_runner(small_network)(faces)
+    assert np.corrcoef(logits.flatten(), wanted.flatten())[0, 1] > 0.98
+    assert session.get_outputs()[0].shape[1:] == [len(EMOTIONS)]
+
+
+def test_torch_export_answers_alike(small_network, tmp_path: Path) -> None:
+    graphs.write_torch_export(small_network, tmp_path / "model.pt2", channels=1, size=48)
+    faces = np.random.default_rng(0).random((5, 1, 48, 48), dtype=np.float32)
+    loaded = graphs.torch_runner(torch.export.load(tmp_path / "model.pt2").module())
+    np.testing.assert_allclose(loaded(faces), graphs.torch_runner(small_network)(faces), atol=1e-5)
+
+
+@pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch: pip install executorch")
+@pytest.mark.parametrize("int8", [False, True])
+def test_executorch_answers_alike(tmp_path: Path, int8: bool) -> None:
+    torch.manual_seed(0)
+    network = exporting.exportable(build_network({**ONE_BLOCK, "image_size": 48, "channels": 1}, 3))
+    faces = np.random.default_rng(0).random((16, 1, 48, 48), dtype=np.float32)
+    path = tmp_path / "model.pte"
+    graphs.write_executorch(network, path, 1, 48, faces if int8 else None)
+    logits = graphs.executorch_runner(path)(faces)
+    wanted = graphs.torch_runner(network)(faces)
+    if int8:
+        assert np.corrcoef(logits.flatten(), wanted.flatten())[0, 1] > 0.98
+    else:
+        np.testing.assert_allclose(logits, wanted, atol=1e-4)
+
+
+def test_an_mlflow_model_gives_the_same_answers(small_bundle: Path, tmp_path: Path, monkeypatch) -> None:
+    import mlflow
+    from mlflow.pyfunc.scoring_server import _split_data_and_params, infer_and_parse_data
+
+    bundle = Bundle.load(small_bundle)
+    store = {
+        "_target_": "fer_lightning.reporting.tracking.mlflow",
+        "uri": None,
+        "local_dir": str(tmp_path / "mlruns"),
+        "experiment_name": "bundles",
+        "timeout": 5,
+    }
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    try:
+        address, _ = mlflow_run.log_model(bundle, store)
+        model = mlflow.pyfunc.load_model(address)
+        [run] = mlflow.search_runs(experiment_names=["bundles"], output_format="list")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert run.data.metrics == {"test/accuracy": 0.5}
+    assert run.data.tags["data"] == "fer2013"
+    assert run.info.status == "FINISHED"
+    picture = b"P5 48 48 255\n" + bytes(range(48)) * 48
+    answers = model.predict(pd.DataFrame({"image": [picture, picture]}))
+    [wanted] = FERPredictor(bundle).predict(picture)
+    assert answers["label"].tolist() == [wanted.label] * 2
+    np.testing.assert_allclose(answers[[f"p_{name}" for name in EMOTIONS]].iloc[0], list(wanted.probabilities.values()))
+    # as `mlflow models serve` reads what is posted to it
+    posted = json.dumps({"dataframe_records": [{"image": base64.b64encode(picture).decode()}]})
+    data, _ = _split_data_and_params(posted)
+    parsed = infer_and_parse_data(data, model.metadata.get_input_schema())
+    pd.testing.assert_frame_equal(model.predict(parsed), answers.iloc[:1])
+
+
+def test_without_mlflow_tracking_it_is_told(small_bundle: Path) -> None:
+    with pytest.raises(ValueError, match="needs tracking=mlflow"):
+        mlflow_run.log_model(Bundle.load(small_bundle), {"_target_": "fer_lightning.reporting.tracking.nowhere"})
+
+
+def test_onnx_answers_as_pytorch_on_real_faces(real_data: Path, small_bundle: Path, small_network) -> None:
+    """1,000 faces of FER2013 answered within 1e-5 of PyTorch."""
+    import zipfile
+
+    with zipfile.ZipFile(real_data / "fer2013-kaggle.zip") as archive:
+        names = sorted(name for name in archive.namelist() if "PrivateTest" in name)[::3][:1000]
+        pictures = [archive.read(name) for name in names]
+    predictor = FERPredictor.load(small_bundle)
+    faces = np.stack([predictor.prepare(picture) for picture in pictures])
+    with torch.no_grad():
+        wanted = small_network(torch.from_numpy(faces)).double().softmax(dim=1).numpy()
+    answers = predictor.predict(pictures)
+    assert len(answers) == 1000
+    shares = np.array([list(answer.probabilities.values()) for answer in answers])
+    np.testing.assert_allclose(shares, wanted, atol=1e-5)
+    assert (shares.argmax(axis=1) == wanted.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize(("scores", "chosen"), [([0.2, 0.9], 1), ([0.5, 0.4], 0), ([0.1, 0.2], 1)])
+def test_the_calibration_that_loses_least_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], chosen: int
+) -> None:
+    """The first that loses next to nothing, else the best; the float graph is right on 90%."""
+    names, written = list(graphs.CALIBRATIONS)[:2], []
+    monkeypatch.setattr(graphs, "CALIBRATIONS", names)
+    monkeypatch.setattr(graphs, "write_int8", lambda source, target, faces, name: written.append(name))
+    answering = SimpleNamespace(load=lambda folder, graph: SimpleNamespace(logits=lambda faces: written[-1]))
+    monkeypatch.setattr(exporting, "FERPredictor", answering)
+    of = dict(zip(names, scores, strict=True)) | {"float": 0.9}
+    monkeypatch.setattr(exporting, "accuracy", lambda answers, labels: of[answers])
+    faces, labels = np.zeros((2, 1, 24, 24), np.float32), np.zeros(2, np.int64)
+    whole = SimpleNamespace(logits=lambda faces: "float")
+    assert exporting._best_int8(tmp_path, whole, faces, faces, labels, lambda name, file: None) == names[chosen]
+    assert written[-1] == names[chosen]
+
+
+def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["provenance"]["protocol"] = "leaky_all(copies=1)"
+    torch.save(content, tmp_path / "leaky.ckpt")
+    out = tmp_path / "bundle"
+    assert entry.main(["export", f"checkpoint={tmp_path}/leaky.ckpt", f"out={out}"]) == 2
+    assert "was trained under leaky_all(copies=1), which leaks" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(trained.Trained, "refuse_seen_pictures", lambda self, part: asked.append(part))
+    source = exporting.ExportSource.load(run, [])
+    assert asked == ["val", "test"]
+    small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
+    monkeypatch.setattr(exporting, "size_learnt_from", lambda network, shape: network.graph)
+    nets = [
+        SimpleNamespace(module=SimpleNamespace(network=net), faces=SimpleNamespace(images=np.zeros((1, 24, 24))))
+        for net in (*small, *large, *small)
+    ]
+    assert dataclasses.replace(source, nets=nets).graph_input() == (48, 3)

@@ -1,0 +1,297 @@
+"""Whole runs on a handful of synthetic faces."""
+
+import json
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from conftest import TINY
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from mlflow.tracking import MlflowClient
+from omegaconf import open_dict, read_write
+
+from fer_lightning.run.job import Job
+from fer_lightning.run.train import train
+from fer_lightning.run.trainer import check_devices, choose_precision
+from fer_lightning.training.module import FERModule, load_module
+
+
+def checkpoint(run: Path, name: str = "best") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None:
+    objective = train(composed(*TINY, "loss=weighted_cross_entropy", "trainer.max_epochs=2"))
+    run = tmp_path / "run"
+    for name in (
+        "classification_report.json",
+        "classification_report.txt",
+        "confusion_matrix.png",
+        "training_curves.png",
+        "per_class_f1.png",
+        "sample_predictions.png",
+        "confidently_wrong.png",
+        "predictions.parquet",
+        "history.csv",
+        "config.yaml",
+        "record.json",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    saved = checkpoint(run)
+    assert saved["history"][-1]["val/accuracy"] == pytest.approx(objective)
+    assert saved["state_dict"]["loss.weight"].max() > 1
+    provenance = saved["hyper_parameters"]["provenance"]
+    assert provenance["data"] == "synthetic"
+    assert provenance["protocol"] == "official"
+    assert len(provenance["data_fingerprint"]) == 64
+    assert saved["hyper_parameters"]["classes"][3] == "happy"
+    record = json.loads((run / "record.json").read_text())
+    head = ("experiment", "seed", "protocol", "data_fingerprint", "command", "commit", "machine", "versions")
+    for key in (*head, "epochs", "minutes", "params", "test"):
+        assert key in record, key
+    assert record["test_deduplicated"].keys() >= {
+        "n", "accuracy", "accuracy_interval", "macro_f1", "balanced_accuracy", "ece", "per_class_f1",
+    }  # fmt: skip
+    table = pd.read_parquet(run / "predictions.parquet")
+    assert len(table) == record["test"]["n"]
+    assert table["correct"].mean() == pytest.approx(record["test"]["accuracy"])
+    assert set(table["usage"]) == {"PrivateTest"}
+
+
+def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> None:
+    rows = []
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        train(composed(*TINY, f"seed={seed}", "augmentation=mixup", f"paths.output_dir={tmp_path / name}"))
+        rows.append(checkpoint(tmp_path / name, "last")["history"])
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "optimizer"),
+    [("cosine", "adamw"), ("plateau", "adamw"), ("onecycle", "adamw"), ("step", "adamw"), ("onecycle", "muon")],
+)
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(
+    composed, tmp_path: Path, scheduler: str, optimizer: str
+) -> None:
+    options = [
+        *TINY, f"scheduler={scheduler}", f"optimizer={optimizer}", "augmentation=cutmix",
+        "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.max_epochs=4", "model.dropout=0.5",
+    ]  # fmt: skip
+    if scheduler == "plateau":
+        options += ["scheduler.patience=0"]
+    if scheduler == "step":
+        options += ["scheduler.every_epochs=1"]
+    train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
+    stopped = tmp_path / "stopped"
+
+    class StopError(Exception):
+        pass
+
+    start = FERModule.on_train_epoch_start
+
+    def stop_after_two(self: FERModule) -> None:
+        if self.current_epoch == 2:
+            raise StopError
+        start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FERModule, "on_train_epoch_start", stop_after_two)
+        with pytest.raises(StopError):
+            train(composed(*options, f"paths.output_dir={stopped}"))
+    assert len(checkpoint(stopped, "last")["history"]) == 2
+    train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
+    whole, resumed = checkpoint(tmp_path / "whole", "last"), checkpoint(stopped, "last")
+    assert resumed["history"] == whole["history"]
+    assert all(torch.equal(v, resumed["state_dict"][k]) for k, v in whole["state_dict"].items())
+
+
+def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path) -> None:
+    tiny = [o for o in TINY if o != "tracking=none"]
+    train(composed(*tiny, "model=sequential_cnn", "optimizer.lr=3e-4", "trainer.max_epochs=2"))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("fer_lightning")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id], "params.model = 'sequential_cnn'")
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("sequential_cnn ")
+    assert run.info.run_name.endswith("optimizer.lr=3e-4 trainer.max_epochs=2 seed=0")
+    assert run.data.params["optimizer.lr"] == "0.0003"
+    assert run.data.params["optimizer"] == "adamw"
+    assert run.data.tags["synthetic"] == "true"
+    assert run.data.tags["seed"] == "0"
+    assert run.data.tags.keys() >= {"data", "data_fingerprint", "protocol", "commit"}
+    history = client.get_metric_history(run.info.run_id, "val/f1_happy")
+    assert [point.step for point in history] == [1, 2]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert run.data.metrics["test/accuracy"] == pytest.approx(record["test"]["accuracy"])
+    assert "test_deduplicated/macro_f1" in run.data.metrics
+    artifacts = {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {"confusion_matrix.png", "record.json", "predictions.parquet", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("trainer.batch_size=0", "trainer.batch_size"),
+        ("loss.label_smoothing=2", "loss.label_smoothing"),
+        ("data.targets=ballots", "data.targets"),
+        ("resume=nowhere.ckpt", "nowhere.ckpt"),
+        ("trainer.precision=bf16-true", "trainer.precision"),
+        ("trainer.gradient_clip_algorithm=foo", "gradient_clip_algorithm"),
+        ("trainer.limit_val_batches=2.5", "limit_val_batches"),
+        ("data.sampler=sorted", "data.sampler"),
+        ("objective=val/beauty", "val/beauty"),
+    ],
+)
+def test_wrong_settings_end_with_one_sentence(composed, override: str, named: str) -> None:
+    with pytest.raises(CompactHydraException, match=named) as caught:
+        train(composed(*TINY, override))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_not_trained_over(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(CompactHydraException, match=r"run holds another run, with optimizer\.lr 0\.0\d+ \(now 0\.5\)"):
+        train(composed(*TINY, "optimizer.lr=0.5"))
+    with pytest.raises(CompactHydraException, match="run holds this run already: add resume=auto"):
+        train(composed(*TINY))
+    (tmp_path / "run" / ".resume.json").write_text("")
+    with pytest.raises(CompactHydraException, match=r"does not say which it was: resume=.*last\.ckpt goes on"):
+        train(composed(*TINY))
+    (tmp_path / "run" / ".resume.json").write_bytes(kept[tmp_path / "run" / ".resume.json"])
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+
+
+def test_passwords_do_not_go_into_checkpoints_and_hidden_files(composed, tmp_path: Path) -> None:
+    uri = "tracking.uri=postgresql://me:hunter2@db.example/runs"
+    config = composed(*TINY)
+    with open_dict(HydraConfig.get()), read_write(HydraConfig.get()):
+        HydraConfig.get().overrides.task = [uri]
+    hidden = tmp_path / "run" / ".hydra"
+    hidden.mkdir(parents=True)
+    (hidden / "overrides.yaml").write_text(f"- {uri}\n")
+    train(config)
+    assert "postgresql://me:***@db.example/runs" in (hidden / "overrides.yaml").read_text()
+    written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"hunter2" in content for content in written)
+
+
+def test_a_place_for_results_that_cannot_be_written_is_named_before_training(composed, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/results")):
+        with pytest.raises(CompactHydraException, match=f"paths.results_dir={place}: .* cannot be written"):
+            train(composed(*TINY, "experiment=custom_cnn", f"paths.results_dir={place}"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    kept = results / "custom_cnn_seed0.json"
+    kept.write_text('{"command": "python train.py experiment=custom_cnn optimizer.lr=0.5"}')
+    with pytest.raises(CompactHydraException, match="takes rows of the results table: add experiment=NAME"):
+        train(composed(*TINY, f"paths.results_dir={results}"))
+    row = [*TINY, "experiment=custom_cnn", "eval=plain"]
+    with pytest.raises(CompactHydraException, match="holds what `python train"):
+        train(composed(*row, f"paths.results_dir={results}"))
+    kept.unlink()
+    for name in ("run", "again"):
+        train(composed(*row, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
+    record = json.loads(kept.read_text())
+    assert record["kaggle_test"]["n"] == 40
+    folds = ["protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}", f"paths.output_dir={tmp_path / 'fold'}"]
+    train(composed(*row, *folds))
+    assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
+
+
+def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_path: Path) -> None:
+    words = [
+        *TINY,
+        "model=sequential_cnn",
+        "model.width=4",
+        "model.hidden=8",
+        "objective=val/loss",
+        "objective_mode=min",
+    ]
+    plain_loss = train(composed(*words))
+    plain = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    fast = ["trainer.compile=true", f"paths.output_dir={tmp_path / 'compiled'}"]
+    assert train(composed(*words, *fast)) == pytest.approx(plain_loss, abs=1e-3)
+    compiled = torch.load(tmp_path / "compiled" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert compiled.keys() == plain.keys()
+
+
+def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(composed) -> None:
+    clipped = [*TINY, "model=sequential_cnn", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"]
+    assert train(composed(*clipped, "optimizer=adam")) >= 0
+
+
+def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -> None:
+    value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
+    history = checkpoint(tmp_path / "run", "last")["history"]
+    assert value == pytest.approx(min(row["val/loss"] for row in history))
+    assert math.isfinite(value)
+
+
+def test_epochs_without_validation_have_no_scores_and_are_not_chosen(composed, tmp_path: Path) -> None:
+    every = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "scheduler=plateau", "scheduler.patience=0"]
+    value = train(composed(*TINY, *every, f"paths.output_dir={tmp_path / 'run'}"))
+    history = checkpoint(tmp_path / "run", "last")["history"]
+    assert [("val/accuracy" in row, "train/loss" in row) for row in history] == [(False, True), (True, True)] * 2
+    assert value == max(history[1]["val/accuracy"], history[3]["val/accuracy"])
+    assert checkpoint(tmp_path / "run", "best")["history"][-1]["epoch"] in (2, 4)
+    assert (tmp_path / "run" / "training_curves.png").is_file()
+
+
+def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_runs, tmp_path: Path) -> None:
+    checkpoint = tiny_runs[0] / "checkpoints" / "best.ckpt"
+    start = [*TINY, "model=sequential_cnn", f"model.weights={checkpoint}"]
+    with pytest.raises(CompactHydraException, match=r"was trained under protocol official; under kfold"):
+        train(composed(*start, "protocol=kfold"))
+    assert train(composed(*start)) >= 0  # the same pictures in the same parts
+    sized = {"protocol": "kfold(fold=0 of 5)", "data": "synthetic", "data_fingerprint": "of another size"}
+    safetensors.torch.save_file({}, tmp_path / "sized.safetensors", metadata=sized)
+    with pytest.raises(CompactHydraException, match=r"sized\.safetensors was trained under protocol kfold"):
+        train(
+            composed(*start[:-1], f"model.weights={tmp_path}/sized.safetensors", f"paths.output_dir={tmp_path}/sized")
+        )
+    origin = {"protocol": "leaky_pooled", "data": "elsewhere", "data_fingerprint": "f"}
+    weights = {
+        key: value.contiguous() for key, value in load_module(checkpoint).network.state_dict().items() if key != "luma"
+    }
+    safetensors.torch.save_file(weights, tmp_path / "leaky.safetensors", metadata=origin)
+    leaky = [
+        "model=sequential_cnn",
+        f"model.weights={tmp_path}/leaky.safetensors",
+        f"paths.output_dir={tmp_path}/leaky",
+    ]
+    with pytest.raises(CompactHydraException, match=r"leaky\.safetensors was trained under protocol leaky_pooled"):
+        train(composed(*TINY, *leaky))
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "one"), [([1], 4, True), ("auto", 1, True), ("auto", 2, False), (2, 2, False)]
+)
+def test_one_device_is_told_from_several(composed, monkeypatch, devices: object, gpus: int, one: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    config = composed(*TINY, f"trainer.devices={devices}", "trainer.on_nan=skip")
+    with nullcontext() if one else pytest.raises(ValueError, match="needs one process"):
+        check_devices(config, Job.current())
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for own, chosen in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, own=own: including_emulation or own
+        )
+        assert choose_precision("auto", torch.nn.Linear(1, 1), "auto") == chosen
