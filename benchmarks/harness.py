@@ -19,7 +19,8 @@ from report import SECTIONS
 from rich.console import Console
 from rich.table import Table
 
-from fer_lightning.reporting import records
+from fer_lightning.files import write_json
+from fer_lightning.reporting.environment import environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,10 +42,9 @@ def finish(name: str, doc: str, result: Mapping[str, Any], out: Path | None) -> 
         out: JSON file to write.
     """
     question = doc.splitlines()[0]
-    where = {"machine": records.machine(), "versions": records.versions(), "commit": records.commit()}
-    whole = {"question": question, **result, **where}
+    whole = {"question": question, **result, **environment()}
     if out:
-        records.write_json(out, whole)
+        write_json(out, whole)
     [section] = (section for section in SECTIONS if section.name == name)
     headings, *rows = section.table(whole)
     table = Table(title=question)

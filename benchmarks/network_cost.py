@@ -20,6 +20,7 @@ from fer_lightning.cli.command_line import composed
 from fer_lightning.config import CONF, plain
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
+from fer_lightning.overrides import without
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 
@@ -30,7 +31,7 @@ def command_lines() -> dict[str, list[str]]:
         lines |= {
             name: list(words)
             for name, words in Recipe.read(recipe).members.items()
-            if any(word.startswith("model") for word in words)
+            if without(words, "model") != list(words)
         }
     return lines
 

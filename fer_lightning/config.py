@@ -80,12 +80,6 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
 """Keys that are one of a few names."""
 
 
-WITHOUT_EFFECT = (
-    *("resume", "tracking", "data.workers", "data.resident"),
-    *("paths.output_dir", "paths.mlruns_dir", "paths.results_dir"),
-)
-"""Groups and keys that change no result: where it lies, how it is tracked, how fast batches are made."""
-
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
 

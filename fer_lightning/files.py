@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -36,6 +38,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes a JSON file, whole or not at all."""
+    with atomic_write(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+    return path
 
 
 @cache  # Hydra resolves `hydra.run.dir` more than once

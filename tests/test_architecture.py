@@ -10,8 +10,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "fer_lightning"
 
 LAYERS = (
-    {"labels", "files", "run_folder", "_torchvision_compat"},
-    {"config"},
+    {"labels", "files", "run_folder", "redaction", "_torchvision_compat"},
+    {"config", "overrides"},
     {"data", "models", "inference"},
     {"training"},
     {"reporting"},

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fer_lightning.app.heatmaps import HeatMap, occlusion_map
 from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
 from fer_lightning.inference.predict import FERPredictor, Prediction
-from fer_lightning.reporting.records import RUN_ID, read_record
+from fer_lightning.reporting.mlflow_store import RUN_ID
+from fer_lightning.reporting.records import read_record
 from fer_lightning.run_folder import run_of
 
 MODEL_VARIABLE = "FER_APP_MODEL"

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fer_lightning.cli.command_line import split_words
 from fer_lightning.cli.help import wrapped
 from fer_lightning.files import error_message
+from fer_lightning.overrides import is_under, key_of
 from fer_lightning.training.errors import stopped_by, user_errors
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
@@ -99,7 +100,6 @@ def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) ->
         ValueError: There is one.
     """
     for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
         for name, reason in without_effect.items():
-            if key == name or key.startswith(f"{name}."):
+            if is_under(key_of(word), name):
                 raise ValueError(f"{word} would change nothing: {reason}")

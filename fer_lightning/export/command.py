@@ -33,13 +33,15 @@ from fer_lightning.export.parity import (
     in_batches,
     parity_table,
 )
-from fer_lightning.files import check_place, sha256
+from fer_lightning.files import check_place, sha256, write_json
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, FORMAT, Bundle
 from fer_lightning.inference.images import read_picture, to_input
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, count_parameters, size_learnt_from
+from fer_lightning.overrides import train_command
 from fer_lightning.reporting import records
+from fer_lightning.reporting.environment import environment
 from fer_lightning.run.trainer import quiet
 from fer_lightning.run_folder import run_of
 from fer_lightning.studies.ensemble.command import check_compatible
@@ -133,7 +135,7 @@ class ExportSource:
 
 
 def _command(net: Trained) -> str:
-    return records.masked(records.command(net.provenance["overrides"]))
+    return train_command(net.provenance["overrides"])
 
 
 def export(
@@ -325,9 +327,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
         "networks": [_network(net, weight) for net, weight in zip(source.nets, source.weights, strict=True)],
         "measured_on": {"data": net.faces.name, "data_fingerprint": net.faces.fingerprint, "protocol": net.split.name},
         "views": "one look at each picture",
-        "commit": records.commit(),
-        "machine": records.machine(),
-        "versions": records.versions(),
+        **environment(),
     }
 
 
@@ -347,7 +347,7 @@ def _network(net: Trained, weight: float) -> dict[str, Any]:
 
 
 def _write_description(folder: Path, content: Mapping[str, Any], card: str) -> None:
-    records.write_json(folder / DESCRIPTION, content)
+    write_json(folder / DESCRIPTION, content)
     (folder / CARD).write_text(card)
 
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from fer_lightning.reporting.records import masked
+from fer_lightning.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+RUN_ID = ".mlflow_run_id"
+"""The file in a run's folder that holds the id of its MLflow run."""
 
 CONFLICT_CODES = (
     "BAD_REQUEST",  # a database's own words
@@ -50,7 +53,7 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
     if uri and uri != local:
         if not uri.startswith(SCHEMES):
             raise ValueError(
-                f"tracking.uri (else MLFLOW_TRACKING_URI) is {masked(uri)!r}; it must begin with {', '.join(SCHEMES)}"
+                f"tracking.uri (else MLFLOW_TRACKING_URI) is {redact(uri)!r}; it must begin with {', '.join(SCHEMES)}"
             )
         try:
             with short_timeout(timeout):
@@ -59,7 +62,7 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
         except store_errors() as error:
             log.warning(
                 "NO TRACKING AT %s (%s): the local store %s is used instead",
-                masked(uri),
+                redact(uri),
                 root_cause(error),
                 local,
             )
@@ -186,4 +189,4 @@ def root_cause(error: BaseException) -> str:
     """The first line of the error at the root of a chain, without passwords."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return masked((str(error).splitlines() or [type(error).__name__])[0])[:200]
+    return redact((str(error).splitlines() or [type(error).__name__])[0])[:200]

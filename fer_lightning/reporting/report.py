@@ -11,9 +11,9 @@ import pandas as pd
 from pyarrow import parquet
 
 from fer_lightning.data.arrays import FaceArrays
+from fer_lightning.files import write_json
 from fer_lightning.models.torch_file import reason_of
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.records import write_json
 from fer_lightning.training.metrics import Predictions, Scores
 
 GRID = 24

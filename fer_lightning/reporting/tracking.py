@@ -20,8 +20,10 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from fer_lightning.redaction import redact
 from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
 from fer_lightning.reporting.mlflow_store import (
+    RUN_ID,
     first_store_that_works,
     open_experiment,
     preserve_tracking_uri,
@@ -30,7 +32,6 @@ from fer_lightning.reporting.mlflow_store import (
     short_timeout,
     store_errors,
 )
-from fer_lightning.reporting.records import RUN_ID, masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,11 +108,11 @@ def mlflow(
         logger = RunLogger(
             experiment_name=experiment_name,
             tracking_uri=uri,
-            run_name=masked(run_name)[:250],  # the width of the column
-            tags={name: masked(value) for name, value in tags.items()} | parent,
+            run_name=redact(run_name)[:250],  # the width of the column
+            tags={name: redact(value) for name, value in tags.items()} | parent,
             timeout=timeout,
         )
-        logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): masked(str(value)) for name, value in params.items()})
+        logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): redact(str(value)) for name, value in params.items()})
         if dataset:
             seen = _training_data(**dataset)
             retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
@@ -157,7 +158,7 @@ class RunLogger(MLFlowLogger):
     @property
     def uri(self) -> str:
         """Where the run is tracked, without password."""
-        return masked(str(self._tracking_uri))
+        return redact(str(self._tracking_uri))
 
     @property
     def where(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from fer_lightning.reporting import records
+from fer_lightning.overrides import DATA_PATHS, key_of, train_command, without
 from hydra_plugins.fer_optuna_sweeper import current_trial
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ class Job:
             begun: Whether the run has saved an epoch; else one that started from a checkpoint starts from it again.
         """
         if self.in_turn and self.sweep_dir:
-            typed = [word for word in sys.argv[1:] if not word.startswith(("resume=", "hydra.sweep.dir="))]
+            typed = without(sys.argv[1:], "resume", "hydra.sweep.dir")
             place = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
-            return records.masked(records.command([*typed, place, "resume=auto"]))
+            return train_command([*typed, place, "resume=auto"])
         if self.sweep_dir:
             return None
-        typed = [word for word in self.overrides if not word.startswith("resume=")]
+        typed = without(self.overrides, "resume")
         if not begun and len(typed) < len(self.overrides):
-            return records.masked(records.command([*self.overrides, *self.run_dir]))
-        return records.masked(records.command([*typed, *self.run_dir, "resume=auto"]))
+            return train_command([*self.overrides, *self.run_dir])
+        return train_command([*typed, *self.run_dir, "resume=auto"])
 
     @property
     def label(self) -> str:
@@ -94,18 +94,8 @@ class Job:
 
 def run_name(job: Job, seed: int) -> str:
     """A name that tells runs apart: what was trained, what was changed, which seed."""
-    told = (
-        "experiment=",
-        "search=",
-        *(["model="] if job.label == job.choices.get("model") else []),
-        "seed=",
-        "paths.",
-        "tracking",
-        "hydra",
-        "resume=",
-        "data.path=",
-        "data.votes_path=",
-    )
-    changed = [o.lstrip("+") for o in job.overrides if not o.lstrip("+").startswith(told)]
+    elsewhere = ("experiment", "search", "seed", "paths", "tracking", "hydra", "resume", *DATA_PATHS)
+    named = "model" if job.label == job.choices.get("model") else ""
+    changed = [o.lstrip("+") for o in without(job.overrides, *elsewhere) if key_of(o) != named]
     number = [f"#{job.trial.number}"] if job.trial else []
     return " ".join([job.label, *number, *changed, f"seed={seed}"])

@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from fer_lightning.config import plain
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.files import check_place
+from fer_lightning.overrides import defining, overrides_of, train_command
 from fer_lightning.reporting import records
+from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.run.job import Job, run_name
 from fer_lightning.training.metrics import Scores
 
@@ -35,8 +37,8 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     path = Path(config.paths.results_dir) / f"{job.choices['experiment']}_seed{config.seed}.json"
     check_place(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
-        before = shlex.split(records.read_record(path, "command")["command"])[2:]
-        if records.settings_typed(before) != records.settings_typed(job.overrides):
+        before = overrides_of(records.read_record(path, "command")["command"])
+        if defining(before) != defining(job.overrides):
             raise ValueError(
                 f"{path} holds what `python train.py {shlex.join(before)}` measured: move it away, or give this run "
                 "another paths.results_dir"
@@ -69,7 +71,7 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "leaky": split.is_leaky,
         "pictures": {part: len(index) for part, index in split.indices.items()},
         "evaluation": plain(config.eval),
-        "command": records.masked(records.command(job.overrides)),
-        "commit": records.commit(),
-        "versions": records.versions(),
+        "command": train_command(job.overrides),
+        "commit": commit(),
+        "versions": versions(),
     }

@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fer_lightning.config import WITHOUT_EFFECT, flatten, plain
+from fer_lightning.config import flatten, plain
 from fer_lightning.files import atomic_write, unique_folder
+from fer_lightning.overrides import DATA_PATHS, WITHOUT_EFFECT
 from fer_lightning.run_folder import run_of
 
 STATE = ".resume.json"
@@ -52,7 +53,7 @@ class RunState:
 def settings(config: DictConfig) -> dict[str, Any]:
     """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run."""
     kept = {str(name): plain(config[name]) for name in config if name not in ("hydra", "paths", *WITHOUT_EFFECT)}
-    elsewhere = ("data.source", "data.path", "data.votes_path", *WITHOUT_EFFECT)
+    elsewhere = ("data.source", *DATA_PATHS, *WITHOUT_EFFECT)
     kept["data"] = {key: value for key, value in kept["data"].items() if f"data.{key}" not in elsewhere} | {
         "source": plain(config.data.source["_target_"])
     }

@@ -18,9 +18,12 @@ from rich.console import Console
 from fer_lightning.config import build, check, flatten, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.files import write_json
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters
+from fer_lightning.redaction import redact, redact_hydra_files
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
+from fer_lightning.reporting.environment import machine
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.job import GROUPS, Job
@@ -123,8 +126,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
         record = head | outcome(training, best_row) | recorded_parts(scores, kaggle)
         if first:
-            (folder / "config.yaml").write_text(records.masked(OmegaConf.to_yaml(config, resolve=True)))
-            records.write_json(folder / "record.json", record)
+            (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(config, resolve=True)))
+            write_json(folder / "record.json", record)
         if first and prepared.published and scores:
             records.publish(prepared.published, record)
         measured = {f"{part_name(part)}/{k}": v for part, row in scores.items() for k, v in logged(row).items()}
@@ -152,7 +155,7 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
     check_devices(config, job)
     if is_first_process():
         refuse_overwrite(folder, config)
-        records.mask_hydras_files(folder, job.sweep_dir)
+        redact_hydra_files(folder, job.sweep_dir)
     checkpoint, earlier = find_checkpoint(config, folder, console)
     dry_run(config, checkpoint)
     published = place_of_result(config, job)
@@ -204,7 +207,7 @@ def measure(
 def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
     """The outcome of a training: the part of its record that is known before anything is measured."""
     return {
-        "machine": records.machine(training.trainer.strategy.root_device),
+        "machine": machine(training.trainer.strategy.root_device),
         "precision": str(training.trainer.precision),
         "epochs": len(training.module.history),
         "best_epoch": best_row["epoch"],
@@ -259,7 +262,7 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
         "picture": list(faces.images.shape[1:]),
         "protocol": datamodule.split.name,
         "objective": config.objective,
-        "overrides": [records.masked(word) for word in job.overrides],
+        "overrides": [redact(word) for word in job.overrides],
         "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
     }
     return FERModule(

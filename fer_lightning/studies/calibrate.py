@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.cli.verb import checkpoint_verb
-from fer_lightning.files import check_place, sha256
-from fer_lightning.reporting import figures, records
+from fer_lightning.files import check_place, sha256, write_json
+from fer_lightning.reporting import figures
+from fer_lightning.reporting.environment import commit
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
@@ -99,9 +100,9 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "data": net.faces.name,
         "data_fingerprint": net.faces.fingerprint,
         "protocol": net.split.name,
-        "commit": records.commit(),
+        "commit": commit(),
     }
-    records.write_json(file, record)
+    write_json(file, record)
     drawn = save_diagram(calibration, file.with_suffix(".png"))
     _show(record, Console(), file, drawn)
     return record

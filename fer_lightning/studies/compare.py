@@ -20,8 +20,8 @@ from rich.table import Table
 
 from fer_lightning.cli.command_line import split_words
 from fer_lightning.cli.help import wrapped
-from fer_lightning.files import check_place
-from fer_lightning.reporting.records import read_record, write_json
+from fer_lightning.files import check_place, write_json
+from fer_lightning.reporting.records import read_record
 from fer_lightning.reporting.report import read_predictions
 from fer_lightning.run_folder import run_of
 from fer_lightning.training.metrics import from_confusion

@@ -8,8 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from fer_lightning.cli.verb import checkpoint_verb
-from fer_lightning.files import check_place
+from fer_lightning.files import check_place, write_json
+from fer_lightning.overrides import verb_command
 from fer_lightning.reporting import records, tables
+from fer_lightning.reporting.environment import environment
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
@@ -54,19 +56,17 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     predictions = net.predict(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)
-    records.write_json(
+    write_json(
         folder / "record.json",
         {
             "checkpoint": str(net.checkpoint),
-            "command": records.verb_command("evaluate", [f"checkpoint={checkpoint}", *overrides]),
+            "command": verb_command("evaluate", [f"checkpoint={checkpoint}", *overrides]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
             "protocol": net.split.name,
             "evaluation": evaluation,
-            "commit": records.commit(),
-            "machine": records.machine(net.device),
+            **environment(net.device),
             "precision": net.precision,
-            "versions": records.versions(),
             **{part: records.recorded(s) for part, s in scores.items()},
         },
     )

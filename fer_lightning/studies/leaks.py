@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from rich.table import Table
 
 from fer_lightning.cli.help import wrapped
 from fer_lightning.config import CONF, ROOT
+from fer_lightning.overrides import defining, key_of, overrides_of, updated
 from fer_lightning.reporting import figures, markdown
-from fer_lightning.reporting.records import publish, read_record, settings_typed
+from fer_lightning.reporting.records import publish, read_record
 from fer_lightning.studies.baselines.rows import file_of, header_of
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
@@ -81,22 +81,16 @@ COLUMNS = (
 Records = dict[str, dict[str, Any]]
 
 
-def completed(overrides: Sequence[str]) -> list[str]:
-    """`SETTINGS` with what is typed in their place or besides."""
-    typed = {o.lstrip("+~").split("=")[0] for o in overrides}
-    return [*(o for o in SETTINGS if o.split("=")[0] not in typed), *overrides]
-
-
 def folder_of(words: Sequence[str]) -> Path:
     """Where the trainings of these settings and protocols lie, a folder for each protocol."""
     options = [(CONF / "protocol" / f"{protocol}.yaml").read_text() for protocol in STUDIED]
-    settings = "\n".join([*settings_typed(words, "protocol="), *options])
+    settings = "\n".join([*settings_of(words), *options])
     return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
-def settings_of(command: str) -> list[str]:
-    """The settings of a recorded command: all but its protocol and where things lie, sorted."""
-    return settings_typed(shlex.split(command)[2:], "protocol=")
+def settings_of(overrides: Iterable[str]) -> list[str]:
+    """The overrides that decide a result beside the protocol, sorted."""
+    return [override for override in defining(overrides) if key_of(override) != "protocol"]
 
 
 def read_records(root: Path = ROOT) -> Records:
@@ -109,7 +103,7 @@ def read_records(root: Path = ROOT) -> Records:
     found: Records = {
         path.stem: read_record(path, "command", "data_fingerprint", "test") for path in paths if path.is_file()
     }
-    settings = {name: settings_of(record["command"]) for name, record in found.items()}
+    settings = {name: settings_of(overrides_of(record["command"])) for name, record in found.items()}
     for name in found:
         first = next(iter(found))
         if settings[name] != settings[first]:
@@ -138,11 +132,11 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     Raises:
         ValueError: The records that are there were run with other settings.
     """
-    words = completed(overrides)
+    words = updated(SETTINGS, overrides)
     collect(words, root)
-    before, now = read_records(root), settings_typed(words, "protocol=")
+    before, now = read_records(root), settings_of(words)
     for name, record in before.items():
-        earlier = settings_of(record["command"])
+        earlier = settings_of(overrides_of(record["command"]))
         if earlier != now:
             raise ValueError(
                 f"results/leaks/{name}.json was run with {' '.join(earlier)}, not {' '.join(now)}; "
@@ -255,7 +249,7 @@ def plot(records: Records, claim: float | None) -> Figure:
 def page(records: Records, claim: float | None) -> str:
     """docs/LEAKS.md: plot, table, what each protocol does, and what follows from the numbers."""
     first = next(iter(records.values()))
-    settings = " ".join(settings_of(first["command"]))
+    settings = " ".join(settings_of(overrides_of(first["command"])))
     said = [
         "# What each shortcut adds\n",
         "One model with the same epochs and settings under the official protocol and under the shortcuts of the\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fer_lightning.files import atomic_write, check_place
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
+from fer_lightning.overrides import train_command, updated, without
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
 from fer_lightning.training.metrics import Predictions
@@ -69,12 +69,11 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
         table.add_row(*row)
     console = Console()
     console.print("", table, "")
-    typed = [*(o for o in net.provenance["overrides"] if not o.startswith(("paths.", "resume"))), *overrides]
+    typed = updated(without(net.provenance["overrides"], "paths", "resume"), overrides)
     rate = net.config.optimizer.lr / 4
-    given = [*typed, f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
-    words = {word.partition("=")[0]: word for word in given}.values()  # of a key given twice the last counts
+    words = updated(typed, [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"])
     console.print(f"kept in {file}. To train it on, for as long as you like:", highlight=False, soft_wrap=True)
-    console.print(shlex.join(["python", "train.py", *words]), highlight=False, soft_wrap=True)
+    console.print(train_command(words), highlight=False, soft_wrap=True)
     return file
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf, open_dict, read_write
 
-from fer_lightning.config import WITHOUT_EFFECT
+from fer_lightning.overrides import WITHOUT_EFFECT
 from fer_lightning.reporting.mlflow_parents import STUDY_PARENT, StudyRun
 
 if TYPE_CHECKING:

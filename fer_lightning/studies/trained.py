@@ -24,6 +24,7 @@ from fer_lightning.data.protocols.split import Split, is_leaky, parts_as_officia
 from fer_lightning.files import atomic_write, sha256
 from fer_lightning.labels import USAGES
 from fer_lightning.models.torch_file import reason_of
+from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_valid, without
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.preflight import try_all_views
@@ -60,7 +61,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     """
     config = composed(CONF, overrides, kept_of(module, overrides))
     if any(word.startswith("eval=") for word in overrides):
-        typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
+        typed = {key_of(override) for override in overrides}
         for name in ("views", "validation"):
             if not OmegaConf.is_dict(views := config.eval.get(name)):
                 continue
@@ -75,25 +76,18 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
 
 def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
     """The overrides typed when a net was trained that still hold beside what is typed now; see `compose_for`."""
-    typed_now = {o.lstrip("+~").split("=")[0] for o in overrides}
-    elsewhere = ("hydra", "tracking", "paths.output_dir", "paths.mlruns_dir", "paths.results_dir", "data.workers")
-    return [
-        o
-        for o in module.hparams["provenance"]["overrides"]
-        if (key := o.lstrip("+~").split("=")[0]) not in typed_now | {"resume"}
-        and key.split(".")[0] not in typed_now  # a group that is chosen anew takes none of the old one's keys
-        and not key.startswith(elsewhere)
-    ]
+    of_the_training = ("hydra", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
+    return without(still_valid(module.hparams["provenance"]["overrides"], overrides), *of_the_training)
 
 
 def settings_in_name(typed: Sequence[str]) -> list[str]:
     """The words that change how a net is measured, as parts of a file's name: `views.shift=0.1`."""
-    told = [word.removeprefix("eval.") for word in typed if word.startswith(("eval.", *MEASURING))]
-    return [re.sub(r"[^\w.=]+", "_", word) for word in told if not word.startswith(("split=", "bootstrap="))]
+    named = [word for word in without(typed, "eval.split", "eval.bootstrap") if key_of(word).startswith(MEASURING)]
+    return [re.sub(r"[^\w.=]+", "_", word.removeprefix("eval.")) for word in named]
 
 
-MEASURING = ("trainer.precision=", "trainer.limit_test_batches=")
-"""Keys beside those of `eval` that change what is measured."""
+MEASURING = ("eval.", "trainer.precision", "trainer.limit_test_batches")
+"""Keys that change what is measured."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +123,7 @@ class Trained:
         """
         checkpoint = existing_checkpoint(path)
         fixed = TRAINED - {"model"} if another_model else TRAINED
-        keys = {word: word.lstrip("+~").partition("=")[0] for word in overrides}
-        if late := [word for word, key in keys.items() if {key, key.partition(".")[0]} & fixed]:
+        if late := [override for override in overrides if is_under(key_of(override), *fixed)]:
             raise ValueError(f"{late[0]} is decided by the training: {checkpoint} cannot be changed in that any more")
         module = load_module(checkpoint)
         if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:

@@ -10,7 +10,6 @@ from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.sources.readers import read_faces, read_fer2013
 from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.labels import EMOTIONS
-from fer_lightning.reporting import records
 from fer_lightning.run.train import train
 from fer_lightning.studies.audit import findings as study
 from fer_lightning.studies.audit.report import lists, write_report
@@ -244,12 +243,6 @@ def test_wrong_use_ends_with_one_sentence(
     assert said in shown
     assert shown.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
-
-
-def test_where_files_lie_is_not_told() -> None:
-    assert records.without_folders("data.path=/home/me/fer2013.csv") == "data.path=fer2013.csv"
-    assert records.without_folders("write") == "write"
-    assert records.without_folders("measured=outputs/a,/tmp/b") == "measured=a,b"
 
 
 @pytest.mark.parametrize("rows_changed", [0, 2])

@@ -11,6 +11,7 @@ from hydra.errors import CompactHydraException
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.sources.synthetic import draw_faces
+from fer_lightning.overrides import updated
 from fer_lightning.run.train import train
 from fer_lightning.studies import leaks
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> None:
     kept = {name: 0.5 for name in leaks.STUDIED if name not in ("official", "leaky_augmented", "leaky_oversampled")}
     put(folder, **kept)
-    runs = folder / leaks.folder_of(leaks.completed(TYPED))
+    runs = folder / leaks.folder_of(updated(leaks.SETTINGS, TYPED))
     killed = runs / "leaky_oversampled" / "record.json"  # finished before its process was killed
     killed.parent.mkdir(parents=True)
     killed.write_text(json.dumps(record("leaky_oversampled", 0.84)))
@@ -75,9 +76,9 @@ def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> Non
     assert leaks.run(TYPED, folder) == 0
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     shutil.rmtree(folder / "results")
-    leaks.collect(leaks.completed([*TYPED, "seed=1"]), folder)
+    leaks.collect(updated(leaks.SETTINGS, [*TYPED, "seed=1"]), folder)
     assert leaks.read_records(folder) == {}
-    leaks.collect(leaks.completed(TYPED), folder)
+    leaks.collect(updated(leaks.SETTINGS, TYPED), folder)
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     leaks.write(folder)
     page = (folder / "docs" / "LEAKS.md").read_text()

@@ -12,7 +12,8 @@ from fer_lightning.cli.verb import run_verb
 from fer_lightning.config import CONF, ROOT, build, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
-from fer_lightning.reporting import records
+from fer_lightning.overrides import verb_command, without_folders
+from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.studies.audit.duplicate_effect import copies_worth
 from fer_lightning.studies.audit.findings import audit, out_of_fold
 from fer_lightning.studies.audit.report import table, worth_table, write_report
@@ -56,11 +57,11 @@ def main(arguments: Sequence[str]) -> int:
         found = audit(faces, predicted)
         worth = copies_worth(found, runs)
         record = {
-            "command": records.verb_command("audit", [records.without_folders(word) for word in arguments]),
+            "command": verb_command("audit", [without_folders(word) for word in arguments]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
-            "commit": records.commit(),
-            "versions": records.versions(),
+            "commit": commit(),
+            "versions": versions(),
             "near_copy_correlation": THRESHOLD,
             "counts": found.counts(),
             "copies_worth": worth,

@@ -18,8 +18,9 @@ from rich.table import Table
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
 from fer_lightning.data.protocols.split import Indices
+from fer_lightning.files import write_json
 from fer_lightning.labels import FERPLUS_COLUMNS
-from fer_lightning.reporting import figures, markdown, records
+from fer_lightning.reporting import figures, markdown
 from fer_lightning.studies.audit.duplicate_effect import rows_of
 from fer_lightning.studies.audit.findings import FLAT_CONTRAST, FLAT_SHARE, MARGIN, NO_FACE_VOTES, Audit
 
@@ -287,7 +288,7 @@ def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Pa
     draw_sheets(folder, found)
     sheets = {path.stem: path for path in sorted(folder.glob("*.png"))}
     (folder / "report.md").write_text(page(found, record, {name: path.name for name, path in sheets.items()}))
-    records.write_json(folder / "audit.json", record)
+    write_json(folder / "audit.json", record)
     if docs is not None:
         (docs / "images").mkdir(parents=True, exist_ok=True)
         for old in (docs / "images").glob("audit_*.png"):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from fer_lightning.config import ROOT
-from fer_lightning.reporting.records import SUPERSEDED, read_record, settings_typed
+from fer_lightning.overrides import defining, overrides_of, value_of, without
+from fer_lightning.reporting.records import SUPERSEDED, read_record
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 NOT_RUN = "not run"
@@ -155,7 +155,7 @@ class Baseline:
     @property
     def command(self) -> str:
         """The command that repeats the measured run, without where it was once resumed from."""
-        words = [word for word in self.records[0]["command"].split() if not word.startswith("resume=")]
+        words = without(self.records[0]["command"].split(), "resume")
         needs = f" (needs {self.needs})" if self.needs else ""
         return f"`{' '.join(words)}`{needs}"
 
@@ -255,13 +255,12 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
 
 def _recipe(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
     """The recipe that seeds of one row share: the settings that were typed, and the size of the network."""
-    words = shlex.split(record["command"])[2:]
-    return tuple(settings_typed(words, "seed=", "resume=")), record["params"]
+    return tuple(defining(without(overrides_of(record["command"]), "seed"))), record["params"]
 
 
-def experiment_of(words: Sequence[str]) -> str:
-    """The experiment among overrides, empty where there is none."""
-    return next((word.partition("=")[2] for word in words if word.startswith("experiment=")), "")
+def experiment_of(overrides: Iterable[str]) -> str:
+    """The experiment that is chosen, empty where none is."""
+    return value_of(overrides, "experiment") or ""
 
 
 def views_a_face(record: Mapping[str, Any]) -> list[int] | None:
@@ -282,7 +281,7 @@ def _together(members: Mapping[str, Sequence[str]], records: Sequence[Mapping[st
     nets = []
     for member, words in members.items():
         if member not in silent:
-            changed = any(word.startswith("model") for word in words)  # measured under a name of its own
+            changed = without(words, "model") != list(words)  # measured under a name of its own
             net = _cost(costs.get(member if changed else experiment_of(words)))
             if net is None:
                 return None

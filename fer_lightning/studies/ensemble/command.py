@@ -19,7 +19,9 @@ from fer_lightning.cli.verb import run_verb
 from fer_lightning.files import check_place, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
+from fer_lightning.overrides import verb_command, without, without_folders
 from fer_lightning.reporting import records, tables
+from fer_lightning.reporting.environment import environment, machine
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.calibrate import Calibration
 from fer_lightning.studies.compare import paired
@@ -229,9 +231,8 @@ def ensemble(
         "weights": weights,
         "choose": choose,
         "command": command,
-        "commit": records.commit(),
-        "machine": longest["machine"] or records.machine(),
-        "versions": records.versions(),
+        **environment(),
+        "machine": longest["machine"] or machine(),
         "minutes": round(sum(row["minutes"] or 0 for row in voting), 2),
         "params": sum(row["params"] for row in voting),
         "val": epoch_scores(voted["val"], classes),
@@ -279,8 +280,7 @@ def refuse_another(path: Path, command: str) -> None:
         return
     before = str(records.read_record(path, "command")["command"])
     said, says = (
-        [records.without_folders(word) for word in shlex.split(line) if not word.startswith("publish=")]
-        for line in (before, command)
+        [without_folders(word) for word in without(shlex.split(line), "publish")] for line in (before, command)
     )
     if said != says:
         raise ValueError(f"{path} holds what `{before}` measured: move it away, or give this one another name")
@@ -288,7 +288,7 @@ def refuse_another(path: Path, command: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
-    command = records.verb_command("ensemble", arguments)
+    command = verb_command("ensemble", arguments)
 
     def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
         if ("members" in given) == ("recipe" in given):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.reporting import figures, records
+from fer_lightning.files import write_json
+from fer_lightning.reporting import figures
 from fer_lightning.reporting.markdown import table, with_interval
 from fer_lightning.reporting.report import write_report
 from fer_lightning.studies.calibrate import Calibration, save_diagram
@@ -39,7 +40,7 @@ def write_ensemble_report(
 ) -> None:
     """Writes report.md, record.json, what every measurement has, and the pictures of members and calibration."""
     write_report(folder, faces, predictions, scores, protocol=record["protocol"])
-    records.write_json(folder / "record.json", record)
+    write_json(folder / "record.json", record)
     (folder / "report.md").write_text(markdown(record))
     save_diagram(calibration, folder / "reliability_diagram.png")
     runs = [Path(row["run"]) for row in record["members"]]

@@ -1,0 +1,77 @@
+"""Hydra overrides as strings: `optimizer.lr=1e-4`, `model=vgg`, `+key=value`, `~key`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fer_lightning.redaction import redact
+
+WITHOUT_EFFECT = (
+    *("resume", "tracking", "data.workers", "data.resident"),
+    *("paths.output_dir", "paths.mlruns_dir", "paths.results_dir"),
+)
+"""Groups and keys that change no result: where it is saved, how it is tracked, how fast batches are made."""
+
+DATA_PATHS = ("data.path", "data.votes_path")
+"""Keys that say where the files of a data set are."""
+
+
+def key_of(override: str) -> str:
+    """The key or group that an override sets: `optimizer.lr` of `+optimizer.lr=1e-4`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def is_under(key: str, *names: str) -> bool:
+    """Whether a key is one of these keys or groups, or lies inside of one: `paths.data_dir` inside of `paths`."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in names)
+
+
+def without(overrides: Iterable[str], *names: str) -> list[str]:
+    """The overrides that set nothing in these keys and groups, in their order."""
+    return [override for override in overrides if not is_under(key_of(override), *names)]
+
+
+def value_of(overrides: Iterable[str], key: str) -> str | None:
+    """The value that a key gets, None where no override sets it; of several the last counts."""
+    values = [override.partition("=")[2] for override in overrides if key_of(override) == key]
+    return values[-1] if values else None
+
+
+def still_valid(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
+    """The earlier overrides that no later one replaces: by its key, or by choosing the group of its key anew."""
+    replaced = {key_of(override) for override in later}
+    return [o for o in earlier if not {key_of(o), key_of(o).partition(".")[0]} & replaced]
+
+
+def updated(earlier: Iterable[str], later: Sequence[str]) -> list[str]:
+    """The earlier overrides that are `still_valid`, then the later ones."""
+    return [*still_valid(earlier, later), *later]
+
+
+def defining(overrides: Iterable[str]) -> list[str]:
+    """The overrides that decide the result of a training, sorted; `seed=0` is the default and left out."""
+    kept = without(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
+    return sorted(override for override in kept if override != "seed=0")
+
+
+def without_folders(override: str) -> str:
+    """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: local paths are not published."""
+    key, equals, value = override.partition("=")
+    return key + equals + ",".join(Path(path).name for path in value.split(","))
+
+
+def train_command(overrides: Iterable[str]) -> str:
+    """The command that repeats a run, ready to paste, without its passwords."""
+    return redact(shlex.join(["python", "train.py", *overrides]))
+
+
+def verb_command(verb: str, arguments: Iterable[str]) -> str:
+    """The command that repeats a verb, ready to paste, without its passwords."""
+    return redact(shlex.join(["python", "-m", "fer_lightning", verb, *arguments]))
+
+
+def overrides_of(command: str) -> list[str]:
+    """The overrides of a `train_command`."""
+    return shlex.split(command)[2:]
