@@ -115,20 +115,24 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         raise ValueError(f"{target}: {error}") from error
 
 
-def target_of(config: Mapping[str, Any]) -> Callable[..., Any]:
+def target_of(config: object, under: tuple[str, ...] = TARGET_PREFIXES) -> Callable[..., Any]:
     """The object that `_target_` names: a class or function of a module, no method of a class and nothing private.
 
+    Args:
+        config: An option of conf/.
+        under: Prefixes of dotted names; one of them must hold for the name and for where the object is defined.
+
     Raises:
-        ValueError: It is missing, or not defined under `TARGET_PREFIXES`.
+        ValueError: It is missing, or not defined under one of the prefixes.
     """
-    target = config.get("_target_")
+    target = config.get("_target_") if isinstance(config, Mapping) else config
     found: Any = None
-    if isinstance(target, str) and target.startswith((*TARGET_PREFIXES, "pytorch_lightning.Trainer")):
+    if isinstance(target, str) and target.startswith((*under, "pytorch_lightning.Trainer")):
         module, _, name = target.rpartition(".")
         found = None if name.startswith("_") else _found(module, name)
-    if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(TARGET_PREFIXES):
+    if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(under):
         shown = repr(target)[:100] if isinstance(target, (str, type(None))) else f"of type {type(target).__name__}"
-        raise ValueError(f"_target_ {shown} is not allowed: it must lie under one of {', '.join(TARGET_PREFIXES)}")
+        raise ValueError(f"_target_ {shown} is not allowed: it must lie under {' or '.join(under)}")
     allowed: Callable[..., Any] = found
     return allowed
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -92,6 +93,12 @@ def error_message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a library's error as one short line; its type where it has none."""
+    message = textwrap.shorten(str(error), 300)
+    return message if message and not isinstance(error, LookupError) else f"{type(error).__name__} {message}".strip()
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.app.heatmaps import HeatMap, occlusion_map
+from fer_lightning.files import one_line
 from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.reporting.mlflow_store import RUN_ID
@@ -118,7 +119,7 @@ def available() -> tuple[list[Choice], list[str]]:
         here = [run_of(path) / RUN_ID for path in runs]
         found += mlflow_runs(besides={file.read_text().strip() for file in here if file.is_file()})
     except Exception as error:  # whatever a store or server that is not ours may raise
-        problems.append(f"MLflow's runs are left out: {(str(error) or type(error).__name__).splitlines()[0]}")
+        problems.append(f"MLflow's runs are left out: {one_line(error)}")
     found = [*asked, *sorted(found, key=lambda choice: choice.synthetic)]
     once: dict[tuple[str, str], Choice] = {}
     for choice in found:

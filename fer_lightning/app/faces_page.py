@@ -12,6 +12,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from fer_lightning.app.cards import Picture, boxed, face_card, shrunk
 from fer_lightning.app.choices import Choice, Model, available
 from fer_lightning.app.heatmaps import HeatMap
+from fer_lightning.files import one_line
 from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
 from fer_lightning.inference.images import PictureError, read_picture, to_uint8
 from fer_lightning.inference.media import PICTURES
@@ -131,7 +132,7 @@ def chosen_models() -> dict[Choice, Model]:
         try:
             models[choice] = load(choice)
         except Exception as error:  # a damaged file makes torch, ONNX Runtime or MLflow raise anything
-            column.error(f"It cannot be loaded: {_sentence(error)}")
+            column.error(f"It cannot be loaded: {one_line(error)}")
     return models
 
 
@@ -241,10 +242,6 @@ def heat_map(
 
 def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count} pictures"
-
-
-def _sentence(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _plain(text: str) -> str:

@@ -72,7 +72,7 @@ def check_words(conf: Path, words: Sequence[str]) -> None:
                     _check_job(composed)
             if not many:
                 _check_one_run(parsed, [] if flags & SHOW else composed.hydra.sweeper.get("params") or [])
-            _check_search(parsed, composed.hydra.sweeper)
+            _check_search(parsed, composed.hydra.runtime.choices)
             _check_data_folder(parsed, composed.hydra.runtime.choices)
             if not flags & SHOW:
                 _check_run_folder(parsed, composed.hydra.sweep.dir, "hydra.sweep.dir" if many else "hydra.run.dir")
@@ -132,12 +132,12 @@ def _check_one_run(overrides: Sequence[Override], searched: Iterable[str]) -> No
             raise ValueError(f"{override.input_line} is searched with -m: python train.py -m {override.input_line}")
 
 
-def _check_search(overrides: Sequence[Override], sweeper: DictConfig) -> None:
+def _check_search(overrides: Sequence[Override], choices: Mapping[str, str]) -> None:
     """Refuses a range to search in where nothing searches; Hydra's own multirun takes lists alone."""
     from hydra.core.override_parser.types import ValueType
 
     for override in overrides:
-        if override.value_type is ValueType.INTERVAL_SWEEP and sweeper._target_.endswith("BasicSweeper"):
+        if override.value_type is ValueType.INTERVAL_SWEEP and choices["hydra/sweeper"] == "basic":
             raise ValueError(f"{override.input_line} is a range to search in: add hydra/sweeper=fer_optuna")
 
 

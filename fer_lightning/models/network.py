@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fer_lightning.config import build, target_of
-from fer_lightning.models.torch_file import read_torch_file, reason_of
+from fer_lightning.files import one_line
+from fer_lightning.models.torch_file import read_torch_file
 from fer_lightning.run_folder import best_checkpoint
 
 MAX_SIDE = 1024
@@ -155,11 +156,9 @@ def build_body(config: Mapping[str, Any], num_classes: int, *, fetches: bool) ->
     options = {key: value for key, value in config.items() if key not in ("mean", "std", "weights")}
     if "pretrained" in options and not fetches:
         options["pretrained"] = False
-    target = str(config.get("_target_"))
-    found = target_of(config) if target.startswith(_PACKAGE) else None
-    # a class and of this package, since a config may come with somebody's checkpoint
-    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(_PACKAGE)):
-        raise ValueError(f"model._target_ {target!r} is not a network of {_PACKAGE}*")
+    found = target_of(config, under=(_PACKAGE,))  # a config may come with somebody's checkpoint
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"model._target_ {config['_target_']} is not a network")
     body: nn.Module = build(options, num_classes=num_classes)
     return body
 
@@ -266,7 +265,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             parts = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
             return parts or dict(weights)
     except (SafetensorError, ValueError, AttributeError) as error:
-        raise ValueError(f"model.weights={path} cannot be read as weights ({reason_of(error)})") from error
+        raise ValueError(f"model.weights={path} cannot be read as weights ({one_line(error)})") from error
     raise ValueError(f"model.weights={path} must be a .safetensors file, or .pt, .pth, .ckpt")
 
 

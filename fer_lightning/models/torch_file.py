@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fer_lightning.files import one_line
 
 
 def read_torch_file(path: Path, *, mmap: bool = False) -> Any:
@@ -31,12 +32,6 @@ def read_torch_file(path: Path, *, mmap: bool = False) -> Any:
         raise ValueError("it is damaged, or holds more than tensors and plain data: refused") from None
     except RuntimeError as error:
         cut = "PytorchStreamReader" in str(error)
-        raise ValueError("it is damaged or not whole" if cut else reason_of(error)) from None
+        raise ValueError("it is damaged or not whole" if cut else one_line(error)) from None
     except Exception as error:  # a damaged file makes zipfile, pickle and torch raise anything
-        raise ValueError(reason_of(error)) from None
-
-
-def reason_of(error: Exception) -> str:
-    """The message of a library's error, as one short line."""
-    said = textwrap.shorten(str(error), 300)
-    return said if said and not isinstance(error, LookupError) else f"{type(error).__name__} {said}".strip()
+        raise ValueError(one_line(error)) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
+from fer_lightning.files import one_line
 from fer_lightning.redaction import redact
 
 if TYPE_CHECKING:
@@ -189,4 +190,4 @@ def root_cause(error: BaseException) -> str:
     """The first line of the error at the root of a chain, without passwords."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return redact((str(error).splitlines() or [type(error).__name__])[0])[:200]
+    return redact(one_line(error))[:200]

@@ -11,8 +11,7 @@ import pandas as pd
 from pyarrow import parquet
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.files import write_json
-from fer_lightning.models.torch_file import reason_of
+from fer_lightning.files import one_line, write_json
 from fer_lightning.reporting import figures
 from fer_lightning.training.metrics import Predictions, Scores
 
@@ -65,7 +64,7 @@ def read_predictions(folder: Path) -> pd.DataFrame:
         if unknown := {*table["label"], *table["predicted"]} - {name.removeprefix("p_") for name in names}:
             raise ValueError(f"no probability of {next(iter(unknown))!r}")
     except Exception as error:  # what is damaged makes pyarrow and pandas raise anything
-        raise ValueError(f"{path} is no table of predictions ({reason_of(error)})") from None
+        raise ValueError(f"{path} is no table of predictions ({one_line(error)})") from None
     return table.sort_values("index")
 
 

@@ -66,7 +66,7 @@ class Job:
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
         typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
         run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
-        basic = hydra.sweeper._target_.endswith("BasicSweeper") and hydra.launcher._target_.endswith("BasicLauncher")
+        basic = all(hydra.runtime.choices.get(f"hydra/{part}") == "basic" for part in ("sweeper", "launcher"))
         return cls(choices, typed, sweep, current_trial(), run_dir, in_turn=bool(sweep) and basic)
 
     def resume_command(self, *, begun: bool) -> str | None:

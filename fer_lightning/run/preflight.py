@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
+from fer_lightning.files import one_line
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
 from fer_lightning.run.resume import differences
 from fer_lightning.training.checkpoint_io import read_checkpoint
@@ -104,7 +105,7 @@ def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
     try:
         seen = build(views)(torch.zeros(1, 1, size, size))
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{key}: {one_line(error)}") from None
     sides = [side for view in seen for side in view.shape[-2:]]
     if not sides or min(sides) < 1 or max(sides) > size:
         options = ", ".join(f"{key}.{k}={v}" for k, v in views.items() if not k.startswith("_"))

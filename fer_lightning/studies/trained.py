@@ -21,9 +21,8 @@ from fer_lightning.config import CONF, build, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols.split import Split, is_leaky, parts_as_official, same_pictures
-from fer_lightning.files import atomic_write, sha256
+from fer_lightning.files import atomic_write, one_line, sha256
 from fer_lightning.labels import USAGES
-from fer_lightning.models.torch_file import reason_of
 from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_valid, without
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
@@ -285,7 +284,7 @@ class Trained:
                 index, logits = torch.from_numpy(kept["index"]), torch.from_numpy(kept["logits"])
             return Predictions(index, logits, torch.from_numpy(self.faces.labels[index.numpy()]))
         except Exception as error:  # what is damaged makes NumPy raise anything
-            raise ValueError(f"{path} is damaged ({reason_of(error)}); delete it") from None
+            raise ValueError(f"{path} is damaged ({one_line(error)}); delete it") from None
 
     def _key(self, part: str) -> str:
         views = self.evaluation

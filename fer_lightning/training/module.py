@@ -9,15 +9,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from fer_lightning.config import build
+from fer_lightning.config import build, target_of
 from fer_lightning.data.datamodule import Batch
+from fer_lightning.files import one_line
 from fer_lightning.models.network import build_network, parameters_within
-from fer_lightning.models.torch_file import reason_of
 from fer_lightning.models.tta import average_views
+from fer_lightning.training.callbacks import TrainingProgress
 from fer_lightning.training.checkpoint_io import read_checkpoint
 from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.metrics import Predictions, PredictionStore, epoch_scores
@@ -88,8 +90,7 @@ class FERModule(pl.LightningModule):
         self.classes = list(classes)
         self.network = build_network(model, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        if not str(loss.get("_target_")).startswith("fer_lightning.training."):
-            raise ValueError(f"loss {loss.get('_target_')!r} is not allowed: it must be of fer_lightning.training")
+        target_of(loss, under=("fer_lightning.training.",))  # a checkpoint may come from a stranger
         self.loss = build(loss, class_counts=list(class_counts))
         self.set_evaluation(evaluation)
         self.history: list[dict[str, float]] = []
@@ -108,9 +109,7 @@ class FERModule(pl.LightningModule):
             ValueError: The views are none of `models.tta`; a checkpoint may come from a stranger.
         """
         for views in filter(None, (evaluation["views"], evaluation.get("validation"))):
-            target = views.get("_target_") if isinstance(views, Mapping) else views
-            if not str(target).startswith("fer_lightning.models.tta."):
-                raise ValueError(f"views {target!r} is not allowed: they must be of fer_lightning.models.tta")
+            target_of(views, under=("fer_lightning.models.tta.",))
         self._views = build(evaluation["views"])
         of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key
         self._validation_views = build(of_validation) if of_validation else None
@@ -274,9 +273,9 @@ class FERModule(pl.LightningModule):
         before = checkpoint["hyper_parameters"].get("provenance") or {}
         here = self.hparams["provenance"] or {}
         if "callbacks" in checkpoint and before.get("data_fingerprint") != here.get("data_fingerprint"):
-            of_scores = ("CheckpointThatMoves", "EarlyStopping", "TrainingProgress")
-            states = checkpoint["callbacks"]
-            checkpoint["callbacks"] = {k: state for k, state in states.items() if not k.startswith(of_scores)}
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, (ModelCheckpoint, EarlyStopping, TrainingProgress)):
+                    checkpoint["callbacks"].pop(callback.state_key, None)
             for state in checkpoint.get("lr_schedulers", []):
                 if "num_bad_epochs" in state:  # of a plateau
                     state |= {"best": state["mode_worse"], "num_bad_epochs": 0}
@@ -301,8 +300,6 @@ def load_module(path: Path) -> FERModule:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # settings that somebody changed make constructors raise anything
-        raise ValueError(
-            f"checkpoint={path} is not a checkpoint that this project wrote ({reason_of(error)})"
-        ) from None
+        raise ValueError(f"checkpoint={path} is not a checkpoint that this project wrote ({one_line(error)})") from None
     module.history = checkpoint["history"]
     return module

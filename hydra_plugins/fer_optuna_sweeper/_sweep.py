@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from hydra.core.utils import get_valid_filename
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import check_distribution_compatibility
@@ -110,7 +110,9 @@ class Sweep:
             directions = []
         if not directions or StudyDirection.NOT_SET in directions:
             raise SweepError(f"hydra.sweeper.direction is minimize, maximize or a list of these, not {given}")
-        if len(directions) > 1 and not self.options["pruner"]["_target_"].endswith("NopPruner"):
+        if len(directions) > 1 and not issubclass(
+            get_class(self.options["pruner"]["_target_"]), optuna.pruners.NopPruner
+        ):
             raise SweepError("Optuna cannot prune with several objectives: take hydra/sweeper/pruner=none")
         return directions
 
@@ -129,7 +131,7 @@ class Sweep:
 
     def _grid(self) -> list[dict[str, Any]] | None:
         sampler = self.options["sampler"]
-        if not sampler["_target_"].endswith("GridSampler"):
+        if not issubclass(get_class(sampler["_target_"]), optuna.samplers.GridSampler):
             return None  # Optuna's own GridSampler knows no conditions and revisits points after a crash
         if self.options["custom_search_space"]:
             raise SweepError("a grid cannot know what custom_search_space will suggest: take another sampler")
@@ -152,7 +154,7 @@ class Sweep:
             return optuna.samplers.RandomSampler()  # never asked: the grid's points are given
         config = dict(self.options["sampler"])
         # A quasi-random sequence must keep its seed, which is that of its scrambling.
-        if config.get("seed") is not None and not config["_target_"].endswith("QMCSampler"):
+        if config.get("seed") is not None and not issubclass(get_class(config["_target_"]), optuna.samplers.QMCSampler):
             config["seed"] = int(np.random.SeedSequence([config["seed"], number]).generate_state(1)[0])
         sampler: optuna.samplers.BaseSampler = instantiate(config)
         return sampler

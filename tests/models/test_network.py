@@ -168,9 +168,9 @@ def test_first_answer_is_near_uniform() -> None:
         ("custom_cnn", {"std": 0}, r"model\.std is 0"),
         ("custom_cnn", {"beauty": 1}, "beauty"),
         ("custom_cnn", {"width": -1}, "do not fit"),
-        ("custom_cnn", {"_target_": "torch.nn.Linear"}, "not a network of fer_lightning.models"),
+        ("custom_cnn", {"_target_": "torch.nn.Linear"}, r"must lie under fer_lightning\.models\."),
         ("custom_cnn", {"_target_": "fer_lightning.models.network.torch.nn.Linear"}, "there is no module"),
-        ("custom_cnn", {"_target_": "fer_lightning.models.network.build_network"}, "not a network of"),
+        ("custom_cnn", {"_target_": "fer_lightning.models.network.build_network"}, "is not a network"),
         ("custom_cnn", {"_target_": "fer_lightning.models.missing.Net"}, "no module fer_lightning.models.missing"),
     ],
 )
