@@ -1,4 +1,4 @@
-# Every target makes its own virtual environment first; nothing else has to be installed.
+# Every target first creates the virtual environment that it needs; nothing else has to be installed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## train the default model end to end
 	$(BIN)/python train.py data=synthetic
 
-test: $(VENV)/.installed  ## pass the tests, in two processes of one thread each: most of them wait for programs to start
+test: $(VENV)/.installed  ## run the tests, in two processes of one thread each: most of them wait for programs to start
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed  ## lint, formatting and types
@@ -16,10 +16,10 @@ lint: $(VENV)/.installed  ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: $(VENV)/.installed  ## compare the runs in a browser, on this machine only
+ui: $(VENV)/.installed  ## compare runs in a browser, on this machine only
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlruns/mlflow.db
 
-audit: $(VENV)/tools/.installed  ## known vulnerabilities of the pinned set
+audit: $(VENV)/tools/.installed  ## known vulnerabilities of the pinned packages
 	$(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 bill_of_materials: $(VENV)/.installed $(VENV)/tools/.installed  ## every installed package in CycloneDX
