@@ -28,7 +28,7 @@ from harness import finish, interleaved, new_parser, run_alone, seconds_of
 from PIL import Image
 
 from fer_lightning.export import graphs
-from fer_lightning.export.command import ExportSource
+from fer_lightning.export.source import ExportSource
 from fer_lightning.inference.predict import FERPredictor
 
 BATCHES = (1, 64)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,23 @@ from fer_lightning.app.heatmaps import HeatMap, occlusion_map
 from fer_lightning.files import one_line
 from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
 from fer_lightning.inference.predict import FERPredictor, Prediction
-from fer_lightning.reporting.mlflow_store import RUN_ID
+from fer_lightning.reporting.mlflow_store import LOCAL_STORE, RUN_ID, client
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run_folder import run_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 MODEL_VARIABLE = "FER_APP_MODEL"
 """The environment variable in which the command hands `--model` to the script."""
 
 CHECKPOINT = "checkpoints/best.ckpt"
 OUTPUTS = Path("outputs")
-STORE = Path("mlruns/mlflow.db")
 NEWEST = 50
 """Runs that are taken from MLflow's store at most."""
+
+MLFLOW_TIMEOUT = 10
+"""Seconds that an MLflow server may take for a request: a page waits for it."""
 
 
 class Model(Protocol):
@@ -166,15 +171,15 @@ def mlflow_runs(besides: Set[str]) -> list[Choice]:
     Args:
         besides: Ids of runs that are known already: one in outputs/ is mostly in the store too.
     """
-    if not STORE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+    if not LOCAL_STORE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
         return []
-    client = _client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    store = _client()
+    experiments = [experiment.experiment_id for experiment in store.search_experiments()]
     choices = []
-    for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=NEWEST):
+    for run in store.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=NEWEST):
         if run.info.run_id in besides:
             continue
-        if any(file.path == CHECKPOINT for file in client.list_artifacts(run.info.run_id, "checkpoints")):
+        if any(file.path == CHECKPOINT for file in store.list_artifacts(run.info.run_id, "checkpoints")):
             tags, metrics = run.data.tags, run.data.metrics
             record = {
                 "name": run.info.run_name,
@@ -187,13 +192,8 @@ def mlflow_runs(besides: Set[str]) -> list[Choice]:
     return choices
 
 
-def _client() -> Any:
-    for name, value in {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}.items():
-        os.environ.setdefault(name, value)  # MLflow's own are minutes
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}")
+def _client() -> MlflowClient:
+    return client(timeout=MLFLOW_TIMEOUT)
 
 
 def _age(path: Path) -> float:

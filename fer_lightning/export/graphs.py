@@ -16,8 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fer_lightning.inference.predict import open_session
+
 Faces = NDArray[np.float32]
 """(N, channels, size, size) in [0, 1]."""
+
+Runner = Callable[[Faces], NDArray[np.float32]]
+"""From faces (N, channels, size, size) to logits (N, classes)."""
 
 CALIBRATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "min and max": {},
@@ -129,13 +134,44 @@ def write_executorch(
         path.write_bytes(lowered.to_executorch().buffer)
 
 
-def executorch_runner(path: Path) -> Callable[[Faces], Faces]:
-    """A function that runs an ExecuTorch program, from faces to logits."""
+def torch_runner(network: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
+    """Runs a network by PyTorch."""
+
+    def run(faces: Faces) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return network(torch.from_numpy(faces)).float().numpy()
+
+    return run
+
+
+def torch_export_runner(path: Path) -> Runner:
+    """Runs a program of `write_torch_export` by PyTorch."""
+    return torch_runner(torch.export.load(path).module())
+
+
+def onnx_runner(path: Path, threads: int | None = None) -> Runner:
+    """Runs a graph of `write_onnx` or `write_int8` as `FERPredictor` does, by ONNX Runtime on the CPU.
+
+    Args:
+        path: The graph.
+        threads: For one batch; None for as many as there are cores.
+    """
+    session = open_session(path.read_bytes(), threads)
+
+    def run(faces: Faces) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(["logits"], {"image": faces})[0]
+        return logits
+
+    return run
+
+
+def executorch_runner(path: Path) -> Runner:
+    """Runs a program of `write_executorch`, one face after the other."""
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
 
-    def run(faces: Faces) -> Faces:
+    def run(faces: Faces) -> NDArray[np.float32]:
         ones = (torch.from_numpy(face[None]) for face in faces)
         # copied: the next call writes into the same memory
         return np.concatenate([method.execute([one])[0].numpy().copy() for one in ones])
@@ -143,19 +179,9 @@ def executorch_runner(path: Path) -> Callable[[Faces], Faces]:
     return run
 
 
-def torch_runner(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Faces], Faces]:
-    """A function that runs a network, from faces to logits."""
-
-    def run(faces: Faces) -> Faces:
-        with torch.inference_mode():
-            return network(torch.from_numpy(faces)).float().numpy()
-
-    return run
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what exporters say of their own making."""
+    """Silences the messages of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from fer_lightning.export.graphs import Faces
+from fer_lightning.export.graphs import Faces, Runner
 from fer_lightning.inference.predict import BATCH
 from fer_lightning.models.cost import median_milliseconds
 
@@ -23,9 +23,6 @@ MAX_DIFFERENCE: Final = 1e-4
 
 MAX_INT8_LOSS: Final = 0.01
 """Of accuracy on the test part."""
-
-Runner = Callable[[Faces], Faces]
-"""From faces (N, channels, size, size) to logits (N, classes)."""
 
 
 class ExportError(Exception):

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from fer_lightning.files import check_place, error_message
 from fer_lightning.inference.annotate import Annotator
 from fer_lightning.inference.images import PictureError, Pixels
 from fer_lightning.inference.media import Reader, Source
-from fer_lightning.inference.predict import BATCH, FERPredictor
+from fer_lightning.inference.predict import BATCH, FERPredictor, Prediction
 from fer_lightning.inference.results import OUTPUTS, Row, Timeline, printer, rows_of, write_rows
 
 if TYPE_CHECKING:
@@ -79,64 +79,119 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     predictor = FERPredictor.load(options.model, graph=options.graph)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    unread = 0
-
-    def complain(sentence: str) -> None:
-        nonlocal unread
-        unread += 1
-        errors.print(f"fer predict: {sentence}")
-
-    classes = predictor.bundle.classes
-    reader = Reader(options.fps, complain, options.annotate)
+    messages = _Messages()
+    reader = Reader(options.fps, messages.unreadable, options.annotate)
     listed = reader.listed(options.inputs)
     if options.annotate:
         _refuse_beside(options.annotate, listed)
-    annotator = Annotator(options.annotate) if options.annotate else None
-    form = options.format or ("text" if sys.stdout.isatty() else "csv")
-    show = printer(form, classes) if options.out is None or options.format else None
-    kept: list[Row] = []
-    timelines: dict[str, Timeline] = {}
-    waiting: deque[Source] = deque()
-    with _progress(errors) as progress:
+    results = _Results(options, predictor.bundle.classes, messages)
+    with _progress(messages.console) as progress:
         task = progress.add_task("reading", total=len(listed))
 
-        def images() -> Iterator[Path | bytes | Pixels]:
+        def sources() -> Iterator[Source]:
             for file, below in listed:
-                for source in reader.sources(file, below):
-                    waiting.append(source)
-                    yield source.image
+                yield from reader.sources(file, below)
                 progress.advance(task)
 
-        ahead = 4 if annotator else BATCH  # frames wait with their pixels for the box to be drawn
-        answers = predictor.stream(images(), options.detect, detector=_finder(options), errors="return", batch=ahead)
-        for answer in answers:
-            source = waiting.popleft()
+        for source, answer in _answers(predictor, sources(), options):
             if isinstance(answer, PictureError):
-                sentence = str(answer)  # of a path it begins with the name, of others with their number
-                named = isinstance(source.image, Path)
-                complain(sentence if named else f"{source.name}: {sentence.partition(': ')[2]}")
-                continue
-            faces = answer if options.detect else [answer]
-            if source.seconds is not None:
-                timelines.setdefault(source.name, Timeline()).add(source.seconds, faces)
-            elif not faces:
-                errors.print(f"fer predict: {source.name}: no face found")
-            if show:
-                show(source, faces)
-            if options.out:
-                kept += rows_of(source, faces, classes)
-            if annotator:
-                annotator.save(source, faces)
-    for name, timeline in timelines.items():
-        errors.print(f"{name}: {timeline}")
-    if options.out:
-        write_rows(kept, options.out)
-        pictures = len({(row["picture"], row["seconds"]) for row in kept})
-        found = sum(bool(row["face"]) for row in kept)
-        errors.print(f"{_counted(found, 'face')} in {_counted(pictures, 'picture')}: {options.out}")
+                messages.unreadable(_sentence(source, answer))
+            else:
+                results.add(source, answer)
+    results.finish()
     sys.stdout.flush()
-    return 1 if unread else 0
+    return 1 if messages.unread else 0
+
+
+class _Messages:
+    """Messages on stderr, one a line.
+
+    Attributes:
+        console: Writes to stderr.
+        unread: How many inputs could not be read.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self.unread = 0
+
+    def unreadable(self, sentence: str) -> None:
+        """Says why an input could not be read, and counts it."""
+        self.unread += 1
+        self.warn(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Says something about an input."""
+        self.console.print(f"fer predict: {sentence}")
+
+
+class _Results:
+    """Where predictions go: stdout, a file, annotated pictures, and the timelines of videos.
+
+    Args:
+        options: The command line.
+        classes: In the order of the bundle.
+        messages: Gets what is no result.
+    """
+
+    def __init__(self, options: argparse.Namespace, classes: Sequence[str], messages: _Messages) -> None:
+        self._out: Path | None = options.out
+        self._classes = classes
+        self._messages = messages
+        self._annotator = Annotator(options.annotate) if options.annotate else None
+        form = options.format or ("text" if sys.stdout.isatty() else "csv")
+        self._show = printer(form, classes) if options.out is None or options.format else None
+        self._rows: list[Row] = []
+        self._timelines: dict[str, Timeline] = {}
+
+    def add(self, source: Source, faces: Sequence[Prediction]) -> None:
+        """The faces of one picture or frame."""
+        if source.seconds is not None:
+            self._timelines.setdefault(source.name, Timeline()).add(source.seconds, faces)
+        elif not faces:
+            self._messages.warn(f"{source.name}: no face found")
+        if self._show:
+            self._show(source, faces)
+        if self._out:
+            self._rows += rows_of(source, faces, self._classes)
+        if self._annotator:
+            self._annotator.save(source, faces)
+
+    def finish(self) -> None:
+        """Prints the timelines and writes the file."""
+        for name, timeline in self._timelines.items():
+            self._messages.console.print(f"{name}: {timeline}")
+        if self._out:
+            write_rows(self._rows, self._out)
+            pictures = len({(row["picture"], row["seconds"]) for row in self._rows})
+            found = sum(bool(row["face"]) for row in self._rows)
+            counts = f"{_counted(found, 'face')} in {_counted(pictures, 'picture')}"
+            self._messages.console.print(f"{counts}: {self._out}")
+
+
+def _answers(
+    predictor: FERPredictor, sources: Iterable[Source], options: argparse.Namespace
+) -> Iterator[tuple[Source, list[Prediction] | PictureError]]:
+    """Every picture with its faces, or with why it could not be read."""
+    waiting: deque[Source] = deque()
+
+    def images() -> Iterator[Path | bytes | Pixels]:
+        for source in sources:
+            waiting.append(source)
+            yield source.image
+
+    ahead = 4 if options.annotate else BATCH  # frames wait with their pixels for the box to be drawn
+    answers = predictor.stream(images(), options.detect, detector=_finder(options), errors="return", batch=ahead)
+    for answer in answers:
+        whole = isinstance(answer, Prediction)  # the only face of its picture
+        yield waiting.popleft(), [answer] if whole else answer
+
+
+def _sentence(source: Source, error: PictureError) -> str:
+    """What is wrong with a picture; begins with its name."""
+    if isinstance(source.image, Path):
+        return str(error)
+    return f"{source.name}: {str(error).partition(': ')[2]}"  # in place of its number
 
 
 def _progress(errors: Console) -> Progress:

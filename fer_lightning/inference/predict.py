@@ -212,18 +212,33 @@ def _detector(detector: FaceDetector | str) -> FaceDetector:
     return by_name(detector)
 
 
-def _session(bundle: Bundle, graph: str, threads: int | None) -> Any:
+def open_session(graph: bytes, threads: int | None) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        graph: The content of an ONNX file.
+        threads: For one batch; None for as many as there are cores.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise ImportError("predicting needs ONNX Runtime: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors alone
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _session(bundle: Bundle, graph: str, threads: int | None) -> Any:
     content = bundle.read_graph(graph)
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = open_session(content, threads)
         [image], [logits] = session.get_inputs(), session.get_outputs()
+    except ImportError:
+        raise
     except Exception as error:  # ONNX Runtime raises classes of its own, all right below Exception
         raise BundleError(f"{bundle.place}: ONNX Runtime cannot run its {graph} graph ({error})") from None
     size = bundle.input_size

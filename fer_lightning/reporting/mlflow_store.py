@@ -34,16 +34,20 @@ CONFLICT_CODES = (
 
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 
+LOCAL_STORE = Path("mlruns/mlflow.db")
+"""The local store of a project folder, where conf/paths does not name another one."""
+
 # MLflow reads these when it is imported or when it sends; whoever has set them keeps them.
-for _name, _value in {
+_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; otherwise 120, and with the retries many minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is not installed
-}.items():
-    os.environ.setdefault(_name, _value)
+}
+_NOT_SET_BY_USER = _DEFAULTS.keys() - os.environ.keys()
+os.environ.update({name: _DEFAULTS[name] for name in _NOT_SET_BY_USER})
 logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of the tables of a new store
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are told below, once
 
@@ -76,28 +80,41 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
         ) from error
 
 
-def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
-    """A client of a store and the id of its experiment, both made if missing."""
+def client(uri: str | None = None, timeout: int | None = None) -> MlflowClient:
+    """A client of a store.
+
+    Args:
+        uri: The store; by default that of MLFLOW_TRACKING_URI, else `LOCAL_STORE`.
+        timeout: Seconds that a server may take for a request, from now on in this process; without effect where the
+            user has set MLFLOW_HTTP_REQUEST_TIMEOUT.
+    """
+    if timeout and "MLFLOW_HTTP_REQUEST_TIMEOUT" in _NOT_SET_BY_USER:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout)
     from mlflow import MlflowClient
 
+    return MlflowClient(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.as_posix()}")
+
+
+def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
+    """A client of a store and the id of its experiment, both made if missing."""
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
     folder = Path(local_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".mlflow.lock"):
         if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
             _make_store(file, folder / "artifacts")
-        client = MlflowClient(uri)
+        store = client(uri)
 
         def find_or_make() -> str:
-            experiment = client.get_experiment_by_name(name)
+            experiment = store.get_experiment_by_name(name)
             if experiment is None:
                 artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
-                return str(client.create_experiment(name, artifacts))
+                return str(store.create_experiment(name, artifacts))
             if experiment.lifecycle_stage == "deleted":
-                client.restore_experiment(experiment.experiment_id)
+                store.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
 
-        return client, retry_on_conflict(find_or_make)
+        return store, retry_on_conflict(find_or_make)
 
 
 def retry_on_conflict(find_or_make: Callable[[], T]) -> T:

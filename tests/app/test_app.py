@@ -42,7 +42,7 @@ from websockets.sync.client import connect  # noqa: E402  # Streamlit needs it t
 
 from fer_lightning.app import faces_page  # noqa: E402
 
-SCRIPT = ROOT / "fer_lightning" / "inference" / "app" / "script.py"
+SCRIPT = ROOT / "fer_lightning" / "app" / "script.py"
 
 
 @pytest.fixture(autouse=True)
@@ -349,6 +349,21 @@ def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint:
     assert asked == ["id2"]
     monkeypatch.setattr(models, "_client", lambda: exec("raise OSError('nobody answers')"))
     assert "MLflow's runs are left out: nobody answers" in texts(opened().warning)
+
+
+@pytest.mark.parametrize(("set_by_user", "seconds"), [(None, "10"), ("5", "5")])
+def test_a_page_waits_for_mlflow_no_longer_than_wanted(here: Path, set_by_user: str | None, seconds: str) -> None:
+    """10 seconds, where a training waits 30, unless the user has set another time; the local store by default."""
+    code = (
+        "import os, sys, types\n"
+        "sys.modules['mlflow'] = types.SimpleNamespace(MlflowClient=str)\n"
+        "from fer_lightning.app import choices\n"
+        "print(choices._client(), os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"MLFLOW_HTTP_REQUEST_TIMEOUT": set_by_user} if set_by_user else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sqlite:///mlruns/mlflow.db", seconds]
 
 
 def test_the_results_page_shows_what_was_measured_and_the_runs(run_with_checkpoint: Path) -> None:

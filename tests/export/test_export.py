@@ -16,10 +16,11 @@ from conftest import ROOT, TINY, draw_faces_once
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.sources import synthetic
-from fer_lightning.export import command as exporting
-from fer_lightning.export import graphs, mlflow_run
-from fer_lightning.export.command import evenly
+from fer_lightning.export import build, graphs, mlflow_run
+from fer_lightning.export import source as sources
+from fer_lightning.export.build import ExportFaces, LabelledFaces, evenly
 from fer_lightning.export.parity import ExportError, Parity, check
+from fer_lightning.export.source import ExportSource, exportable
 from fer_lightning.inference.bundle import Bundle
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
@@ -54,7 +55,7 @@ def export(run: Path, *words: str) -> int:
 
 
 def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(exporting, "MAX_INT8_LOSS", 0.05)  # of 20 faces one is 5 points
+    monkeypatch.setattr(build, "MAX_INT8_LOSS", 0.05)  # of 20 faces one is 5 points
     out = tmp_path / "bundle"
     assert export(run, "int8=true", f"out={out}", "name=tiny") == 0
     assert sorted(path.name for path in out.iterdir()) == [
@@ -148,6 +149,15 @@ def test_an_export_that_answers_otherwise_leaves_nothing(run: Path, tmp_path: Pa
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_a_bundle_that_the_predictor_refuses_is_not_kept(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    description = build.description
+    monkeypatch.setattr(build, "description", lambda *given: description(*given) | {"classes": ["only one"]})
+    monkeypatch.setattr(build, "model_card", lambda *_: "")
+    assert export(run, f"out={tmp_path}/made/bundle") == 2
+    assert "does not fit what bundle.json says" in capsys.readouterr().err
+    assert list((tmp_path / "made").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -158,7 +168,7 @@ def test_an_export_that_answers_otherwise_leaves_nothing(run: Path, tmp_path: Pa
     ],
 )
 def test_wrong_use_is_one_sentence(run: Path, capsys, monkeypatch, words: list[str], said: str) -> None:
-    monkeypatch.setattr(exporting, "_fill", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("it began"))
     assert export(run, *(word.format(run=run) for word in words)) == 2
     shown = capsys.readouterr().err
     assert said in shown
@@ -250,18 +260,25 @@ def test_every_calibration_keeps_the_answers_close(small_network, small_bundle, 
     assert session.get_outputs()[0].shape[1:] == [len(EMOTIONS)]
 
 
+def test_an_onnx_runner_answers_as_the_predictor_does(small_network, small_bundle: Path) -> None:
+    faces = np.random.default_rng(0).random((5, 1, 48, 48), dtype=np.float32)
+    logits = graphs.onnx_runner(small_bundle / "model.onnx", threads=1)(faces)
+    np.testing.assert_array_equal(logits, FERPredictor.load(small_bundle, threads=1).logits(faces))
+    np.testing.assert_allclose(logits, graphs.torch_runner(small_network)(faces), atol=1e-4)
+
+
 def test_torch_export_answers_alike(small_network, tmp_path: Path) -> None:
     graphs.write_torch_export(small_network, tmp_path / "model.pt2", channels=1, size=48)
     faces = np.random.default_rng(0).random((5, 1, 48, 48), dtype=np.float32)
-    loaded = graphs.torch_runner(torch.export.load(tmp_path / "model.pt2").module())
-    np.testing.assert_allclose(loaded(faces), graphs.torch_runner(small_network)(faces), atol=1e-5)
+    logits = graphs.torch_export_runner(tmp_path / "model.pt2")(faces)
+    np.testing.assert_allclose(logits, graphs.torch_runner(small_network)(faces), atol=1e-5)
 
 
 @pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch: pip install executorch")
 @pytest.mark.parametrize("int8", [False, True])
 def test_executorch_answers_alike(tmp_path: Path, int8: bool) -> None:
     torch.manual_seed(0)
-    network = exporting.exportable(build_network({**ONE_BLOCK, "image_size": 48, "channels": 1}, 3))
+    network = exportable(build_network({**ONE_BLOCK, "image_size": 48, "channels": 1}, 3))
     faces = np.random.default_rng(0).random((16, 1, 48, 48), dtype=np.float32)
     path = tmp_path / "model.pte"
     graphs.write_executorch(network, path, 1, 48, faces if int8 else None)
@@ -339,14 +356,17 @@ def test_the_calibration_that_loses_least_is_kept(
     names, written = list(graphs.CALIBRATIONS)[:2], []
     monkeypatch.setattr(graphs, "CALIBRATIONS", names)
     monkeypatch.setattr(graphs, "write_int8", lambda source, target, faces, name: written.append(name))
-    answering = SimpleNamespace(load=lambda folder, graph: SimpleNamespace(logits=lambda faces: written[-1]))
-    monkeypatch.setattr(exporting, "FERPredictor", answering)
-    of = dict(zip(names, scores, strict=True)) | {"float": 0.9}
-    monkeypatch.setattr(exporting, "accuracy", lambda answers, labels: of[answers])
-    faces, labels = np.zeros((2, 1, 24, 24), np.float32), np.zeros(2, np.int64)
-    whole = SimpleNamespace(logits=lambda faces: "float")
-    assert exporting._best_int8(tmp_path, whole, faces, faces, labels, lambda name, file: None) == names[chosen]
-    assert written[-1] == names[chosen]
+    right_on = {"model.onnx": 0.9}
+
+    def onnx_runner(path: Path, threads: int | None = None) -> graphs.Runner:
+        share = right_on.get(path.name) or scores[names.index(written[-1])]
+        return lambda faces: np.eye(2, dtype=np.float32)[(np.arange(len(faces)) >= 10 * share).astype(int)]
+
+    monkeypatch.setattr(graphs, "onnx_runner", onnx_runner)
+    val = LabelledFaces(np.arange(10), np.zeros((10, 1, 24, 24), np.float32), np.zeros(10, np.int64))
+    faces = ExportFaces(val, val, val.faces, val.faces)
+    best = build._write_best_int8(tmp_path / "model.onnx", tmp_path / "model_int8.onnx", faces)
+    assert best == written[-1] == names[chosen]
 
 
 def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
@@ -362,10 +382,10 @@ def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path,
 def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(trained.Trained, "refuse_seen_pictures", lambda self, part: asked.append(part))
-    source = exporting.ExportSource.load(run, [])
+    source = ExportSource.load(run, [])
     assert asked == ["val", "test"]
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
-    monkeypatch.setattr(exporting, "size_learnt_from", lambda network, shape: network.graph)
+    monkeypatch.setattr(sources, "size_learnt_from", lambda network, shape: network.graph)
     nets = [
         SimpleNamespace(module=SimpleNamespace(network=net), faces=SimpleNamespace(images=np.zeros((1, 24, 24))))
         for net in (*small, *large, *small)

@@ -1,0 +1,251 @@
+"""Builds a bundle: graphs in every format, compared with PyTorch on real faces, their description and model card."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from fer_lightning.export import graphs
+from fer_lightning.export.description import description
+from fer_lightning.export.graphs import Faces, Runner
+from fer_lightning.export.model_card import model_card
+from fer_lightning.export.parity import MAX_INT8_LOSS, accuracy, check, compare, in_batches, parity_table
+from fer_lightning.export.source import ExportSource
+from fer_lightning.files import check_place, sha256, write_json
+from fer_lightning.inference.bundle import CARD, DESCRIPTION, Bundle
+from fer_lightning.inference.images import read_picture, to_input
+from fer_lightning.inference.predict import FERPredictor
+from fer_lightning.models.ensemble import Ensemble
+from fer_lightning.models.network import FERNetwork
+from fer_lightning.reporting import records
+from fer_lightning.studies.trained import Trained
+from fer_lightning.training.calibration import calibration_scores, fit_temperature
+from fer_lightning.training.evaluation import score_part
+from fer_lightning.training.metrics import Predictions
+
+FORMATS: Final = ("onnx", "executorch", "torch_export")
+CALIBRATION_FACES: Final = 512
+PARITY_FACES: Final = 1000
+
+ONNX, ONNX_INT8 = "model.onnx", "model_int8.onnx"
+EXECUTORCH, EXECUTORCH_INT8 = "model.pte", "model_int8.pte"
+TORCH_EXPORT = "model.pt2"
+
+T = TypeVar("T", bound=np.generic)
+
+
+def export(
+    source: ExportSource,
+    out: Path | None = None,
+    name: str | None = None,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    int8: bool = False,
+    console: Console | None = None,
+) -> Bundle:
+    """Builds a bundle and prints how its graphs compare with PyTorch.
+
+    Args:
+        source: A trained network, or several that vote, and their data.
+        out: The bundle's folder, written as a whole or not at all; an existing bundle is replaced. `bundle` in the
+            source's folder by default.
+        name: The bundle's name, by default that of its folder.
+        formats: Some of `FORMATS`; ONNX is always written.
+        int8: Also write int8 graphs as ONNX and, where it is one of the formats, ExecuTorch.
+        console: Prints the report.
+
+    Raises:
+        ExportError: A float export differs from PyTorch by more than `MAX_DIFFERENCE`, or int8 loses more than
+            `MAX_INT8_LOSS`; nothing is kept.
+        ValueError: A format is unknown, a package is missing, or `out` cannot be written or is not a bundle.
+    """
+    _check_packages(formats)
+    out = (out or source.folder / "bundle").absolute()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file())):
+        raise ValueError(f"out={out} exists and is no bundle; name another folder")
+    check_place(out, f"out={out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
+        folder = Path(aside) / "new"
+        folder.mkdir()
+        _build(folder, source, name or out.name, formats, int8, console or Console(quiet=True))
+        for graph in Bundle.load(folder).graphs:
+            FERPredictor.load(folder, graph=graph)  # raises where the graph does not fit its description
+        if out.exists():
+            out.rename(Path(aside) / "before")
+        folder.rename(out)
+    return Bundle.load(out)
+
+
+def _check_packages(formats: Sequence[str]) -> None:
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"format={unknown[0]} is unknown; there are {', '.join(FORMATS)}")
+    needed = ["onnx", "onnxscript", "onnxruntime"] + ["executorch", "torchao"] * ("executorch" in formats)
+    if missing := [package for package in needed if find_spec(package) is None]:
+        raise ValueError(f"exporting needs {', '.join(missing)}: pip install -e '.[export]'")
+
+
+def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
+    """Writes all files of a bundle into an empty folder."""
+    net, network = source.first, source.network()
+    size, channels = source.graph_input()
+    origin = description(source, name, size, channels)
+    faces = ExportFaces.of(net, size, channels)
+
+    temperature = _fit_temperature(network, faces)
+    calibration = _write_graphs(folder, network, faces, formats, int8)
+    runners = _runners(folder, network)
+    parity = compare(runners, faces.parity, faces.test.faces, faces.test.labels)
+    console.print(parity_table(parity, f"{net.faces.name}, {net.split.name}"))
+    check(parity)
+
+    run, _ = runners["ONNX"]
+    scores = score_part(faces.test.predictions(run), "test", net.split, net.module.classes, 1000, net.config.seed)
+    content = {
+        **origin,
+        "graphs": {
+            kind: {"file": file, "sha256": sha256(folder / file)}
+            for kind, file in {"float": ONNX, "int8": ONNX_INT8}.items()
+            if (folder / file).exists()
+        },
+        "temperature": temperature,
+        **({"calibration": calibration} if calibration else {}),
+        "scores": {part: records.recorded(row) for part, row in scores.items()},
+        "parity": {kind: asdict(row) for kind, row in parity.items()},
+    }
+    write_json(folder / DESCRIPTION, content)
+    (folder / CARD).write_text(model_card(content, scores["test"]["confusion_matrix"]))
+
+
+class LabelledFaces(NamedTuple):
+    """A part of the data as the graph takes it.
+
+    Attributes:
+        positions: int64 (N,), in the data set.
+        faces: float32 (N, channels, size, size) in [0, 1].
+        labels: int64 (N,).
+    """
+
+    positions: NDArray[np.int64]
+    faces: Faces
+    labels: NDArray[np.int64]
+
+    def predictions(self, run: Runner) -> Predictions:
+        """The predictions of a network or graph for them."""
+        logits = in_batches(run, self.faces)
+        return Predictions(torch.from_numpy(self.positions), torch.from_numpy(logits), torch.from_numpy(self.labels))
+
+
+class ExportFaces(NamedTuple):
+    """The faces that an export needs.
+
+    Attributes:
+        val: The val part, which fits the temperature and chooses the calibration of int8.
+        test: The test part, which is scored.
+        calibration: Up to `CALIBRATION_FACES` of the val part, evenly spaced, for the ranges of int8.
+        parity: Up to `PARITY_FACES` of both parts, evenly spaced, on which exports are compared with PyTorch.
+    """
+
+    val: LabelledFaces
+    test: LabelledFaces
+    calibration: Faces
+    parity: Faces
+
+    @classmethod
+    def of(cls, net: Trained, size: int, channels: int) -> ExportFaces:
+        """The faces of a network's data, as float32 (channels, size, size)."""
+
+        def part(name: str) -> LabelledFaces:
+            positions = net.split.indices[name]
+            faces = [to_input(read_picture(image), size, channels) for image in net.faces.images[positions]]
+            return LabelledFaces(positions, np.stack(faces), net.faces.labels[positions])
+
+        val, test = part("val"), part("test")
+        parity = np.concatenate([evenly(faces, PARITY_FACES // 2) for faces in (val.faces, test.faces)])
+        return cls(val, test, evenly(val.faces, CALIBRATION_FACES), parity)
+
+
+def evenly(rows: NDArray[T], count: int) -> NDArray[T]:
+    """At most `count` of these rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
+
+
+def _fit_temperature(network: FERNetwork | Ensemble, faces: ExportFaces) -> dict[str, Any]:
+    """Sets the temperature of a network, fitted on the val part.
+
+    Returns:
+        Its description, with the calibration error on the test part without it.
+    """
+    run = graphs.torch_runner(network)
+    without = calibration_scores(faces.test.predictions(run))
+    network.temperature = fit_temperature(faces.val.predictions(run))
+    return {"value": network.temperature, "fitted_on": "val", "test_ece_without": without["ece"]}
+
+
+def _write_graphs(
+    folder: Path, network: FERNetwork | Ensemble, faces: ExportFaces, formats: Sequence[str], int8: bool
+) -> str | None:
+    """Writes the graphs of all formats.
+
+    Returns:
+        The calibration of the int8 ONNX graph, one of `CALIBRATIONS`; None without int8.
+    """
+    channels, size = faces.calibration.shape[1:3]
+    graphs.write_onnx(network, folder / ONNX, channels, size)
+    calibration = _write_best_int8(folder / ONNX, folder / ONNX_INT8, faces) if int8 else None
+    if "torch_export" in formats:
+        graphs.write_torch_export(network, folder / TORCH_EXPORT, channels, size)
+    if "executorch" in formats:
+        graphs.write_executorch(network, folder / EXECUTORCH, channels, size)
+        if int8:
+            graphs.write_executorch(network, folder / EXECUTORCH_INT8, channels, size, faces.calibration)
+    return calibration
+
+
+def _write_best_int8(float_graph: Path, path: Path, faces: ExportFaces) -> str:
+    """Writes an int8 ONNX graph by the first calibration that loses next to nothing on the val part, else by the best.
+
+    Returns:
+        The name of that calibration.
+    """
+
+    def val_accuracy(graph: Path) -> float:
+        return accuracy(in_batches(graphs.onnx_runner(graph), faces.val.faces), faces.val.labels)
+
+    goal = val_accuracy(float_graph) - MAX_INT8_LOSS / 4
+    found: dict[str, float] = {}
+    for name in graphs.CALIBRATIONS:
+        graphs.write_int8(float_graph, path, faces.calibration, name)
+        found[name] = val_accuracy(path)
+        if found[name] >= goal:
+            return name
+    best = max(found, key=lambda name: found[name])
+    graphs.write_int8(float_graph, path, faces.calibration, best)
+    return best
+
+
+def _runners(folder: Path, network: FERNetwork | Ensemble) -> dict[str, tuple[Runner, Path | None]]:
+    """Runners of the network and of each graph in the folder with its file, by their names in the parity report."""
+    runners: dict[str, tuple[Runner, Path | None]] = {"PyTorch": (graphs.torch_runner(network), None)}
+    one_thread = partial(graphs.onnx_runner, threads=1)
+    for name, file, open_graph in (
+        ("ONNX", ONNX, one_thread),
+        ("ONNX int8", ONNX_INT8, one_thread),
+        ("torch.export", TORCH_EXPORT, graphs.torch_export_runner),
+        ("ExecuTorch", EXECUTORCH, graphs.executorch_runner),
+        ("ExecuTorch int8", EXECUTORCH_INT8, graphs.executorch_runner),
+    ):
+        path = folder / file
+        if path.exists():
+            runners[name] = (open_graph(path), path)
+    return runners

@@ -1,0 +1,89 @@
+"""What is exported: a trained network, or several that vote, with the data of their run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fer_lightning.models.ensemble import Ensemble
+from fer_lightning.models.network import FERNetwork, size_learnt_from
+from fer_lightning.overrides import train_command
+from fer_lightning.reporting import records
+from fer_lightning.run_folder import run_of
+from fer_lightning.studies.ensemble.command import check_compatible
+from fer_lightning.studies.trained import Trained
+from fer_lightning.training.checkpoint_io import checkpoint_of
+from fer_lightning.training.soft_voting import ensemble_members
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A trained network, or several that vote.
+
+    Attributes:
+        folder: The run's, or the ensemble's.
+        nets: One or more, with the same data, protocol and classes.
+        weights: The weight of each vote, above 0, together 1.
+        command: The command that trains the network or builds the ensemble.
+    """
+
+    folder: Path
+    nets: Sequence[Trained]
+    weights: Sequence[float]
+    command: str
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str]) -> ExportSource:
+        """Loads the networks and opens their data.
+
+        Args:
+            path: A checkpoint, or the folder of a run or an ensemble.
+            overrides: Hydra overrides on top of those of each run.
+
+        Raises:
+            FileNotFoundError: A checkpoint does not exist.
+            ValueError: A checkpoint is not one of this project, a network has learnt from its val or test part, or the
+                networks cannot vote together.
+        """
+        members = ensemble_members(path)
+        nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in members]
+        for net in nets[1:]:
+            check_compatible(nets[0], net)
+        for net in nets:
+            net.refuse_seen_pictures("val")
+            net.refuse_seen_pictures("test")
+        weights = [weight for _, weight in members]
+        if members[0][0] == checkpoint_of(path):
+            return cls(run_of(nets[0].checkpoint), nets, weights, training_command(nets[0]))
+        return cls(path, nets, weights, str(records.read_record(path / "record.json")["command"]))
+
+    @property
+    def first(self) -> Trained:
+        """The network whose data, protocol and classes hold for all."""
+        return self.nets[0]
+
+    def network(self) -> FERNetwork | Ensemble:
+        """A new module from images to logits, float32 on the CPU, ready for exporters."""
+        networks = [exportable(net.module.network) for net in self.nets]
+        return Ensemble(networks, self.weights).eval().requires_grad_(False) if len(networks) > 1 else networks[0]
+
+    def graph_input(self) -> tuple[int, int]:
+        """Size in pixels and channels (1 or 3) of the graph's input: the largest that any of the networks uses."""
+        inputs = [size_learnt_from(net.module.network, net.faces.images.shape[1:]) for net in self.nets]
+        return max(size for size, _ in inputs), max(channels for _, channels in inputs)
+
+
+def training_command(net: Trained) -> str:
+    """The command that repeats the training of a network, without passwords."""
+    return train_command(net.provenance["overrides"])
+
+
+def exportable(network: FERNetwork) -> FERNetwork:
+    """A float32 copy on the CPU in evaluation mode, contiguous and without gradients, ready for exporters."""
+    ready = copy.deepcopy(network).cpu().float().eval()
+    ready.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
+    return ready.requires_grad_(False)
