@@ -21,7 +21,7 @@ from fer_lightning.models.timm_body import TimmBody
 from fer_lightning.reporting import figures
 from fer_lightning.run.preflight import body_without_memory
 from fer_lightning.run.train import train
-from fer_lightning.studies.baselines.rows import header_of
+from fer_lightning.studies.baselines.rows import Baseline, header_of
 from fer_lightning.studies.ensemble.recipe import RUNS
 
 EXPERIMENTS = ROOT / "conf" / "experiment"
@@ -62,7 +62,8 @@ KERAS_VGGFACE = {
     "views": 1, **PLAIN_LOSS,
 }  # fmt: skip
 FER_PLUS = {
-    "optimizer": "SGD", "lr": 0.05, "momentum": 0.9, "batch_size": 32, "epochs": 100, "schedule": "step", "every": 20,
+    "optimizer": "SGD", "lr": Differs(0.05, 0.005, "CNTK's momentum multiplies the gradient by 1 - 0.9"),
+    "momentum": 0.9, "batch_size": 32, "epochs": 100, "schedule": "step", "every": 20,
     "factor": Differs("1/2, then 1/10", 0.5, "learning rate halves every 20 epochs"), "image_size": 64, "flip": 0.5,
     "rotation": 20, "shift": 0.08, "zoom": 0.05, "pixels": Differs("equalised", (0.0, 1.0), "no unit deviation"),
     "clip": None, "label_smoothing": 0.0, "mixup": None,
@@ -95,7 +96,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "resmasknet": {
         "optimizer": "RAdam", "lr": 1e-4, "weight_decay": 1e-3, "decoupled": True, "batch_size": 48, "epochs": 50,
-        "schedule": "plateau", "factor": 0.1, "patience": 2, "min_lr": 1e-6, "stop": 8, "clip": None,
+        "schedule": "plateau", "factor": 0.1, "patience": 2, "min_lr": 1e-6, "stop": 9, "clip": None,
         "image_size": 224, "channels": 3, "pixels": (0.0, 1.0), "dropout": 0.4, "trunk": "resnet34.tv_in1k",
         "flip": 0.5, "rotation": 30, "shift": 0, "zoom": 0, "brightness": 0, "contrast": 0, "erasing": 0,
         "views": 10, "view": 48, "average": "probabilities", **PLAIN_LOSS,
@@ -138,6 +139,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     },
     "khanzada_vgg16": {
         **KERAS_VGGFACE,
+        "lr": Differs(0.01, 0.001, "0.01 moved new layers alone"),
         "trunk": "vgg16.tv_in1k",  # without BatchNorm
         "hidden": Differs([4096, 1024], 1024, "keeps ImageNet's two layers of 4,096 and gets one of 1,024"),
     },
@@ -147,11 +149,14 @@ MEMBERS: dict[str, dict[str, Any]] = {
 TOLD = {
     "vggnet": ["all ten crops", "instead of half the time", "black", "centre crop", "vggnet_tuned"],
     "vggnet_tuned": ["trained on Training alone"],
-    "lethesec_resnet18": ["in place of five", "instead of half the time", "black", "5x5", "4x4", "own class"],
+    "lethesec_resnet18": [
+        *("in place of five", "instead of half the time", "black", "5x5", "4x4", "own class", "255 once"),
+    ],
     "wujie_vgg19": ["centre crop"],
     "wujie_resnet18": ["6x6", "4x4", "centre crop"],
     "khanzada_resnet50": ["without the slow decay of the rate", "no dropout before the first hidden layer"],
     "resmasknet": ["ten random ones", "black"],
+    "fer_plus_majority": ["dropout of 0.25 after each pooling", "skewed along one axis"],
     "emonext_tiny": ["variance of attention", "upside-down", "centre crop", "last average", "black"],
 }
 """Differences that no key shows, by the words of the header that tell of them."""
@@ -314,6 +319,32 @@ def test_resmasknets_weight_decay_is_decoupled_from_the_gradient(composed) -> No
         weight.grad = torch.zeros(1)
         optimizer.step()
     assert weight.item() == pytest.approx((1 - 0.5 * 0.2) ** 10)
+
+
+def test_resmasknet_stops_at_the_ninth_epoch_without_gain(composed) -> None:
+    stopping = build(plain(composed("experiment=resmasknet").callbacks.early_stopping))
+    stopping._evaluate_stopping_criteria(torch.tensor(0.7))
+    worse = [stopping._evaluate_stopping_criteria(torch.tensor(0.6))[0] for _ in range(9)]
+    assert worse == [False] * 8 + [True]
+
+
+# ------------------------------------------------------------------ FER+
+
+
+def test_experiments_on_fer_plus_labels_have_votes_in_the_data_folder(composed) -> None:
+    configs = {path.stem: composed(f"experiment={path.stem}") for path in EXPERIMENTS.glob("*.yaml")}
+    on_fer_plus = {row: config for row, config in configs.items() if config.protocol["_target_"].endswith(".fer_plus")}
+    assert set(on_fer_plus) == {row for row in configs if row.startswith("fer_plus_")}
+    for row, config in on_fer_plus.items():
+        assert config.data.votes_path == f"{config.paths.data_dir}/fer2013new.csv", row
+
+
+@pytest.mark.parametrize(("row", "from_memory"), [("majority", 1), ("multi_target", 1), ("soft", 2)])
+def test_figures_that_were_not_read_say_so(row: str, from_memory: int) -> None:
+    claim = header_of(EXPERIMENTS / f"fer_plus_{row}.yaml")["Claim"]
+    assert len(re.findall(r"\d+\.\d+%", claim)) == from_memory
+    assert "quoted from memory" in claim
+    assert Baseline(row, {"Claim": claim}).claimed == claim.split()[0]
 
 
 # ------------------------------------------------------------------ EmoNeXt

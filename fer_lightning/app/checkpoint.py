@@ -32,9 +32,9 @@ class CheckpointModel:
     def __init__(self, checkpoint: Path) -> None:
         module = load_module(checkpoint).eval()
         self._classes = module.classes
-        self._network = module.network
+        self._network = module.network_for_whole_images()
         picture = picture_learnt_from(module.hparams["provenance"] or {})
-        self._size, self._channels = size_learnt_from(module.network, picture)
+        self._size, self._channels = size_learnt_from(self._network, picture)
         self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:

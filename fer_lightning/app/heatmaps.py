@@ -24,10 +24,14 @@ def grad_cam(network: FERNetwork, face: NDArray[np.float32], target: int) -> Hea
         target: The class.
 
     Returns:
-        A map of the size of the feature map, or None where the network ends in tokens (transformers), which have none.
+        A map of the size of the feature map, or of the face where the network crops (`FERNetwork.crop`); None where it
+        ends in tokens (transformers), which have no such map.
     """
     import torch
+    import torch.nn.functional as F
     from torch import Tensor
+
+    from fer_lightning.models.tta import centre_crop
 
     last: list[Tensor] = []
 
@@ -52,7 +56,13 @@ def grad_cam(network: FERNetwork, face: NDArray[np.float32], target: int) -> Hea
         for hook in hooks:
             hook.remove()
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return _normalised((weights * features).sum(dim=1)[0].relu().detach().numpy())
+    found = (weights * features).sum(dim=1, keepdim=True).relu().detach()
+    if network.crop != 1:
+        whole = found.new_zeros((1, 1, *face.shape[-2:]))
+        [centre] = centre_crop(whole, network.crop)
+        centre.copy_(F.interpolate(found, centre.shape[-2:], mode="bilinear"))
+        found = whole
+    return _normalised(found[0, 0].numpy())
 
 
 def occlusion_map(

@@ -230,6 +230,11 @@ class FERDataModule(pl.LightningDataModule):
             self._held["targets"] = torch.from_numpy(soft_targets(faces.votes, faces.labels))
 
     @property
+    def view(self) -> float:
+        """Share of the side of an image that a training step sees; below 1 where the augmentation cuts out windows."""
+        return self.batch_policy.view if isinstance(self.batch_policy, BatchedAugmentation) else 1.0
+
+    @property
     def class_counts(self) -> list[int]:
         """Pictures of each class in the train part; under `balanced`, where all are drawn as often, 1 of each."""
         labels = self.faces.labels[self.split.indices["train"]]

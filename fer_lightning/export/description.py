@@ -23,7 +23,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
         size: Of the graph's input in pixels.
         channels: Of the graph's input, 1 or 3.
     """
-    net = source.first
+    net, crops = source.first, any(each.module.crop != 1 for each in source.nets)
     return {
         "format": FORMAT,
         "name": name,
@@ -49,7 +49,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
         },
         "networks": [_network(net, weight) for net, weight in zip(source.nets, source.weights, strict=True)],
         "measured_on": {"data": net.faces.name, "data_fingerprint": net.faces.fingerprint, "protocol": net.split.name},
-        "views": "one look at each picture",
+        "views": "one view of each image" + ", its centre for networks trained on crops" * crops,
         **environment(),
     }
 
@@ -63,6 +63,7 @@ def _network(net: Trained, weight: float) -> dict[str, Any]:
         "model": {key: value for key, value in plain(net.module.hparams["model"]).items() if key != "weights"},
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
+        "crop": net.module.crop,
         "parameters": count_parameters(network),
         "epoch": net.module.history[-1]["epoch"] if net.module.history else None,
         "checkpoint_sha256": sha256(net.checkpoint),

@@ -68,12 +68,14 @@ class ExportSource:
 
     def network(self) -> FERNetwork | Ensemble:
         """A new module from images to logits, float32 on the CPU, ready for exporters."""
-        networks = [exportable(net.module.network) for net in self.nets]
+        networks = [exportable(net.module.network_for_whole_images()) for net in self.nets]
         return Ensemble(networks, self.weights).eval().requires_grad_(False) if len(networks) > 1 else networks[0]
 
     def graph_input(self) -> tuple[int, int]:
         """Size in pixels and channels (1 or 3) of the graph's input: the largest that any of the networks uses."""
-        inputs = [size_learnt_from(net.module.network, net.faces.images.shape[1:]) for net in self.nets]
+        inputs = [
+            size_learnt_from(net.module.network_for_whole_images(), net.faces.images.shape[1:]) for net in self.nets
+        ]
         return max(size for size, _ in inputs), max(channels for _, channels in inputs)
 
 

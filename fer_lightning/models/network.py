@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from fer_lightning.config import build, target_of
 from fer_lightning.files import one_line
 from fer_lightning.models.torch_file import read_torch_file
+from fer_lightning.models.tta import centre_crop
 from fer_lightning.run_folder import best_checkpoint
 
 MAX_SIDE = 1024
@@ -41,6 +42,8 @@ class FERNetwork(nn.Module):
 
     Attributes:
         temperature: Divides the logits (Guo et al. 2017); an export sets what makes its confidences true.
+        crop: Share of the side of an image that the network sees, around its centre; below 1 where it was trained on
+            crops and is given whole images.
 
     Raises:
         ValueError: `channels`, `mean` or `std` cannot be.
@@ -50,6 +53,7 @@ class FERNetwork(nn.Module):
     std: Tensor
     luma: Tensor
     temperature = 1.0
+    crop = 1.0
 
     def __init__(
         self,
@@ -95,6 +99,8 @@ class FERNetwork(nn.Module):
         """
         if images.shape[1] not in (1, 3):
             raise ValueError(f"images have {images.shape[1]} channels; they must have 1 (gray) or 3 (RGB)")
+        if self.crop != 1:
+            [images] = centre_crop(images, self.crop)
         if images.shape[1] > self.channels:
             images = (images * self.luma).sum(dim=1, keepdim=True)
         height, width = images.shape[-2:]
@@ -277,13 +283,14 @@ def count_parameters(module: nn.Module) -> int:
 def size_learnt_from(network: FERNetwork, picture: Sequence[int]) -> tuple[int, int]:
     """Size and channels of the pictures to show a network: those of its training, but no more than it looks at.
 
-    A network that enlarges 48 px to 224 px learnt from enlarged pictures, and would not know sharp ones.
+    A network that enlarges 48 px to 224 px learnt from enlarged pictures, and would not know sharp ones. Of a network
+    that crops (`crop`), the size is that of the whole picture.
 
     Args:
         network: The network.
         picture: Shape of the pictures that it was trained on, (H, W) or (H, W, 3).
     """
-    size = min(network.image_size, max(picture[:2]))
+    size = min(round(network.image_size / network.crop), max(picture[:2]))
     return size, min(network.channels, 3 if len(picture) == 3 else 1)
 
 

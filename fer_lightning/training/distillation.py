@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from fer_lightning.data.datamodule import Batch
+from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.errors import user_errors
 from fer_lightning.training.module import FERModule, load_module
@@ -76,7 +76,8 @@ class DistillationLoss(nn.Module):
 class Distiller(Callback):
     """Shows every training batch to the teachers, augmented and mixed as the student gets it, and adds their answer.
 
-    With progressive resizing, too, they see whole pictures.
+    With progressive resizing, too, they see whole pictures. Teachers that were trained on crops see the centre, as when
+    their epoch was chosen; where the student learns from windows itself, at most as much as those show.
 
     Teachers that see the student's own view teach a function, not a table of labels (Beyer et al. 2022, arXiv
     2106.05237). They vote softly, and never reach a checkpoint.
@@ -99,8 +100,12 @@ class Distiller(Callback):
         self._members = [member for name in named for member in _members_of(Path(name))]
         self.teacher: Ensemble | None = None
 
-    def load(self, student: FERModule) -> Ensemble:
+    def load(self, student: FERModule, view: float = 1.0) -> Ensemble:
         """The teachers of a student, as one network.
+
+        Args:
+            student: What is trained.
+            view: Share of the side of an image that its batches show (`FERDataModule.view`).
 
         Raises:
             ValueError: One is no checkpoint of this project, knows other classes, or may have learnt what the student
@@ -123,15 +128,19 @@ class Distiller(Callback):
                     f"{there['protocol']}, this run on {here['data']} {here['data_fingerprint'][:12]} under "
                     f"{here['protocol']}: it may have learnt the pictures that this run is measured on"
                 )
-        networks, weights = [module.network for module in modules], [weight for _, weight in self._members]
-        return Ensemble(networks, weights).eval().requires_grad_(False)
+        networks = [module.network_for_whole_images() for module in modules]
+        for network in networks:
+            network.crop = min(1.0, network.crop / view)
+        return Ensemble(networks, [weight for _, weight in self._members]).eval().requires_grad_(False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Loads the teachers where there is something to learn."""
         if stage == "fit":
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
             assert isinstance(pl_module, FERModule)
+            assert isinstance(datamodule, FERDataModule)
             with user_errors():
-                self.teacher = self.load(pl_module)
+                self.teacher = self.load(pl_module, datamodule.view)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Moves the teachers to the student's device."""

@@ -27,11 +27,15 @@ def balanced_weights(class_counts: Sequence[int]) -> Tensor:
 class FocalLoss(nn.Module):
     """Focal loss (Lin et al. 2017, eq. 5) for one-of-C classification; gamma = 0 is cross entropy.
 
-    With p the softmax of the logits and t the target distribution (one-hot for hard labels), the loss of a batch is
+    With p the softmax of the logits, t the target distribution (one-hot for hard labels), w the class weights and s the
+    label smoothing, the loss of a batch is
 
-        sum_ic t_ic w_c (1 - p_ic)^gamma (-log p_ic)  /  sum_ic t_ic w_c
+        sum_ic u_ic (1 - p_ic)^gamma (-log p_ic)  /  sum_ic u_ic,    u_ic = (1 - s) t_ic w_c + s / C sum_k t_ik w_k
 
-    which for hard labels, gamma = 0 and no smoothing is `torch.nn.functional.cross_entropy(..., weight=w)`.
+    which for gamma = 0 and s = 0 is `torch.nn.functional.cross_entropy(..., weight=w)`. With both weights and smoothing
+    it is not: torch smooths first and weights each class's share of the target, so that a rare class gets most of what
+    is spread over all images. Here an image counts by the weight of its own label, as with Keras's `class_weight`, and
+    the weights do not change which answer to it is best.
 
     Args:
         class_counts: Pictures of each class in the train split; its length is the number of classes.
@@ -76,15 +80,15 @@ class FocalLoss(nn.Module):
         """
         logits = logits.float()  # the logarithm of a small bfloat16 probability is too coarse
         classes = logits.shape[1]
-        soft = F.one_hot(target, classes).float() if target.ndim == 1 else target.float()
+        share = (F.one_hot(target, classes) if target.ndim == 1 else target).float() * self.weight
         if self.label_smoothing:
-            soft = soft * (1 - self.label_smoothing) + self.label_smoothing / classes
+            spread = share.sum(dim=1, keepdim=True) / classes
+            share = (1 - self.label_smoothing) * share + self.label_smoothing * spread
         log_p = logits.log_softmax(dim=1)
         loss = -log_p
         if self.gamma:
             # Kept off 0, where the slope of x^gamma is infinite for gamma below 1.
             loss = (-log_p.expm1()).clamp(min=1e-7) ** self.gamma * loss
-        share = soft * self.weight
         return (share * loss).sum() / share.sum()
 
 

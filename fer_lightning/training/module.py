@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from fer_lightning.config import build, target_of
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.files import one_line
-from fer_lightning.models.network import build_network, parameters_within
+from fer_lightning.models.network import FERNetwork, build_network, parameters_within
 from fer_lightning.models.tta import average_views
 from fer_lightning.training.callbacks import TrainingProgress
 from fer_lightning.training.checkpoint_io import read_checkpoint
@@ -69,6 +70,9 @@ class FERModule(pl.LightningModule):
         provenance: Whatever says where this net comes from (data set, fingerprint, protocol, config); stored only.
         on_nan: At a loss that is not finite, `stop` the training or `skip` the batch's update.
 
+    Attributes:
+        crop: Share of the side that a view shows (`size` of `models.tta`); below 1 for networks trained on crops.
+
     Raises:
         ValueError: The loss or the views are none of this package's, or the network cannot be built so.
     """
@@ -114,11 +118,18 @@ class FERModule(pl.LightningModule):
         of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key
         self._validation_views = build(of_validation) if of_validation else None
         self._average = evaluation["average"]
+        self.crop = float((of_validation or evaluation["views"]).get("size", 1.0))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of float images (B, 1 or 3, H, W) in [0, 1]."""
         logits: Tensor = self.network(images)
         return logits
+
+    def network_for_whole_images(self) -> FERNetwork:
+        """The network, with the same weights, for use outside of this module: it crops where its views do."""
+        network = copy.copy(self.network)
+        network.crop = self.crop
+        return network
 
     def _logits(self, batch: Batch, views: Any = None) -> Tensor:
         image = batch["image"].contiguous(memory_format=torch.channels_last)

@@ -312,6 +312,19 @@ def test_a_run_sees_pictures_like_those_it_learnt_from(
     assert models.available()[0][0].load()._input(sharp).shape == seen
 
 
+def test_a_run_trained_on_crops_sees_the_centre_of_a_face(run_with_checkpoint: Path, small_network) -> None:
+    path = run_with_checkpoint / "checkpoints" / "best.ckpt"
+    saved = torch.load(path, weights_only=True)
+    views = {"_target_": "fer_lightning.models.tta.ten_crop", "_partial_": True, "size": 0.75}
+    saved["hyper_parameters"]["evaluation"]["views"] = views
+    torch.save(saved, path)
+    face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    [answer] = models.available()[0][0].load().predict([face])
+    with torch.no_grad():
+        wanted = small_network(torch.from_numpy(face[6:42, 6:42] / np.float32(255))[None, None]).softmax(dim=1)[0]
+    assert list(answer.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
 def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint: Path, here: Path, monkeypatch) -> None:
     def run(number: int, name: str, files: list[str]):
         info = types.SimpleNamespace(run_id=f"id{number}", run_name=name)

@@ -52,6 +52,17 @@ def test_grad_cam_of_pooled_features_is_their_weighted_sum(face, target: int) ->
     np.testing.assert_allclose(grad_cam(net, face, target), expected.numpy(), atol=1e-5)
 
 
+def test_grad_cam_of_a_network_that_crops_is_around_the_centre_of_the_face(face) -> None:
+    torch.manual_seed(0)
+    net = network(Pooled())
+    net.crop = 0.5
+    found = grad_cam(net, face, 1)
+    assert found.shape == (8, 8)
+    assert found[2:6, 2:6].max() == 1
+    found[2:6, 2:6] = 0
+    assert (found == 0).all()
+
+
 def test_grad_cam_leaves_the_network_as_it_was(face) -> None:
     net = network(Pooled())
     with torch.inference_mode():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,25 @@ def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, caps
     answers = FERPredictor.load(out).predict(faces)
     with torch.no_grad():
         wanted = (network(faces) / temperature).softmax(dim=1).numpy()
+    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+
+
+def test_a_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    best = run / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
+    torch.save(content, tmp_path / "crops.ckpt")
+    assert entry.main(["export", f"checkpoint={tmp_path}/crops.ckpt", f"out={tmp_path}/bundle"]) == 0
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert bundle.input_size == 24
+    assert bundle.description["networks"][0]["crop"] == 0.75
+    assert "of which nets trained on crops see the centre" in bundle.card
+    network, temperature = load_module(best).network.eval(), bundle.description["temperature"]["value"]
+    faces = torch.rand(5, 1, 24, 24)
+    with torch.no_grad():
+        wanted = (network(faces[..., 3:21, 3:21]) / temperature).softmax(dim=1).numpy()
+    answers = FERPredictor(bundle).predict(faces)
     np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
 
 
@@ -209,14 +229,17 @@ def test_positions_are_evenly_spaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "picture", "wanted"),
+    ("network", "crop", "picture", "wanted"),
     [
-        ({"image_size": 48, "channels": 1}, (48, 48), (48, 1)),
-        ({"image_size": 96, "channels": 3}, (48, 48), (48, 1)),  # the graph enlarges as in training
-        ({"image_size": 48, "channels": 1}, (100, 100, 3), (48, 1)),  # the predictor shrinks, as the network would
+        ({"image_size": 48, "channels": 1}, 1, (48, 48), (48, 1)),
+        ({"image_size": 96, "channels": 3}, 1, (48, 48), (48, 1)),  # the graph enlarges as in training
+        ({"image_size": 48, "channels": 1}, 1, (100, 100, 3), (48, 1)),  # the predictor shrinks, as the network would
+        ({"image_size": 40, "channels": 1}, 0.833, (48, 48), (48, 1)),  # the graph crops
+        ({"image_size": 224, "channels": 3}, 0.949, (48, 48), (48, 1)),
+        ({"image_size": 40, "channels": 1}, 0.833, (100, 100), (48, 1)),
     ],
 )
-def test_graphs_take_what_the_network_learnt_from(network: dict, picture: tuple, wanted: tuple) -> None:
+def test_graphs_take_what_the_network_learnt_from(network: dict, crop: float, picture: tuple, wanted: tuple) -> None:
     model = {
         "_target_": "fer_lightning.models.small_resnet.SmallResNet",
         "widths": [8],
@@ -224,6 +247,7 @@ def test_graphs_take_what_the_network_learnt_from(network: dict, picture: tuple,
         "stem_stride": 2,
     }
     built = build_network({**model, **network, "mean": 0.5, "std": 0.5}, 3).eval()
+    built.crop = crop
     assert size_learnt_from(built, picture) == wanted
 
 
@@ -387,7 +411,10 @@ def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, mo
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
     monkeypatch.setattr(sources, "size_learnt_from", lambda network, shape: network.graph)
     nets = [
-        SimpleNamespace(module=SimpleNamespace(network=net), faces=SimpleNamespace(images=np.zeros((1, 24, 24))))
+        SimpleNamespace(
+            module=SimpleNamespace(network_for_whole_images=partial(lambda same: same, net)),
+            faces=SimpleNamespace(images=np.zeros((1, 24, 24))),
+        )
         for net in (*small, *large, *small)
     ]
     assert dataclasses.replace(source, nets=nets).graph_input() == (48, 3)

@@ -17,6 +17,7 @@ from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.residual import ResidualBlock
 from fer_lightning.models.resmasknet import Mask, ResMaskNet
 from fer_lightning.models.small_resnet import SmallResNet
+from fer_lightning.models.vgg import VGG
 from fer_lightning.models.vgg19 import VGG19
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -40,6 +41,15 @@ def test_vgg19_has_its_known_size_but_for_biases() -> None:
     vgg = body("vgg19", 44, num_classes=10, channels=3)
     biases = sum(layer.out_channels for layer in vgg.modules() if isinstance(layer, nn.Conv2d))
     assert count_parameters(vgg) + biases == 20_040_522
+
+
+def test_vggs_fully_connected_layers_start_as_pytorch_draws_them() -> None:
+    torch.manual_seed(0)
+    head = VGG(num_classes=7, channels=1, image_size=16, width=16).head
+    for layer in (head[0], head[3]):  # uniform with variance 1 / (3 fan_in); He's would be 2 / fan_in
+        assert layer.weight.std().item() == pytest.approx((3 * layer.in_features) ** -0.5, rel=0.01)
+        assert layer.weight.abs().max() <= layer.in_features**-0.5
+        assert layer.bias.abs().max() > 0
 
 
 def test_hybrid_has_its_published_size() -> None:

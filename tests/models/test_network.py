@@ -120,6 +120,15 @@ def test_resizing_shrinks_with_antialias_and_enlarges_linearly() -> None:
     assert seen(torch.full((1, 3, 31, 77), 0.3), 48, 3).sub(0.3).abs().max() < 1e-6
 
 
+def test_a_network_that_crops_sees_the_centre_of_whole_images() -> None:
+    images = torch.rand(2, 1, 6, 8)
+    echo = FERNetwork(Echo(), image_size=3, channels=1, mean=0.0, std=1.0)
+    echo.crop = 0.5
+    assert torch.equal(echo(images), F.interpolate(images[..., 1:4, 2:6], (3, 3), mode="bilinear", antialias=True))
+    echo.crop = 1.0
+    assert torch.equal(echo(images), F.interpolate(images, (3, 3), mode="bilinear", antialias=True))
+
+
 def test_parameter_counts() -> None:
     assert count_parameters(network("vgg", image_size=40)) == 29_888_839
     assert count_parameters(network("sequential_cnn")) == 9 * (32 + 32 * 64 + 64 * 128) + 2 * 224 + (

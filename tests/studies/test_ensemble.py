@@ -206,7 +206,9 @@ def test_recipes_compose_and_say_where_they_come_from(composed, name: str) -> No
     assert read.weights in ("equal", "fitted")
     assert read.choose in ("all", "greedy")
     for words in read.members.values():
-        check(composed(*words))
+        check(config := composed(*words))
+        on_fer_plus = config.protocol["_target_"].endswith(".fer_plus")
+        assert bool(config.data.votes_path) == on_fer_plus
 
 
 @pytest.mark.usefixtures("_no_pictures")

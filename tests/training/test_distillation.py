@@ -15,6 +15,7 @@ from fer_lightning.training.distillation import DistillationLoss, Distiller
 from fer_lightning.training.module import FERModule, load_module
 
 BEST = Path("checkpoints") / "best.ckpt"
+CROPS = ("ten_crop", "centre_crop")
 LABELS, TEACHER = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.log(4), 0.0]])
 
 
@@ -158,6 +159,58 @@ def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp
         expected = 0.75 * nets[0](images).softmax(1) + 0.25 * nets[1](images).softmax(1)
         assert torch.allclose(teacher(images).softmax(1), expected, atol=1e-6)
     assert not teacher.training
+
+
+@pytest.fixture
+def trained_on_crops(tiny_runs: list[Path], tmp_path: Path) -> Path:
+    """The first of the tiny runs, as if it had been trained on crops of three quarters of the side."""
+    content = torch.load(tiny_runs[0] / BEST, weights_only=True)
+    crops = {name: {"_target_": f"fer_lightning.models.tta.{name}", "_partial_": True, "size": 0.75} for name in CROPS}
+    views, validation = (crops[name] for name in CROPS)
+    content["hyper_parameters"]["evaluation"] |= {"views": views, "validation": validation}
+    torch.save(content, tmp_path / "crops.ckpt")
+    return tmp_path / "crops.ckpt"
+
+
+def test_teachers_trained_on_crops_see_the_centre_once(tiny_runs: list[Path], trained_on_crops: Path) -> None:
+    teacher = Distiller([str(trained_on_crops), str(tiny_runs[2])]).load(student(tiny_runs[1]))
+    images, asked = torch.rand(2, 1, 24, 24), []
+    for network in teacher.networks:
+        network.body.register_forward_hook(lambda *_: asked.append(1))
+    with torch.no_grad():
+        answer = teacher(images).softmax(1)
+    assert len(asked) == 2
+    nets = [load_module(run / BEST).eval() for run in (tiny_runs[0], tiny_runs[2])]
+    with torch.no_grad():
+        expected = (nets[0](images[..., 3:21, 3:21]).softmax(1) + nets[1](images).softmax(1)) / 2
+    assert torch.allclose(answer, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("view", "crop"), [(1.0, 0.75), (0.9, 0.75 / 0.9), (0.75, 1.0), (0.5, 1.0)])
+def test_of_a_students_windows_a_teacher_sees_at_most_all(
+    tiny_runs: list[Path], trained_on_crops: Path, view: float, crop: float
+) -> None:
+    teacher = Distiller(str(trained_on_crops)).load(student(tiny_runs[1]), view)
+    assert teacher.networks[0].crop == pytest.approx(crop)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_student_of_crops_is_taught_by_what_it_sees(composed, tiny_runs: list[Path], trained_on_crops: Path) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    step = FERModule.training_step
+
+    def spy(self: FERModule, batch: dict, batch_idx: int):
+        seen.append((batch["image"].detach().clone(), batch["target"].detach().clone()))
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FERModule, "training_step", spy)
+        train(composed(*TINY, *distilling(trained_on_crops), "augmentation.policy.view=0.75"))
+    teacher = load_module(tiny_runs[0] / BEST).eval()
+    image, target = seen[0]
+    assert image.shape[-1] == 18
+    with torch.no_grad():
+        assert torch.allclose(target[:, 1].softmax(1), teacher(image).softmax(1), atol=1e-5)
 
 
 @pytest.mark.usefixtures("_quick")

@@ -68,6 +68,41 @@ def test_label_smoothing_by_hand() -> None:
     assert loss.item() == pytest.approx(-0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4))
 
 
+def test_label_smoothing_with_class_weights_by_hand() -> None:
+    # Weights 2/3 and 2 as above. Each image spreads its own weight: 0.9 of it on its label, 0.1 on the other class.
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    loss = CrossEntropyLoss([3, 1], class_weights="balanced", label_smoothing=0.2)
+    w0, w1, rest = 2 / 3, 2.0, -math.log(1 / 4)
+    right = -math.log(3 / 4)
+    by_hand = (w0 * (0.9 * right + 0.1 * rest) + w1 * (0.1 * right + 0.9 * rest)) / (w0 + w1)
+    assert loss(logits, torch.tensor([0, 1])).item() == pytest.approx(by_hand)
+    # A mixture of 3/4 and 1/4 weighs 3/4 * 2/3 + 1/4 * 2 = 1, of which each class has 1/2 here.
+    mixed = loss(logits[:1], torch.tensor([[0.75, 0.25]]))
+    assert mixed.item() == pytest.approx(0.5 * right + 0.5 * rest)
+
+
+@pytest.mark.parametrize("label", range(7))
+def test_class_weights_do_not_change_the_best_answer_to_an_image(label: int) -> None:
+    loss = CrossEntropyLoss(FER2013_TRAINING, class_weights="balanced", label_smoothing=0.1)
+    smoothed = torch.full((1, 7), 0.1 / 7)
+    smoothed[0, label] += 0.9
+    logits, target = smoothed.log().requires_grad_(), torch.tensor([label])
+    at_best = loss(logits, target)
+    at_best.backward()
+    assert at_best.item() == pytest.approx(-(smoothed * smoothed.log()).sum().item(), rel=1e-5)  # no lower one exists
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 7), atol=1e-6, rtol=0)
+
+
+def test_an_image_counts_by_the_weight_of_its_label_smoothed_or_not() -> None:
+    logits = torch.randn(16, 7, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(16) % 7
+    loss = CrossEntropyLoss(FER2013_TRAINING, class_weights="balanced", label_smoothing=0.1)
+    weights = balanced_weights(FER2013_TRAINING)[labels]
+    alone = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    assert torch.allclose(loss(logits, labels), (weights * alone).sum() / weights.sum())
+    assert torch.allclose(loss(logits, labels), loss(logits, F.one_hot(labels, 7).float()))
+
+
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_cross_entropy_is_that_of_torch(class_weights: str) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fer_lightning.config import plain
+from fer_lightning.models.tta import centre_crop
 from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
 
@@ -58,6 +59,24 @@ def test_validation_has_views_of_its_own() -> None:
     }
     assert seen_by("validation", evaluation) == [(2, 1, 40, 40)]
     assert seen_by("test", evaluation) == [(2, 1, 40, 40)] * 10
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "crop"),
+    [
+        ({"views": view("ten_crop", size=0.833), "validation": view("centre_crop", size=0.75)}, 0.75),
+        ({"views": view("ten_crop", size=0.833), "validation": None}, 0.833),
+        ({"views": view("shifts", shift=0.04), "validation": None}, 1.0),
+    ],
+)
+def test_outside_of_the_module_the_network_sees_what_a_view_shows(evaluation: dict, crop: float) -> None:
+    module = small_module({**evaluation, "average": "logits"}).eval()
+    network, images = module.network_for_whole_images(), torch.rand(2, 1, 48, 48)
+    [centre] = centre_crop(images, crop)
+    with torch.no_grad():
+        assert torch.equal(network(images), module(centre))
+        assert torch.equal(module.network(images), module(images))  # whose own views crop already
+    assert network.body is module.network.body
 
 
 def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
