@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fer_lightning.app.heatmaps import HeatMap, grad_cam, occlusion_map
 from fer_lightning.inference.images import to_input
 from fer_lightning.inference.predict import Prediction
-from fer_lightning.models.network import size_learnt_from
+from fer_lightning.models.network import training_input_size
 from fer_lightning.training.module import load_module
 
 
@@ -34,7 +34,7 @@ class CheckpointModel:
         self._classes = module.classes
         self._network = module.network_for_whole_images()
         picture = picture_learnt_from(module.hparams["provenance"] or {})
-        self._size, self._channels = size_learnt_from(self._network, picture)
+        self._size, self._channels = training_input_size(self._network, picture)
         self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fer_lightning.models.ensemble import Ensemble
-from fer_lightning.models.network import FERNetwork, size_learnt_from
+from fer_lightning.models.network import FERNetwork, training_input_size
 from fer_lightning.overrides import train_command
 from fer_lightning.reporting import records
 from fer_lightning.run_folder import run_of
@@ -74,7 +74,7 @@ class ExportSource:
     def graph_input(self) -> tuple[int, int]:
         """Size in pixels and channels (1 or 3) of the graph's input: the largest that any of the networks uses."""
         inputs = [
-            size_learnt_from(net.module.network_for_whole_images(), net.faces.images.shape[1:]) for net in self.nets
+            training_input_size(net.module.network_for_whole_images(), net.faces.images.shape[1:]) for net in self.nets
         ]
         return max(size for size, _ in inputs), max(channels for _, channels in inputs)
 

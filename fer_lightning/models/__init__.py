@@ -1,1 +1,1 @@
-"""From pixels to logits: networks, timm backbones, test-time views, ensembles, what a network costs."""
+"""Networks from pixels to logits: architectures, timm backbones, test-time views, ensembles, cost, pruning."""

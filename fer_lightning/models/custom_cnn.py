@@ -37,8 +37,8 @@ class CustomCNN(nn.Module):
         widths = [width, 2 * width, 4 * width]
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(*conv_norm_relu(before, after), *conv_norm_relu(after, after), nn.MaxPool2d(2))
-                for before, after in zip([channels, *widths], widths, strict=False)
+                nn.Sequential(*conv_norm_relu(inputs, outputs), *conv_norm_relu(outputs, outputs), nn.MaxPool2d(2))
+                for inputs, outputs in zip([channels, *widths], widths, strict=False)
             )
         )
         self.head = nn.Sequential(
@@ -55,6 +55,6 @@ class CustomCNN(nn.Module):
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.blocks(images).mean(dim=(2, 3)))
         return logits

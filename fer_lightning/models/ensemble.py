@@ -1,4 +1,4 @@
-"""Soft voting: the answers of several networks as one."""
+"""Soft voting: the predictions of several networks combined."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from torch import Tensor, nn
 
 
 def soft_vote(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of several networks' probabilities.
+    """Return the weighted mean of several networks' probabilities, as logarithms.
 
     Args:
         logits: float (M, B, C), of M networks.
-        weights: float (M,), each 0 or more, together 1.
+        weights: float (M,), non-negative, with sum 1.
 
     Returns:
-        (B, C) of the logits' dtype: logarithms of the mean probabilities, whose softmax is the vote.
+        (B, C) in the dtype of the logits: logarithms of the mean probabilities; their softmax is the vote.
     """
-    shares = weights.to(logits).log().view(-1, 1, 1)
-    return (logits.log_softmax(dim=-1) + shares).logsumexp(dim=0)
+    log_weights = weights.to(logits).log().view(-1, 1, 1)
+    return (logits.log_softmax(dim=-1) + log_weights).logsumexp(dim=0)
 
 
 class Ensemble(nn.Module):
-    """Networks that vote.
+    """A soft-voting ensemble of networks.
 
     Args:
-        networks: M networks from the same images to the same classes.
-        weights: M numbers, each 0 or more; only their ratios matter.
+        networks: M networks with the same input and the same classes.
+        weights: M non-negative weights of the votes; they are normalised to sum 1.
 
     Attributes:
-        temperature: Divides the logarithms of the vote, as `FERNetwork` divides its logits.
+        temperature: Divides the log probabilities of the vote, as `FERNetwork` divides its logits.
     """
 
     weights: Tensor
@@ -39,10 +39,14 @@ class Ensemble(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        shares = torch.tensor(weights, dtype=torch.float32)
-        self.register_buffer("weights", shares / shares.sum())
+        raw_weights = torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weights", raw_weights / raw_weights.sum())
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, C), logarithms of the vote over the temperature, of images (B, 1 or 3, H, W) in [0, 1]."""
-        voted = soft_vote(torch.stack([network(images).float() for network in self.networks]), self.weights)
-        return voted if self.temperature == 1 else voted / self.temperature
+        """Return float32 (B, C), log probabilities of the vote divided by the temperature.
+
+        Args:
+            images: float (B, 1 or 3, H, W) in [0, 1].
+        """
+        vote = soft_vote(torch.stack([network(images).float() for network in self.networks]), self.weights)
+        return vote if self.temperature == 1 else vote / self.temperature

@@ -1,4 +1,4 @@
-"""FiveLayerCNN: three convolutions of wide kernels and two dense layers (Kim et al. 2016; Khanzada et al. 2020)."""
+"""FiveLayerCNN: three convolutions with large kernels, two dense layers (Kim et al. 2016; Khanzada et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weight
 class FiveLayerCNN(nn.Module):
     """Convolutions of 5x5, 4x4 and 5x5, each with BatchNorm, ReLU and MaxPool3x3/2, then two dense layers.
 
-    The net of Kim et al., "Fusing Aligned and Non-Aligned Face Information for Automatic Affect Recognition in the
+    The network of Kim et al., "Fusing Aligned and Non-Aligned Face Information for Automatic Affect Recognition in the
     Wild", 2016, as Khanzada, Bai & Celepcikay (arXiv 2004.11823) trained it.
 
     Args:
@@ -42,11 +42,11 @@ class FiveLayerCNN(nn.Module):
         layers = [(channels, width, 5), (width, width, 4), (width, 2 * width, 5)]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(*conv_norm_relu(before, after, kernel), nn.MaxPool2d(3, stride=2, padding=1))
-                for before, after, kernel in layers
+                nn.Sequential(*conv_norm_relu(inputs, outputs, kernel), nn.MaxPool2d(3, stride=2, padding=1))
+                for inputs, outputs, kernel in layers
             )
         )
-        side = math.ceil(image_size / 8)  # this pooling rounds up
+        side = math.ceil(image_size / 8)  # padded pooling rounds up
         self.head = nn.Sequential(
             nn.Linear(2 * width * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
         ).apply(init_weights)
@@ -58,6 +58,6 @@ class FiveLayerCNN(nn.Module):
         return list(self.layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.layers(images).flatten(start_dim=1))
         return logits

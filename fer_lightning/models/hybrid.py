@@ -1,4 +1,4 @@
-"""ResInception: residual and inception blocks by turns, the net of the Expression.AI app."""
+"""ResInception: alternating residual and inception blocks, the network of the Expression.AI app."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fer_lightning.models.residual import ResidualBlock
 
 
 class InceptionBlock(nn.Module):
-    """Four ways side by side: 1x1, 1x1 to 3x3, 1x1 to 5x5, max-pool to 1x1 (Szegedy et al. 2015, arXiv 1409.4842).
+    """Four parallel branches: 1x1, 1x1 to 3x3, 1x1 to 5x5, max-pool to 1x1 (Szegedy et al. 2015, arXiv 1409.4842).
 
     Args:
         in_channels: Channels of the input.
-        width: Channels of the first two ways; the last two have half as many each, so three times `width` come out.
+        width: Channels of each of the first two branches; the last two have half as many, so the output has 3 width.
     """
 
     def __init__(self, in_channels: int, width: int) -> None:
@@ -32,12 +32,12 @@ class InceptionBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, 3 width, h, w) of features (B, in_channels, h, w)."""
-        return torch.cat([way(features) for way in self.ways], dim=1)
+        """Return features (B, 3 width, h, w) for features (B, in_channels, h, w)."""
+        return torch.cat([branch(features) for branch in self.ways], dim=1)
 
 
 class ResInception(nn.Module):
-    """A 7x7 stem, five pairs of a residual block that halves the picture and an inception block, two dense layers.
+    """A 7x7 stem, five pairs of a residual block that halves the feature map and an inception block, two dense layers.
 
     github.com/Riiishaab/Expression.AI ("Deep Hybrid CNN", 7.45 M parameters).
 
@@ -57,25 +57,25 @@ class ResInception(nn.Module):
             *conv_norm_relu(channels, width, kernel=7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
         )
         self.pairs = nn.Sequential()
-        before = width
+        inputs = width
         for factor in (1, 2, 2, 4, 4):
-            after = factor * width
-            self.pairs.append(nn.Sequential(ResidualBlock(before, after, stride=2), InceptionBlock(after, after)))
-            before = 3 * after
+            outputs = factor * width
+            self.pairs.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), InceptionBlock(outputs, outputs)))
+            inputs = 3 * outputs
         self.head = nn.Sequential()
         for units in (8 * width, 4 * width):
-            dense = [nn.Linear(before, units, bias=False), nn.BatchNorm1d(units), nn.ReLU(inplace=True)]
+            dense = [nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units), nn.ReLU(inplace=True)]
             self.head.extend([*dense, nn.Dropout(dropout)])
-            before = units
+            inputs = units
         self.stem.apply(init_weights)
         self.pairs.apply(init_weights)
-        self.head.apply(init_weights).append(OutputLayer(before, num_classes))
+        self.head.apply(init_weights).append(OutputLayer(inputs, num_classes))
 
     def stages(self) -> list[nn.Module]:
         """The feature stages from input to output."""
         return [self.stem, *self.pairs]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.pairs(self.stem(images)).mean(dim=(2, 3)))
         return logits

@@ -1,4 +1,4 @@
-"""KerasCNN: the stack of Keras tutorials, without normalisation."""
+"""KerasCNN: the layer stack of Keras tutorials, without normalisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class KerasCNN(nn.Module):
         image_size: Side of the input in pixels.
         width: Channels of the first block; the next two have twice and four times as many.
         hidden: Units of the fully connected layer.
-        block_dropout: Probability of dropping a value after each pooling.
+        block_dropout: Probability of dropping an activation after each pooling.
         dropout: Probability of dropping a hidden unit.
 
     Raises:
@@ -40,14 +40,14 @@ class KerasCNN(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, kernel_size=3, padding=1),
+                    nn.Conv2d(inputs, outputs, kernel_size=3, padding=1),
                     nn.ReLU(inplace=True),
-                    nn.Conv2d(after, after, kernel_size=3, padding=1),
+                    nn.Conv2d(outputs, outputs, kernel_size=3, padding=1),
                     nn.ReLU(inplace=True),
                     nn.MaxPool2d(2),
                     nn.Dropout(block_dropout),
                 )
-                for before, after in zip([channels, *widths], widths, strict=False)
+                for inputs, outputs in zip([channels, *widths], widths, strict=False)
             )
         )
         self.head = nn.Sequential(
@@ -61,6 +61,6 @@ class KerasCNN(nn.Module):
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.blocks(images).flatten(start_dim=1))
         return logits

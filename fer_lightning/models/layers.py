@@ -1,4 +1,4 @@
-"""What the from-scratch networks have in common."""
+"""Layers and initialisation of the networks that are trained from scratch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size (divided by the stride, rounded up), BatchNorm with the bias of both, ReLU."""
-    uneven: list[nn.Module] = [] if kernel % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]  # an even one needs more on one side
+    """Return a convolution without bias, BatchNorm and ReLU; the output size is the input size / stride, rounded up."""
+    # an even kernel needs one more pixel on one side
+    padding: list[nn.Module] = [] if kernel % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]
     convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=False)
-    return [*uneven, convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return [*padding, convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 def init_weights(module: nn.Module) -> None:
-    """For `Module.apply`: weights drawn for a ReLU after the layer (He et al. 2015), biases 0."""
+    """Initialise a layer that is followed by a ReLU (He et al. 2015), with biases 0; for `Module.apply`."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):
@@ -24,12 +25,12 @@ def init_weights(module: nn.Module) -> None:
 
 
 class OutputLayer(nn.Linear):
-    """The last layer, drawn small: training begins near the uniform answer, at a loss of log(num_classes).
+    """The last layer, with small initial weights: training starts near the uniform prediction, loss log(num_classes).
 
-    Its logits are float32 under autocast too: bfloat16 has 8 bits, in which two classes often score the same.
+    Its logits are float32 also under autocast: with the 8 bits of bfloat16 two classes often have equal scores.
 
     Args:
-        features: Values a picture.
+        features: Number of input features.
         num_classes: Number of logits.
     """
 
@@ -39,7 +40,7 @@ class OutputLayer(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, num_classes) of features (B, features)."""
+        """Return logits (B, num_classes) for features (B, features)."""
         device = features.device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return super().forward(features)
@@ -48,15 +49,15 @@ class OutputLayer(nn.Linear):
 
 
 def map_size(body: str, image_size: int, poolings: int) -> int:
-    """Side of the last feature map in pixels, after `poolings` halvings.
+    """Return the side of the last feature map in pixels, after `poolings` halvings.
 
     Raises:
-        ValueError: Nothing is left of the picture; the message names the smallest size.
+        ValueError: The image is too small; the message gives the minimum size.
     """
     smallest: int = 2**poolings
     if image_size < smallest:
         raise ValueError(
-            f"model.image_size={image_size} is too small for {body}, which halves the picture "
+            f"model.image_size={image_size} is too small for {body}, which halves the image "
             f"{poolings} times; it must be at least {smallest}"
         )
     return image_size // smallest

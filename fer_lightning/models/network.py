@@ -1,4 +1,4 @@
-"""FERNetwork: the whole graph from pixels to logits."""
+"""FERNetwork: the complete graph from pixels to logits, its construction and its weights files."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from fer_lightning.models.tta import centre_crop
 from fer_lightning.run_folder import best_checkpoint
 
 MAX_SIDE = 1024
-"""Pixels a side that a network may be built for."""
+"""Largest `image_size` in pixels that a network may have."""
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB to gray
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the RGB to gray conversion of Pillow and OpenCV
 _PACKAGE = "fer_lightning.models."
 
 
 class FERNetwork(nn.Module):
-    """A body with everything before it: channels, size and normalisation, so that no export can lose them.
+    """A body with its preprocessing: channels, size and normalisation, so that every export includes it.
 
     Args:
-        body: From normalised images (B, channels, image_size, image_size) to logits (B, num_classes). It
+        body: Maps normalised images (B, channels, image_size, image_size) to logits (B, num_classes). It
             has a `head` module and `stages()`, its feature modules from input to output.
-        image_size: Side in pixels of what the body sees.
-        channels: 1 (gray) or 3 (RGB), what the body sees.
-        mean: Subtracted from pixels in [0, 1]; one number, or one a channel.
-        std: Divides afterwards; one number, or one a channel.
+        image_size: Side of the body's input in pixels.
+        channels: Channels of the body's input, 1 (gray) or 3 (RGB).
+        mean: Subtracted from pixels in [0, 1]; one number, or one per channel.
+        std: Divides the difference; one number, or one per channel.
 
     Attributes:
-        temperature: Divides the logits (Guo et al. 2017); an export sets what makes its confidences true.
-        crop: Share of the side of an image that the network sees, around its centre; below 1 where it was trained on
-            crops and is given whole images.
+        temperature: Divides the logits (Guo et al. 2017); an export sets it to calibrate the confidences.
+        crop: Fraction of an image's side that the network sees, around the centre; below 1 for a network that was
+            trained on crops and is given whole images.
 
     Raises:
-        ValueError: `channels`, `mean` or `std` cannot be.
+        ValueError: `channels`, `mean` or `std` is invalid.
     """
 
     mean: Tensor
@@ -75,7 +75,7 @@ class FERNetwork(nn.Module):
                 values = torch.as_tensor(value, dtype=torch.float32).flatten()
             except (TypeError, ValueError, RuntimeError, OverflowError):
                 raise ValueError(
-                    f"model.{name} is {value!r}; it must be a number, or a list of one a channel"
+                    f"model.{name} is {value!r}; it must be a number, or a list with one per channel"
                 ) from None
             if len(values) not in (1, channels):
                 raise ValueError(f"model.{name} has {len(values)} values, but model.channels is {channels}")
@@ -86,7 +86,7 @@ class FERNetwork(nn.Module):
         self.register_buffer("luma", luma, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits.
+        """Return logits.
 
         Args:
             images: Float (B, 1 or 3, H, W) in [0, 1].
@@ -106,8 +106,8 @@ class FERNetwork(nn.Module):
         height, width = images.shape[-2:]
         size = self.image_size
         if (height, width) != (size, size):
-            shrinks = height > size or width > size
-            images = F.interpolate(images, (size, size), mode="bilinear", antialias=shrinks)
+            downscales = height > size or width > size
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=downscales)
         if images.shape[1] < self.channels:
             images = images.expand(-1, self.channels, -1, -1)
         logits: Tensor = self.body((images - self.mean) / self.std)
@@ -115,21 +115,21 @@ class FERNetwork(nn.Module):
 
 
 def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
-    """The network that conf/model describes.
+    """Build the network that conf/model describes.
 
     Args:
         config: `_target_` (a body of this package), `image_size`, `channels`, `mean`, `std`, optionally
-            `weights` (a file for `load_weights`, in place of what `pretrained` would fetch), and the body's
-            own options.
+            `weights` (a file for `load_weights`, instead of the download by `pretrained`), and the options
+            of the body.
         num_classes: Number of logits.
 
     Raises:
-        ValueError: A setting cannot be; the message names it.
-        FileNotFoundError: There is no such weights file.
+        ValueError: A setting is invalid; the message names it.
+        FileNotFoundError: The weights file does not exist.
     """
     size = check_image_size(config.get("image_size"))
     try:
-        body = build_body(config, num_classes, fetches=not config.get("weights"))
+        body = build_body(config, num_classes, fetch_pretrained=not config.get("weights"))
         network = FERNetwork(
             body,
             image_size=size,
@@ -146,34 +146,34 @@ def build_network(config: Mapping[str, Any], num_classes: int) -> FERNetwork:
     return network
 
 
-def build_body(config: Mapping[str, Any], num_classes: int, *, fetches: bool) -> nn.Module:
-    """The body of the network that conf/model describes.
+def build_body(config: Mapping[str, Any], num_classes: int, *, fetch_pretrained: bool) -> nn.Module:
+    """Build the body of the network that conf/model describes.
 
     Args:
         config: As for `build_network`.
         num_classes: Number of logits.
-        fetches: Whether `pretrained` is followed.
+        fetch_pretrained: Whether to download weights if `pretrained` is set.
 
     Raises:
-        ValueError: It is no body of this package, or its options are not those that it takes.
+        ValueError: The target is not a body of this package, or its options are invalid.
     """
     if missing := [key for key, value in config.items() if value == "???"]:
         raise ValueError(f"model.{missing[0]} must be given, for example `model=timm model.name=resnet34`")
     options = {key: value for key, value in config.items() if key not in ("mean", "std", "weights")}
-    if "pretrained" in options and not fetches:
+    if "pretrained" in options and not fetch_pretrained:
         options["pretrained"] = False
-    found = target_of(config, under=(_PACKAGE,))  # a config may come with somebody's checkpoint
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    target = target_of(config, under=(_PACKAGE,))  # the config may come from an untrusted checkpoint
+    if not (isinstance(target, type) and issubclass(target, nn.Module)):
         raise ValueError(f"model._target_ {config['_target_']} is not a network")
     body: nn.Module = build(options, num_classes=num_classes)
     return body
 
 
 def check_image_size(size: object) -> int:
-    """The size, unless it is too large for anybody's memory.
+    """Return the size if it is valid; the maximum bounds the memory.
 
     Raises:
-        ValueError: It is no whole number from 1 to `MAX_SIDE`.
+        ValueError: It is not an integer from 1 to `MAX_SIDE`.
     """
     if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
         raise ValueError(f"model.image_size is {size!r}; it must be a whole number from 1 to {MAX_SIDE}")
@@ -181,20 +181,20 @@ def check_image_size(size: object) -> int:
 
 
 @contextmanager
-def parameters_within(size: int) -> Iterator[None]:
-    """Bounds the parameters of the networks that this thread builds meanwhile, in bytes.
+def limit_parameter_bytes(limit: int) -> Iterator[None]:
+    """Limit the bytes of all parameters that this thread creates within the context.
 
     Raises:
-        ValueError: They need more; none that is too large has been filled by then.
+        ValueError: The parameters exceed the limit; raised before the one that exceeds it is initialised.
     """
-    left, thread = size, get_ident()
+    remaining, thread = limit, get_ident()
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
+        nonlocal remaining
         if parameter is not None and get_ident() == thread:
-            left -= parameter.nbytes
-            if left < 0:
-                raise ValueError(f"the network that it describes has over {size:,} bytes of parameters")
+            remaining -= parameter.nbytes
+            if remaining < 0:
+                raise ValueError(f"its network has more than {limit:,} bytes of parameters")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -204,17 +204,17 @@ def parameters_within(size: int) -> Iterator[None]:
 
 
 def load_weights(network: FERNetwork, path: Path) -> None:
-    """Loads a file into a network: all of it, or its timm backbone.
+    """Load weights from a file into a network or its timm backbone.
 
     Args:
         network: Changed in place.
-        path: `.safetensors`, or `.pt`, `.pth`, `.ckpt` read as data alone. Either the whole network (the
-            state dict of a `FERNetwork`, or a checkpoint of this project; normalisation included), or a
-            backbone in timm's naming.
+        path: `.safetensors`, or `.pt`, `.pth`, `.ckpt`, of which no code is run. It holds either the whole network
+            (the state dict of a `FERNetwork`, or a checkpoint of this project; normalisation included), or a
+            backbone with timm's parameter names.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read, or its weights do not fit exactly; the message says which.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file cannot be read, or its weights do not match exactly; the message gives the reason.
     """
     weights = _read_weights(path)
     try:
@@ -223,18 +223,18 @@ def load_weights(network: FERNetwork, path: Path) -> None:
         elif hasattr(network.body, "load_backbone"):
             network.body.load_backbone(weights)
         else:
-            example = next(iter(weights), "none at all")
-            raise ValueError(f"model.weights={path} is not of this network: its keys are like {example}")
-    except RuntimeError as error:  # torch's and timm's: one line for each way not to fit
+            first_key = next(iter(weights), "none")
+            raise ValueError(f"model.weights={path} holds no weights of this network (its first key: {first_key})")
+    except RuntimeError as error:  # of torch or timm, with one line per mismatch
         reasons = [textwrap.shorten(line, 200) for line in str(error).splitlines()[1:4]] or [str(error)]
         raise ValueError(f"model.weights={path} does not fit this model: {' '.join(reasons)}") from error
 
 
 def weights_origin(path: Path) -> dict[str, Any]:
-    """The provenance in a weights file: data and protocol; empty where it says nothing.
+    """Return the provenance in a weights file (data and protocol), empty if it has none.
 
     Args:
-        path: A checkpoint of this project, or `.safetensors` with metadata, for `load_weights`.
+        path: A file for `load_weights`; a checkpoint of this project or a `.safetensors` with metadata has one.
     """
     if not path.is_file():
         return {}
@@ -243,18 +243,18 @@ def weights_origin(path: Path) -> dict[str, Any]:
             with safetensors.safe_open(path, "pt") as file:
                 return dict(file.metadata() or {})
         return dict(read_torch_file(path)["hyper_parameters"]["provenance"] or {})
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):  # no file of this project
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):  # not a file of this project
         return {}
 
 
 def check_weights_file(path: Path) -> None:
-    """Says why `model.weights` names no file.
+    """Check that `model.weights` is a file.
 
     Raises:
-        FileNotFoundError: There is none, or the path is a folder.
+        FileNotFoundError: The path does not exist or is a folder.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"model.weights={path} is a folder: of a run give {best_checkpoint(path)}")
+        raise FileNotFoundError(f"model.weights={path} is a folder; for a run, give {best_checkpoint(path)}")
     if not path.is_file():
         raise FileNotFoundError(f"model.weights={path}: there is no such file")
 
@@ -267,33 +267,34 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix in (".pt", ".pth", ".ckpt"):
             weights = read_torch_file(path)
             weights = weights.get("state_dict", weights)
-            prefix = "network."  # of a checkpoint that this project wrote
-            parts = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-            return parts or dict(weights)
+            prefix = "network."  # in a checkpoint of this project
+            network_weights = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+            return network_weights or dict(weights)
     except (SafetensorError, ValueError, AttributeError) as error:
         raise ValueError(f"model.weights={path} cannot be read as weights ({one_line(error)})") from error
     raise ValueError(f"model.weights={path} must be a .safetensors file, or .pt, .pth, .ckpt")
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of weights, frozen ones included."""
+    """Return the number of parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def size_learnt_from(network: FERNetwork, picture: Sequence[int]) -> tuple[int, int]:
-    """Size and channels of the pictures to show a network: those of its training, but no more than it looks at.
+def training_input_size(network: FERNetwork, image_shape: Sequence[int]) -> tuple[int, int]:
+    """Return the side in pixels and the channels of the images for a network.
 
-    A network that enlarges 48 px to 224 px learnt from enlarged pictures, and would not know sharp ones. Of a network
-    that crops (`crop`), the size is that of the whole picture.
+    They are those of its training images, but at most the network's own: a network that enlarges 48 px to 224 px was
+    trained on enlarged images, and sharp ones would be out of distribution. For a network that crops (`crop`), the size
+    is that of the whole image.
 
     Args:
         network: The network.
-        picture: Shape of the pictures that it was trained on, (H, W) or (H, W, 3).
+        image_shape: Shape of the images that it was trained on, (H, W) or (H, W, 3).
     """
-    size = min(round(network.image_size / network.crop), max(picture[:2]))
-    return size, min(network.channels, 3 if len(picture) == 3 else 1)
+    size = min(round(network.image_size / network.crop), max(image_shape[:2]))
+    return size, min(network.channels, 3 if len(image_shape) == 3 else 1)
 
 
 def is_dense(module: nn.Module) -> bool:
-    """Whether no convolution is grouped or depthwise."""
+    """Whether all convolutions are dense: none is grouped or depthwise."""
     return all(layer.groups == 1 for layer in module.modules() if isinstance(layer, nn.Conv2d))

@@ -1,4 +1,4 @@
-"""The residual block that several of the networks are made of."""
+"""The residual block that several networks share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from fer_lightning.models.layers import conv_norm_relu
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(x + f(x)), f two Conv3x3-BatchNorm with a ReLU between (He et al. 2016, arXiv 1512.03385, fig. 2).
+    """ReLU(x + f(x)); f is two Conv3x3-BatchNorm with a ReLU between (He et al. 2016, arXiv 1512.03385, fig. 2).
 
-    Where channels or size change, x goes through a 1x1 convolution and BatchNorm. The last BatchNorm of f begins at 1:
-    begun at 0, so that a block begins as its shortcut, small networks under SGD stay at chance on FER2013 for epochs.
+    If channels or size change, x passes through a 1x1 convolution and BatchNorm. The weight of the last BatchNorm of f
+    is initialised to 1: with 0, where a block starts as its shortcut, small networks under SGD stay at chance on
+    FER2013 for several epochs.
 
     Args:
         in_channels: Channels of x.
-        out_channels: Channels of the answer.
-        stride: Of the first convolution.
-        squeeze_excite: Whether f ends in a channel gate (Hu et al. 2018, arXiv 1709.01507) of about a sixteenth of the
-            channels, in eights.
-        drop_path: Probability that f is left out for a picture in training (Huang et al. 2016, arXiv 1603.09382).
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution.
+        squeeze_excite: Whether f ends in a channel gate (Hu et al. 2018, arXiv 1709.01507), with a bottleneck of about
+            1/16 of the channels, rounded to a multiple of 8.
+        drop_path: Probability of skipping f for an image in training (Huang et al. 2016, arXiv 1603.09382).
     """
 
     def __init__(
@@ -48,6 +49,6 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, out_channels, h / stride, w / stride) of features (B, in_channels, h, w)."""
+        """Return features (B, out_channels, h / stride, w / stride) for features (B, in_channels, h, w)."""
         out: Tensor = self.relu(self.shortcut(features) + self.residual(features))
         return out

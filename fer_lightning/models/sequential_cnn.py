@@ -1,4 +1,4 @@
-"""SequentialCNN: the plain small network that every tutorial starts with."""
+"""SequentialCNN: a small network as in introductory tutorials."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class SequentialCNN(nn.Module):
         widths = [width, 2 * width, 4 * width]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(*conv_norm_relu(before, after), nn.MaxPool2d(2))
-                for before, after in zip([channels, *widths], widths, strict=False)
+                nn.Sequential(*conv_norm_relu(inputs, outputs), nn.MaxPool2d(2))
+                for inputs, outputs in zip([channels, *widths], widths, strict=False)
             )
         )
         self.head = nn.Sequential(
@@ -52,6 +52,6 @@ class SequentialCNN(nn.Module):
         return list(self.layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.layers(images).flatten(start_dim=1))
         return logits

@@ -8,7 +8,7 @@ from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weight
 
 
 class VGG19(nn.Module):
-    """Five blocks of 2, 2, 4, 4 and 4 Conv3x3-BatchNorm-ReLU and a max-pool, averaged, dropout, one linear layer.
+    """Five blocks of 2, 2, 4, 4 and 4 Conv3x3-BatchNorm-ReLU and a max-pool, average pooling, dropout, linear layer.
 
     Simonyan & Zisserman 2015 (arXiv 1409.1556, table 1, E) without its large fully connected layers, as in
     github.com/WuJie1010/Facial-Expression-Recognition.Pytorch; 20.0 M parameters.
@@ -30,14 +30,14 @@ class VGG19(nn.Module):
         super().__init__()
         map_size("VGG19", image_size, poolings=5)
         self.blocks = nn.Sequential()
-        before = channels
+        inputs = channels
         for factor, depth in ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4)):
             block = nn.Sequential()
             for _ in range(depth):
-                block.extend(conv_norm_relu(before, factor * width))
-                before = factor * width
+                block.extend(conv_norm_relu(inputs, factor * width))
+                inputs = factor * width
             self.blocks.append(block.append(nn.MaxPool2d(2)))
-        self.head = nn.Sequential(nn.Dropout(dropout), OutputLayer(before, num_classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), OutputLayer(inputs, num_classes))
         self.blocks.apply(init_weights)
 
     def stages(self) -> list[nn.Module]:
@@ -45,6 +45,6 @@ class VGG19(nn.Module):
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, channels, image_size, image_size)."""
+        """Return logits (B, num_classes) for normalised images (B, channels, image_size, image_size)."""
         logits: Tensor = self.head(self.blocks(images).mean(dim=(2, 3)))
         return logits

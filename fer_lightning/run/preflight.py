@@ -185,7 +185,7 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
     """
     size, target = model["image_size"], model["_target_"]
     with suiting(f"model.image_size={size} or another option does not suit {target}"), torch.device("meta"):
-        body = build_body(model, classes, fetches=False)
+        body = build_body(model, classes, fetch_pretrained=False)
         try:
             said = body.eval()(torch.zeros(1, model["channels"], size, size))
         except NotImplementedError:  # an operator that torch cannot do without memory

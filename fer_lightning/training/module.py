@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from fer_lightning.config import build, target_of
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.files import one_line
-from fer_lightning.models.network import FERNetwork, build_network, parameters_within
+from fer_lightning.models.network import FERNetwork, build_network, limit_parameter_bytes
 from fer_lightning.models.tta import average_views
 from fer_lightning.training.callbacks import TrainingProgress
 from fer_lightning.training.checkpoint_io import read_checkpoint
@@ -305,7 +305,7 @@ def load_module(path: Path) -> FERModule:
         checkpoint = read_checkpoint(path)
         hyperparameters = checkpoint["hyper_parameters"]
         unfetched = {k: v for k, v in hyperparameters["model"].items() if k not in ("pretrained", "weights")}
-        with parameters_within(2 * path.stat().st_size):  # which all of them lie in; some bodies drop a layer
+        with limit_parameter_bytes(2 * path.stat().st_size):  # which all of them lie in; some bodies drop a layer
             module = FERModule(**{**hyperparameters, "model": unfetched})
         module.load_state_dict(checkpoint["state_dict"])
     except (MemoryError, torch.OutOfMemoryError):

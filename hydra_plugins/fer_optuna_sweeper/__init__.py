@@ -1,6 +1,6 @@
 """Optuna sweeps for any Hydra app: `python app.py -m hydra/sweeper=fer_optuna 'lr=interval(0.1,1)'`.
 
-A job that wants to report, be pruned or note something asks for its trial:
+A job reports values, is pruned and stores attributes through its trial:
 
     from hydra_plugins.fer_optuna_sweeper import current_trial
 

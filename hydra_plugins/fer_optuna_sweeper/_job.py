@@ -1,4 +1,4 @@
-"""Runs in each job's process: finds its trial, sends its heartbeat, records its end."""
+"""Runs a job as its trial, in the job's process: sends heartbeats and records the result."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ _current: optuna.Trial | None = None
 
 
 def current_trial() -> optuna.Trial | None:
-    """The trial that this process runs, None outside a sweep.
+    """Return the trial that this process runs, None outside a sweep.
 
     It has `report(value, step)`, `should_prune()`, `set_user_attr(key, value)`, `number`, `params` and
-    `study`. Optuna knows no pruning with several objectives: where `len(trial.study.directions) > 1`,
+    `study`. Optuna does not prune with several objectives: if `len(trial.study.directions) > 1`,
     `report` and `should_prune` raise NotImplementedError.
     """
     return _current
 
 
 class TrialTask:
-    """The app's task function for a launcher, which may send it to another process.
+    """Wraps the app's task function for a launcher, which may send it to another process.
 
-    The study is told here, in the job's own process, so that a result is safe at once: neither the
-    other jobs of a launch nor the life of the sweep's process matter to it.
+    The result is written to the study in the job's own process, as soon as the job ends: it depends
+    neither on the other jobs of the launch nor on the sweep's process.
 
     Args:
-        task: The app's own function.
+        task: The app's task function.
     """
 
     def __init__(self, task: TaskFunction) -> None:
         self.task = task
-        self.address: StudyAddress | None = None  # set when the sweep begins
+        self.address: StudyAddress | None = None  # set when the sweep starts
 
     def __call__(self, config: DictConfig) -> Any:
-        """Run the job as the trial whose number is the job's.
+        """Run the job as the trial with the job's number.
 
         Raises:
-            RuntimeError: With the trial's message, where it failed, so that Hydra's callbacks know.
+            RuntimeError: The trial failed; carries its message, so that Hydra's callbacks see the failure.
         """
         global _current
         import optuna
@@ -69,44 +69,44 @@ class TrialTask:
             trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
             trial.set_user_attr("output_dir", str(HydraConfig.get().runtime.output_dir))
         except optuna.exceptions.UpdateFinishedTrialError:
-            raise RuntimeError(f"trial {number} was given up while its job waited to start") from None
+            raise RuntimeError(f"trial {number} was marked as lost before its job started") from None
         _current = trial
         with Heartbeat(self.address, [trial_id]):
             try:
                 result = self.task(config)
-                values = _values(result, len(study.directions))
+                values = _objective_values(result, len(study.directions))
             except optuna.TrialPruned:
                 state, values = optuna.trial.TrialState.PRUNED, None
             except Exception as error:
                 state, values = optuna.trial.TrialState.FAIL, None
                 message = f"{type(error).__name__}: {error}"[:2000]
-                if isinstance(error, HydraException):  # a mistake that is told in a sentence
+                if isinstance(error, HydraException):  # a user error: its message needs no traceback
                     log.error("trial %d failed: %s", number, error)
                 else:
                     log.exception("trial %d failed", number)
             finally:
                 _current = None
-            gc.collect()  # what the job held must not wait for the next one to need it
+            gc.collect()  # free the job's memory before the next job needs it
             tell(study, self.address, number, state, values, message)
-        if message:  # raised anew: the job's own error keeps its frames alive, and may not survive a pickle
+        if message:  # a new error: the job's own one keeps its frames alive and may not be picklable
             raise RuntimeError(f"trial {number}: {message}")
         return result
 
 
-def _values(result: Any, count: int) -> list[float]:
-    """The objectives that a job returned.
+def _objective_values(result: Any, count: int) -> list[float]:
+    """Return the objective values of a job as floats.
 
     Raises:
-        ValueError: They are not so many finite numbers.
+        ValueError: The result is not `count` finite numbers.
     """
     needed = "one number" if count == 1 else f"{count} numbers"
     parts = list(result) if isinstance(result, Sequence) and not isinstance(result, str) else [result]
     try:
         values = [float(part) for part in parts]
     except (TypeError, ValueError):
-        raise ValueError(f"the job returned {result!r}, the study needs {needed}") from None
+        raise ValueError(f"the job returned {result!r}, but the study needs {needed}") from None
     if len(values) != count:
-        raise ValueError(f"the job returned {result!r}, the study needs {needed}")
+        raise ValueError(f"the job returned {result!r}, but the study needs {needed}")
     if not all(map(math.isfinite, values)):
         raise ValueError(f"the job returned {result!r}, which is not finite")
     return values

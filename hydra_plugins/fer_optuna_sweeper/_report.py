@@ -1,4 +1,4 @@
-"""Reports a study in the terminal and in `optimization_results.yaml`."""
+"""Reports of a study: terminal lines and `optimization_results.yaml`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
-from hydra_plugins.fer_optuna_sweeper._study import FAILURE, OVERRIDES, is_lost, tally
+from hydra_plugins.fer_optuna_sweeper._study import FAILURE, OVERRIDES, is_lost, trials_by_state
 
 if TYPE_CHECKING:
     from hydra_plugins.fer_optuna_sweeper.sweeper import FerOptunaSweeper
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or the Pareto front by its first objective; empty before any is complete."""
+    """Return the best trial, or the Pareto front sorted by objective values; empty while no trial is complete."""
     if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
         return []
     if len(study.directions) == 1:
@@ -30,18 +30,18 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(study.best_trials, key=lambda trial: tuple(trial.values))
 
 
-def steps(study: optuna.Study) -> int:
-    """How many steps (epochs, as a rule) the trials have reported, lost trials included."""
+def reported_steps(study: optuna.Study) -> int:
+    """Count the steps (usually epochs) that all trials have reported, lost trials included."""
     return sum(len(trial.intermediate_values) for trial in study.get_trials(deepcopy=False))
 
 
-def line(trial: FrozenTrial, study: optuna.Study, total: int) -> str:
-    """One line on a trial that has ended."""
+def trial_line(trial: FrozenTrial, study: optuna.Study, total: int) -> str:
+    """Format a finished trial as one line: state, values, duration, best trial, progress."""
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    state = "lost, to be tried again" if is_lost(trial) else states.get(trial.state, "running")
+    state = "lost, will be retried" if is_lost(trial) else states.get(trial.state, "running")
     text = f"trial {trial.number} {state}"
     if trial.state == TrialState.COMPLETE:
-        text += ": " + _values(trial)
+        text += ": " + _format_values(trial)
     elif trial.state == TrialState.PRUNED and trial.last_step is not None:
         text += f" at step {trial.last_step}"
     elif trial.state == TrialState.FAIL:
@@ -50,17 +50,17 @@ def line(trial: FrozenTrial, study: optuna.Study, total: int) -> str:
         text += f" after {trial.duration.total_seconds():.1f} s"
     best = best_trials(study)
     if len(study.directions) == 1 and best:
-        text += f"; best {_values(best[0])} (trial {best[0].number})"
-    count = tally(study)
-    return text + f"; {count.started - len(count.running)} of {total}"
+        text += f"; best {_format_values(best[0])} (trial {best[0].number})"
+    trials = trials_by_state(study)
+    return text + f"; {trials.started - len(trials.running)} of {total}"
 
 
-def _values(trial: FrozenTrial) -> str:
+def _format_values(trial: FrozenTrial) -> str:
     return ", ".join(f"{value:.6g}" for value in trial.values or [])
 
 
 def retrain_command(trial: FrozenTrial) -> str:
-    """The command that runs the trial's job again, on its own."""
+    """Return the command that runs the trial's job again as a single run."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
     options, _ = get_args_parser().parse_known_args(sys.argv[1:])
@@ -68,43 +68,43 @@ def retrain_command(trial: FrozenTrial) -> str:
         if value := getattr(options, option, None):
             program += [f"--{option.replace('_', '-')}", value]
     command = shlex.join(["python", *program, *trial.user_attrs.get(OVERRIDES, [])])
-    command = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", command)  # passwords stay out of files and terminals
+    command = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", command)  # no passwords in files and terminals
     return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s']+", r"\1***", command, flags=re.IGNORECASE)
 
 
 def _counts(study: optuna.Study) -> dict[str, int]:
-    count = tally(study)
+    trials = trials_by_state(study)
     lost = sum(map(is_lost, study.get_trials(deepcopy=False)))
     return {
-        "complete": len(count.complete),
-        "pruned": len(count.pruned),
-        "failed": len(count.failed),
-        "running": len(count.running),
+        "complete": len(trials.complete),
+        "pruned": len(trials.pruned),
+        "failed": len(trials.failed),
+        "running": len(trials.running),
         "lost_and_repeated": lost,
     }
 
 
 def summary(study: optuna.Study) -> str:
-    """Some lines for the terminal."""
+    """Format the study for the terminal: counts, the best trials and the commands that retrain them."""
     counts = {name.replace("_", " "): n for name, n in _counts(study).items() if n}
-    if spent := steps(study):
-        counts["steps reported"] = spent
+    if steps := reported_steps(study):
+        counts["steps reported"] = steps
     lines = [f"Study {study.study_name}: " + ", ".join(f"{n} {name}" for name, n in counts.items())]
     best = best_trials(study)
     if not best:
-        return "\n".join([*lines, "No trial is complete, so there is no best one."])
+        return "\n".join([*lines, "No trial is complete, so there is no best trial."])
     if len(study.directions) > 1:
         lines.append(f"Pareto front ({', '.join(d.name.lower() for d in study.directions)}):")
     for trial in best:
         params = " ".join(f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in trial.params.items())
         one = len(study.directions) == 1
-        lines.append(f"{'Best:     ' if one else '  '}trial {trial.number}: {_values(trial)} with {params}")
+        lines.append(f"{'Best:     ' if one else '  '}trial {trial.number}: {_format_values(trial)} with {params}")
         lines.append(f"{'Retrain:  ' if one else '    '}{retrain_command(trial)}")
     return "\n".join(lines)
 
 
 def write_results(study: optuna.Study, plugin: FerOptunaSweeper, sweep_dir: Path) -> Path:
-    """Write `optimization_results.yaml`, whole or not at all."""
+    """Write `optimization_results.yaml` atomically and return its path."""
     results: dict[str, Any] = {"name": "optuna"}
     best = best_trials(study)
     if len(study.directions) > 1:
@@ -130,10 +130,10 @@ def write_results(study: optuna.Study, plugin: FerOptunaSweeper, sweep_dir: Path
         "storage": make_url(plugin.task.address.url).render_as_string(hide_password=True),
         "directions": [direction.name.lower() for direction in study.directions],
         "trials": _counts(study),
-        "steps": steps(study),
+        "steps": reported_steps(study),
     }
     path = sweep_dir / "optimization_results.yaml"
-    draft = path.with_suffix(f".{os.getpid()}")
-    OmegaConf.save(OmegaConf.create(results), draft)
-    os.replace(draft, path)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    OmegaConf.save(OmegaConf.create(results), temporary)
+    os.replace(temporary, path)
     return path

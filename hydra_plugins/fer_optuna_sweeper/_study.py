@@ -1,4 +1,4 @@
-"""A study in a database shared by any number of processes: claims, heartbeats, trials of dead workers."""
+"""A study in a database shared by any number of processes: claims, heartbeats, recovery of lost trials."""
 
 import json
 import logging
@@ -21,25 +21,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
-# The trial's user attributes by which workers understand each other.
-OVERRIDES = "overrides"  # list of str: the job's overrides, written when the claim is whole
+# User attributes of a trial, read by all workers.
+OVERRIDES = "overrides"  # list of str: the job's overrides, written last in a claim
 WORKER = "worker"  # host:pid of the job, written when it starts
 FAILURE = "failure"  # why the trial failed, one line
-LOST = "lost"  # True: its process died; another trial takes its place
-ATTEMPT = "attempt"  # 2, 3: the trial repeats one that was lost
-MAX_ATTEMPTS = 3  # a trial that kills its process so often has failed by its own doing
+LOST = "lost"  # True: its process died and another trial replaces it
+ATTEMPT = "attempt"  # 2, 3: number of the attempt, for a trial that repeats a lost one
+MAX_ATTEMPTS = 3  # after so many process deaths the trial itself counts as failed
 
 
 @dataclass(frozen=True)
 class StudyAddress:
-    """All that a process needs to join a study. Small, hashable and picklable.
+    """What a process needs to open a study; small, hashable and picklable.
 
     Attributes:
         url: SQLAlchemy URL of a sqlite file (absolute) or a PostgreSQL database.
-        name: The study's name in it.
-        pruner: The pruner's config, as JSON, since it may be nested.
-        heartbeat_interval: Seconds between signs of life.
-        grace_period: Seconds of silence that mean death.
+        name: The study's name in that database.
+        pruner: The pruner's config as JSON, because it may be nested.
+        heartbeat_interval: Seconds between heartbeats.
+        grace_period: Seconds without a heartbeat after which a trial is stale.
     """
 
     url: str
@@ -50,11 +50,11 @@ class StudyAddress:
 
     @property
     def storage(self) -> optuna.storages.RDBStorage:
-        """The database, connected once a process."""
+        """The storage, created once per process."""
         return _storage(self)
 
     def open(self) -> optuna.Study:
-        """The study as a job sees it: it prunes, it never samples."""
+        """Load the study for a job, which prunes but does not sample."""
         return optuna.load_study(
             study_name=self.name,
             storage=self.storage,
@@ -63,19 +63,19 @@ class StudyAddress:
         )
 
     def build_pruner(self) -> optuna.pruners.BasePruner:
-        """A new pruner."""
+        """Return a new pruner."""
         from hydra.utils import instantiate
 
-        with _quiet():
+        with _ignore_optuna_warnings():
             pruner: optuna.pruners.BasePruner = instantiate(json.loads(self.pruner))
         return pruner
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one process at a time, on any machine; the database frees it when its holder dies.
+        """Hold the study's lock, exclusive over all processes; the database releases it when its holder dies.
 
-        Every change of a trial's state happens under it: sqlite does not lock the rows that Optuna
-        reads before it writes, so that two workers could otherwise take, or bury, the same trial.
+        Every change of a trial's state needs the lock: sqlite does not lock the rows that Optuna reads
+        before it writes, so two workers could otherwise claim or fail the same trial.
         """
         url = make_url(self.url)
         if url.get_backend_name() == "sqlite":
@@ -95,10 +95,10 @@ class StudyAddress:
 def _storage(address: StudyAddress) -> optuna.storages.RDBStorage:
     url = make_url(address.url)
     connect = {"timeout": 120} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
-    with _quiet():
+    with _ignore_optuna_warnings():
         return optuna.storages.RDBStorage(
             address.url.replace("{", "{{").replace("}", "}}"),  # Optuna formats the URL
-            # No connection is kept: a training may last hours, and may fork its data loaders.
+            # No connection is pooled: a job may run for hours and may fork its data loaders.
             engine_kwargs={"poolclass": NullPool, "connect_args": connect},
             heartbeat_interval=address.heartbeat_interval,
             grace_period=address.grace_period,
@@ -106,8 +106,8 @@ def _storage(address: StudyAddress) -> optuna.storages.RDBStorage:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna warns that heartbeats are experimental and meant for Study.optimize: here they are meant so."""
+def _ignore_optuna_warnings() -> Iterator[None]:
+    """Suppress Optuna's warnings on experimental features and on heartbeats outside of Study.optimize."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
@@ -115,11 +115,11 @@ def _quiet() -> Iterator[None]:
 
 
 class Heartbeat:
-    """Signs of life of some running trials, from a thread, as long as the `with` lasts.
+    """Context manager that records heartbeats of running trials from a thread.
 
     Args:
         address: The study.
-        trial_ids: The storage's ids of the trials.
+        trial_ids: The ids of the trials in the storage.
     """
 
     def __init__(self, address: StudyAddress, trial_ids: Sequence[int]) -> None:
@@ -133,8 +133,8 @@ class Heartbeat:
             for trial_id in self._trial_ids:
                 try:
                     storage.record_heartbeat(trial_id)
-                except Exception as error:  # a database that is away for a moment costs no trial
-                    log.warning("no heartbeat for a trial: %s", error)
+                except Exception as error:  # a short outage of the database must not fail the trial
+                    log.warning("cannot record the heartbeat of a trial: %s", error)
             self._stop.wait(self._address.heartbeat_interval)
         storage.remove_session()
 
@@ -154,18 +154,18 @@ def tell(
     values: Sequence[float] | None,
     failure: str,
 ) -> None:
-    """Write down how a trial ended; hours of training must outlive a database that is away for minutes.
+    """Write the result of a trial, with retries, so that a database outage of minutes costs no training.
 
     Args:
         study: The study.
-        address: Where it is.
-        number: The trial.
+        address: The address of the study.
+        number: The number of the trial.
         state: COMPLETE, PRUNED or FAIL.
-        values: One a direction, None unless it is complete.
-        failure: Why it failed, else empty.
+        values: One per direction; None unless the trial is complete.
+        failure: Why the trial failed; empty if it did not.
 
     Raises:
-        RuntimeError: The trial was given up meanwhile; what it found is not written.
+        RuntimeError: The trial was marked as lost in the meantime; its result is not written.
     """
     for pause in (1, 10, 60, 180, 0):
         try:
@@ -175,20 +175,22 @@ def tell(
                 study.tell(number, values, state)
             return
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            raise RuntimeError(f"trial {number} was given up as lost before it ended: result dropped") from None
+            raise RuntimeError(
+                f"trial {number} was marked as lost before it finished; its result is discarded"
+            ) from None
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
             if not pause:
                 raise
-            log.warning("trial %d: the database is away, again in %d s: %s", number, pause, error)
+            log.warning("trial %d: the database is not available, retrying in %d s: %s", number, pause, error)
             time.sleep(pause)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this worker, and no other, runs.
+    """A trial that only this worker runs.
 
     Attributes:
-        number: Its number in the study, which is the job's number too.
+        number: Its number in the study, which is also the job's number.
         trial_id: Its id in the storage.
         overrides: The job's overrides.
     """
@@ -199,15 +201,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Where a study stands: numbers of its trials, those that were lost and repeated left out.
+class TrialsByState:
+    """Numbers of the trials of a study by state, without those that were lost and repeated.
 
     Attributes:
-        complete: Ended with a value.
+        complete: Finished with a value.
         pruned: Stopped early.
-        failed: Raised, or returned no number.
-        running: Running now.
-        waiting: To be repeated.
+        failed: Raised an error or returned no finite number.
+        running: Claimed and not finished.
+        waiting: Enqueued for another attempt.
     """
 
     complete: list[int]
@@ -218,22 +220,22 @@ class Tally:
 
     @property
     def started(self) -> int:
-        """How many trials count towards the total."""
+        """Number of trials that count towards `n_trials`."""
         return len(self.complete) + len(self.pruned) + len(self.failed) + len(self.running)
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether the trial failed with its process only, and so does not count."""
+    """Whether the trial failed only because its process died; it does not count towards `n_trials`."""
     return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(LOST))
 
 
-def tally(study: optuna.Study) -> Tally:
-    """Count a study's trials by what became of them."""
+def trials_by_state(study: optuna.Study) -> TrialsByState:
+    """Group the numbers of a study's trials by state, lost trials excluded."""
     numbers: dict[TrialState, list[int]] = {state: [] for state in TrialState}
     for trial in study.get_trials(deepcopy=False):
         if not is_lost(trial):
             numbers[trial.state].append(trial.number)
-    return Tally(
+    return TrialsByState(
         numbers[TrialState.COMPLETE],
         numbers[TrialState.PRUNED],
         numbers[TrialState.FAIL],
@@ -242,18 +244,20 @@ def tally(study: optuna.Study) -> Tally:
     )
 
 
-def give_up(study: optuna.Study, address: StudyAddress, number: int, why: str) -> FrozenTrial | None:
-    """End a trial whose process is gone, and queue its parameters for another attempt. Under the lock.
+def fail_and_requeue(study: optuna.Study, address: StudyAddress, number: int, reason: str) -> FrozenTrial | None:
+    """Fail a trial whose process is gone and enqueue its parameters for another attempt.
+
+    The caller holds the lock.
 
     Returns:
-        The ended trial, None where it was not running.
+        The failed trial, None if it was not running.
     """
     trial = study.get_trials(deepcopy=False)[number]
     if trial.state != TrialState.RUNNING:
         return None
     attempt = trial.user_attrs.get(ATTEMPT, 1)
     lost = attempt < MAX_ATTEMPTS
-    address.storage.set_trial_user_attr(trial._trial_id, FAILURE, why)
+    address.storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
     address.storage.set_trial_user_attr(trial._trial_id, LOST, lost)
     study.tell(number, state=TrialState.FAIL)
     if lost and OVERRIDES in trial.user_attrs:
@@ -261,19 +265,21 @@ def give_up(study: optuna.Study, address: StudyAddress, number: int, why: str) -
     return study.get_trials(deepcopy=False)[number]
 
 
-def give_up_silent(study: optuna.Study, address: StudyAddress) -> list[FrozenTrial]:
-    """End the running trials that no process runs any more. Under the lock.
+def fail_stale_trials(study: optuna.Study, address: StudyAddress) -> list[FrozenTrial]:
+    """Fail and requeue the running trials whose process is gone. The caller holds the lock.
 
-    A trial without its overrides was being claimed by a process that died, since claims are made
-    under the lock; any other must have been silent for the grace period, by the database's clock.
+    A trial without overrides was being claimed by a process that died, because claims are made under
+    the lock; any other has had no heartbeat for the grace period, by the database's clock.
     """
-    silent = set(address.storage._get_stale_trial_ids(study._study_id))
-    ended = [
-        give_up(study, address, t.number, f"its process was silent for more than {address.grace_period} s")
+    stale = set(address.storage._get_stale_trial_ids(study._study_id))
+    failed = [
+        fail_and_requeue(
+            study, address, t.number, f"its process sent no heartbeat for more than {address.grace_period} s"
+        )
         for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if t._trial_id in silent or OVERRIDES not in t.user_attrs
+        if t._trial_id in stale or OVERRIDES not in t.user_attrs
     ]
-    return [trial for trial in ended if trial is not None]
+    return [trial for trial in failed if trial is not None]
 
 
 def claim(
@@ -284,29 +290,29 @@ def claim(
     sampler: Callable[[int], optuna.samplers.BaseSampler],
     grid: Sequence[dict[str, Any]] | None,
 ) -> list[Claim]:
-    """Take the next trials, with consecutive numbers. Under the lock.
+    """Claim the next trials, with consecutive numbers. The caller holds the lock.
 
     Args:
         study: The study; its sampler is replaced.
-        address: Where it is.
-        limit: How many trials at most.
-        suggest: Chooses a trial's parameters and returns the job's overrides.
-        sampler: A sampler for a trial's number.
-        grid: The points to visit in turn, None to let the sampler choose.
+        address: The address of the study.
+        limit: Maximum number of trials.
+        suggest: Samples a trial's parameters and returns the job's overrides.
+        sampler: Returns the sampler for a trial's number.
+        grid: The points to visit in order, None to use the sampler.
     """
     trials = study.get_trials(deepcopy=False)
     waiting = [t.number for t in trials if t.state == TrialState.WAITING]
     visited = [p for t in trials if not is_lost(t) for p in [t.system_attrs.get("fixed_params") or t.params]]
-    rest = iter([point for point in grid or [] if point not in visited])
+    unvisited = iter([point for point in grid or [] if point not in visited])
     claims: list[Claim] = []
-    for number, first in zip(chain(waiting, count(len(trials))), count(waiting[0] if waiting else len(trials))):
-        if len(claims) >= limit or number != first:
+    for number, expected in zip(chain(waiting, count(len(trials))), count(waiting[0] if waiting else len(trials))):
+        if len(claims) >= limit or number != expected:
             break
         if grid is not None and number not in waiting:
-            if (point := next(rest, None)) is None:
+            if (point := next(unvisited, None)) is None:
                 break
             study.enqueue_trial(point)
-        with _quiet():
+        with _ignore_optuna_warnings():
             study.sampler = sampler(number)
             trial = study.ask()
         address.storage.record_heartbeat(trial._trial_id)
@@ -317,16 +323,18 @@ def claim(
 
 
 def absolute_url(storage: str | None, default: Path) -> str:
-    """The URL of the storage as every process can use it, the folder of a sqlite file made.
+    """Return the storage URL with an absolute path, and create the folder of a sqlite file.
 
     Raises:
-        ValueError: It is no URL of a sqlite file or a PostgreSQL database.
+        ValueError: It is not the URL of a sqlite file or a PostgreSQL database.
     """
     url = make_url(storage or f"sqlite:///{default}")
     if url.get_backend_name() == "postgresql":
         return url.render_as_string(hide_password=False)
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        raise ValueError("storage must be sqlite:///path/of/a/file.db or postgresql+psycopg://user@host/database")
+        raise ValueError(
+            "hydra.sweeper.storage must be sqlite:///path/of/a/file.db or postgresql+psycopg://user@host/database"
+        )
     path = Path(str(url.database)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     return url.set(database=str(path)).render_as_string(hide_password=False)

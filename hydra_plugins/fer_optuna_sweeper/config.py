@@ -1,4 +1,4 @@
-"""The options of `hydra/sweeper=fer_optuna`, in Hydra's ConfigStore. Imported at every start: no Optuna."""
+"""Options of `hydra/sweeper=fer_optuna` for Hydra's ConfigStore. Hydra imports this at every start: no Optuna here."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,31 +9,31 @@ from omegaconf import MISSING
 
 @dataclass
 class SweeperConf:
-    """`hydra.sweeper.*`; the names are those of Hydra's own Optuna plugin where it has them."""
+    """`hydra.sweeper.*`; shared options have the same names as in Hydra's own Optuna plugin."""
 
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
     _target_: str = "hydra_plugins.fer_optuna_sweeper.sweeper.FerOptunaSweeper"
-    _recursive_: bool = False  # sampler, pruner and observers are built when the sweep begins
+    _recursive_: bool = False  # sampler, pruner and observers are instantiated when the sweep starts
     _convert_: str = "all"
     sampler: Any = MISSING
     pruner: Any = MISSING
-    direction: Any = "minimize"  # or a list with one direction an objective: [maximize, minimize]
+    direction: Any = "minimize"  # or a list with one direction per objective: [maximize, minimize]
     n_trials: int = 20  # in total, over all workers and resumes
-    n_jobs: int = 1  # trials a launch; a launcher that runs in parallel runs so many at once
-    max_failures: int | None = 5  # failed trials that the study may have; null for any number
-    study_name: str | None = None  # null: the job's name and a hash of space and config
-    without_effect: list[str] = field(default_factory=list)  # keys and groups that are no part of that hash
+    n_jobs: int = 1  # trials per launch; a parallel launcher runs them at the same time
+    max_failures: int | None = 5  # the sweep stops when more trials have failed; null for no limit
+    study_name: str | None = None  # null: the job's name and a hash of search space and config
+    without_effect: list[str] = field(default_factory=list)  # keys and groups excluded from that hash
     storage: str | None = None  # sqlite:/// or postgresql+psycopg://; null: outputs/sweeps/<study_name>.db
     params: dict[str, Any] | None = None  # the search space, in Hydra's sweep syntax
-    custom_search_space: str | None = None  # dotted name of a function(config, trial) that suggests further
+    custom_search_space: str | None = None  # dotted name of a function(config, trial) that suggests more parameters
     observers: list[Any] = field(default_factory=list)  # _target_s with on_study_start, on_trial_end, on_study_end
-    heartbeat_interval: int = 15  # seconds between the signs of life of a running trial
-    grace_period: int = 60  # seconds of silence after which a running trial is given up and tried again
+    heartbeat_interval: int = 15  # seconds between the heartbeats of a running trial
+    grace_period: int = 60  # seconds without a heartbeat after which a running trial is failed and retried
 
 
 @dataclass
 class RandomConf:
-    """Independent uniform draws: the baseline."""
+    """Independent uniform sampling: the baseline."""
 
     _target_: str = "optuna.samplers.RandomSampler"
     seed: int | None = None
@@ -41,18 +41,18 @@ class RandomConf:
 
 @dataclass
 class TPEConf:
-    """Tree-structured Parzen estimator (Bergstra et al., 2011): the all-rounder."""
+    """Tree-structured Parzen estimator (Bergstra et al., 2011): the default for any space."""
 
     _target_: str = "optuna.samplers.TPESampler"
     seed: int | None = None
     n_startup_trials: int = 10
     n_ei_candidates: int = 24
-    constant_liar: bool = True  # counts running trials as poor ones, so that workers keep apart
+    constant_liar: bool = True  # treats running trials as bad, so that workers do not sample close to each other
 
 
 @dataclass
 class GPConf:
-    """Gaussian process with expected improvement: few, expensive trials; numeric spaces."""
+    """Gaussian process with expected improvement: for few, expensive trials and numeric spaces."""
 
     _target_: str = "optuna.samplers.GPSampler"
     seed: int | None = None
@@ -61,7 +61,7 @@ class GPConf:
 
 @dataclass
 class CMAESConf:
-    """CMA-ES (Hansen, 2001): hundreds of trials, continuous spaces. Needs `pip install cmaes`."""
+    """CMA-ES (Hansen, 2001): for hundreds of trials and continuous spaces. Needs `pip install cmaes`."""
 
     _target_: str = "optuna.samplers.CmaEsSampler"
     seed: int | None = None
@@ -71,7 +71,7 @@ class CMAESConf:
 
 @dataclass
 class NSGAIIConf:
-    """NSGA-II (Deb et al., 2002): two or more objectives and many trials."""
+    """NSGA-II (Deb et al., 2002): for two or more objectives and many trials."""
 
     _target_: str = "optuna.samplers.NSGAIISampler"
     seed: int | None = None
@@ -83,7 +83,7 @@ class NSGAIIConf:
 
 @dataclass
 class GridConf:
-    """Every combination once (of choices and ranges, conditions honoured); n_trials may stop it earlier."""
+    """Every combination of choices and ranges once, conditions respected; a smaller n_trials stops it earlier."""
 
     _target_: str = "optuna.samplers.GridSampler"
     seed: int | None = None  # shuffles the order
@@ -91,14 +91,14 @@ class GridConf:
 
 @dataclass
 class NoPrunerConf:
-    """Every trial runs to its end."""
+    """No pruning: every trial runs to completion."""
 
     _target_: str = "optuna.pruners.NopPruner"
 
 
 @dataclass
 class MedianPrunerConf:
-    """Prunes a trial whose best report is worse than the median of the others' at that step."""
+    """Prunes a trial whose best reported value is worse than the median of the other trials at that step."""
 
     _target_: str = "optuna.pruners.MedianPruner"
     n_startup_trials: int = 5
@@ -120,7 +120,7 @@ class SuccessiveHalvingPrunerConf:
 
 @dataclass
 class HyperbandPrunerConf:
-    """Hyperband (Li et al., 2018): successive halving at several rates at once."""
+    """Hyperband (Li et al., 2018): successive halving at several rates in parallel."""
 
     _target_: str = "optuna.pruners.HyperbandPruner"
     min_resource: int = 1

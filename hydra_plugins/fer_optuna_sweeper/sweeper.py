@@ -1,4 +1,4 @@
-"""The plugin that Hydra finds and imports at every start: everything heavy waits for a sweep."""
+"""The plugin class, which Hydra imports at every start: heavy imports wait until a sweep runs."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from hydra_plugins.fer_optuna_sweeper._job import TrialTask
 
 
 class FerOptunaSweeper(Sweeper):
-    """Hydra's jobs as Optuna's trials: pruned, resumed and shared by any number of workers.
+    """Runs Hydra jobs as Optuna trials: pruned, resumed and shared by any number of workers.
 
     Args:
-        **options: The node `hydra.sweeper`, see `SweeperConf`.
+        **options: The config node `hydra.sweeper`, see `SweeperConf`.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's hook: keeps the context and makes the launcher, for a task that knows of trials."""
+        """Store the context and create the launcher, with a task that runs each job as a trial; called by Hydra."""
         self.hydra_context = hydra_context
         self.config = config
         self.task = TrialTask(task_function)
@@ -30,13 +30,13 @@ class FerOptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the study to its total.
+        """Run the study until it has `n_trials` trials.
 
         Args:
-            arguments: The overrides of the command line without Hydra's own, sweeps included.
+            arguments: The command-line overrides without Hydra's own, sweeps included.
 
         Raises:
-            SystemExit: With one line, where the sweep cannot begin or had to stop.
+            SystemExit: The sweep cannot start or had to stop; the message is one line.
         """
         from hydra_plugins.fer_optuna_sweeper._sweep import Sweep, SweepError
 

@@ -25,7 +25,7 @@ from fer_lightning.export.source import ExportSource, exportable
 from fer_lightning.inference.bundle import Bundle
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
-from fer_lightning.models.network import FERNetwork, build_network, size_learnt_from
+from fer_lightning.models.network import FERNetwork, build_network, training_input_size
 from fer_lightning.reporting import figures
 from fer_lightning.studies import trained
 from fer_lightning.training.module import load_module
@@ -248,7 +248,7 @@ def test_graphs_take_what_the_network_learnt_from(network: dict, crop: float, pi
     }
     built = build_network({**model, **network, "mean": 0.5, "std": 0.5}, 3).eval()
     built.crop = crop
-    assert size_learnt_from(built, picture) == wanted
+    assert training_input_size(built, picture) == wanted
 
 
 def test_a_graph_that_enlarges_takes_any_batch(tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, mo
     source = ExportSource.load(run, [])
     assert asked == ["val", "test"]
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
-    monkeypatch.setattr(sources, "size_learnt_from", lambda network, shape: network.graph)
+    monkeypatch.setattr(sources, "training_input_size", lambda network, shape: network.graph)
     nets = [
         SimpleNamespace(
             module=SimpleNamespace(network_for_whole_images=partial(lambda same: same, net)),

@@ -9,7 +9,7 @@ CNN = {
 }  # fmt: skip
 
 
-def test_parameters_are_counted_and_latency_leaves_the_network_alone() -> None:
+def test_parameters_are_counted_and_latency_does_not_change_the_network() -> None:
     network = build_network(CNN, num_classes=7).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     threads = torch.get_num_threads()

@@ -9,12 +9,12 @@ def mean_of_left_half(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([left, torch.zeros_like(left)], dim=1)
 
 
-def test_flip_shows_the_mirror_image() -> None:
+def test_flip_adds_the_mirror_image() -> None:
     image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert tta.flip(image)[1].tolist() == [[[[2.0, 1.0], [4.0, 3.0]]]]
 
 
-def test_shifts_are_moved_pictures_with_repeated_edges() -> None:
+def test_shifts_move_the_image_and_repeat_its_edges() -> None:
     image = torch.arange(25.0).view(1, 1, 5, 5)
     views = tta.shifts(image, shift=0.2)
     assert len(views) == 10
@@ -27,7 +27,7 @@ def test_shifts_are_moved_pictures_with_repeated_edges() -> None:
     assert all(torch.equal(mirrored, view.flip(-1)) for view, mirrored in zip(views[::2], views[1::2], strict=True))
 
 
-def test_ten_crop_takes_corners_and_centre() -> None:
+def test_ten_crop_contains_corners_and_centre() -> None:
     image = torch.arange(36.0).view(1, 1, 6, 6)
     views = tta.ten_crop(image, size=2 / 3)
     assert len(views) == 10
@@ -48,14 +48,14 @@ def test_average_of_probabilities_and_of_logits() -> None:
         tta.average_views(mean_of_left_half, views, "votes")
 
 
-def test_centre_crop_is_the_centre_of_ten_crop() -> None:
+def test_centre_crop_is_the_last_crop_of_ten_crop() -> None:
     image = torch.rand(2, 1, 48, 48)
     (view,) = tta.centre_crop(image, size=0.833)
     assert view.shape == (2, 1, 40, 40)
     assert torch.equal(view, tta.ten_crop(image, size=0.833)[8])
 
 
-def test_rotations_are_even_angles_with_mirror_images() -> None:
+def test_rotations_have_evenly_spaced_angles_and_mirror_images() -> None:
     image = torch.rand(2, 1, 7, 7)
     views = tta.rotations(image, degrees=90, angles=3)
     assert len(views) == 6
@@ -65,17 +65,17 @@ def test_rotations_are_even_angles_with_mirror_images() -> None:
     assert torch.equal(views[5], views[4].flip(-1))
 
 
-def test_a_single_rotation_is_none_and_shifts_are_shares() -> None:
+def test_a_single_rotation_is_the_identity_and_shifts_must_be_fractions() -> None:
     image = torch.rand(1, 1, 5, 5)
     assert torch.allclose(tta.rotations(image, degrees=30, angles=1)[0], image, atol=1e-6)
-    with pytest.raises(ValueError, match="a share of the side"):
+    with pytest.raises(ValueError, match="a fraction of the side"):
         tta.shifts(image, 1.5)
 
 
-def test_rotations_keep_right_angles_in_wide_pictures() -> None:
+def test_rotations_keep_right_angles_in_wide_images() -> None:
     image = torch.zeros(1, 1, 9, 15)
-    image[..., 4, 4:11] = 1  # a lying line of seven pixels through the centre
-    standing = torch.zeros(1, 1, 9, 15)
-    standing[..., 1:8, 7] = 1
+    image[..., 4, 4:11] = 1  # a horizontal line of seven pixels through the centre
+    vertical = torch.zeros(1, 1, 9, 15)
+    vertical[..., 1:8, 7] = 1
     for view in tta.rotations(image, degrees=90, angles=3)[::4]:
-        assert torch.allclose(view, standing, atol=1e-5)
+        assert torch.allclose(view, vertical, atol=1e-5)

@@ -57,6 +57,6 @@ def test_experiment_pruned_mobile_runs_from_weights(composed, tmp_path: Path, mo
 def test_what_cannot_be_cut_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["prune", f"checkpoint={run}"]) == 2
     assert capsys.readouterr().err.strip() == (
-        "fer prune: the narrower model is as wide as the trained one: name fewer channels, as model.widths=[...]"
+        "fer prune: the narrower model is as wide as the trained one: give fewer channels, such as model.widths=[...]"
     )
     assert not (run / "pruned.safetensors").exists()

@@ -1,4 +1,4 @@
-"""The toy app in processes of its own, and the studies that they leave."""
+"""Fixtures that run the toy app in subprocesses and load the studies that it writes."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ import optuna
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOY = ROOT / "tests" / "sweep" / "toy_app"
+TOY = Path(__file__).parent / "toy_app"
 Start = Callable[..., "subprocess.Popen[str]"]
 Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the toy app in `tmp_path`; what still runs after the test is killed."""
+    """Starts the toy app in `tmp_path`; processes that still run after the test are killed."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str) -> "subprocess.Popen[str]":
@@ -39,20 +39,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def finished(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+def wait_until_finished(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
     output, _ = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 @pytest.fixture
 def app(start: Start) -> Sweep:
-    """Runs the toy app to its end."""
-    return lambda *arguments: finished(start(*arguments))
+    """Runs the toy app and waits for it."""
+    return lambda *arguments: wait_until_finished(start(*arguments))
 
 
 @pytest.fixture
 def start_sweep(start: Start) -> Start:
-    """Starts a worker on the study `toy`; a trial whose process dies is given up within seconds."""
+    """Starts a worker on the study `toy`; a trial whose process dies is failed within seconds."""
     options = ["study_name=toy", "heartbeat_interval=1", "grace_period=6"]
     command = ["-m", "hydra/sweeper=fer_optuna", *(f"hydra.sweeper.{option}" for option in options)]
     return lambda *arguments: start(*command, *arguments)
@@ -60,19 +60,19 @@ def start_sweep(start: Start) -> Start:
 
 @pytest.fixture
 def sweep(start_sweep: Start) -> Sweep:
-    """Runs a sweep to its end, in the study `toy`."""
-    return lambda *arguments: finished(start_sweep(*arguments))
+    """Runs a sweep in the study `toy` and waits for it."""
+    return lambda *arguments: wait_until_finished(start_sweep(*arguments))
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Callable[..., optuna.Study]:
-    """Opens the study `toy` as it stands now, and waits `patience` seconds at most while a worker writes."""
-    # Read only: tables that the reader made at the same moment as a new worker would end the worker.
+    """Loads the study `toy`; waits up to `timeout` seconds while a worker writes."""
+    # Read only: a new worker fails if the reader creates the tables at the same time.
     url = f"sqlite:///file:{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}?mode=ro&uri=true"
 
-    def opened(patience: float = 60) -> optuna.Study:
-        options = {"connect_args": {"timeout": patience}}
+    def load(timeout: float = 60) -> optuna.Study:
+        options = {"connect_args": {"timeout": timeout}}
         storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
         return optuna.load_study(study_name="toy", storage=storage)
 
-    return opened
+    return load

@@ -1,4 +1,4 @@
-"""One worker: how trials end, how a sweep resumes, what it says and what it leaves."""
+"""One worker: how trials end, how a sweep resumes, its messages and its files."""
 
 import json
 import re
@@ -27,36 +27,36 @@ def results(tmp_path: Path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def test_pruned_failed_nan_and_complete_are_told_apart(sweep: Sweep, study: Open, tmp_path: Path):
-    fates = "fate=choice(raise,not_a_number,none,memory,two,prune,fine)"
-    command = [fates, "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=20", "x=3"]
+def test_states_of_pruned_failed_nan_and_complete_trials(sweep: Sweep, study: Open, tmp_path: Path):
+    outcomes = "outcome=choice(raise,not_a_number,none,memory,two,prune,value)"
+    command = [outcomes, "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=20", "x=3"]
     done = sweep(*command)
     assert done.returncode == 0, done.stdout
-    trials = {t.params["fate"]: t for t in study().trials}
-    assert {fate: t.state for fate, t in trials.items()} == {
+    trials = {t.params["outcome"]: t for t in study().trials}
+    assert {outcome: t.state for outcome, t in trials.items()} == {
         "raise": TrialState.FAIL,
         "not_a_number": TrialState.FAIL,
         "none": TrialState.FAIL,
         "memory": TrialState.FAIL,
         "two": TrialState.FAIL,
         "prune": TrialState.PRUNED,
-        "fine": TrialState.COMPLETE,
+        "value": TrialState.COMPLETE,
     }
-    failures = {fate: t.user_attrs.get("failure") for fate, t in trials.items()}
-    assert failures["raise"] == "ValueError: the sky fell"
+    failures = {outcome: t.user_attrs.get("failure") for outcome, t in trials.items()}
+    assert failures["raise"] == "ValueError: simulated error"
     assert failures["memory"] == "MemoryError: out of memory"
     assert "returned nan, which is not finite" in failures["not_a_number"]
-    assert "returned None, the study needs one number" in failures["none"]
+    assert "returned None, but the study needs one number" in failures["none"]
     assert "the study needs one number" in failures["two"]
-    assert failures["fine"] is failures["prune"] is None
+    assert failures["value"] is failures["prune"] is None
     assert [t.value for t in study().trials if t.state == TrialState.FAIL] == [None] * 5
-    assert 'raise ValueError("the sky fell")' in done.stdout, "the traceback is logged"
+    assert 'raise ValueError("simulated error")' in done.stdout, "the traceback is logged"
     assert "1 complete, 1 pruned, 5 failed" in done.stdout
-    assert (results(tmp_path)["best_params"], results(tmp_path)["best_value"]) == ({"fate": "fine"}, 4.0)
+    assert (results(tmp_path)["best_params"], results(tmp_path)["best_value"]) == ({"outcome": "value"}, 4.0)
 
     again = sweep(*command)
     assert again.returncode == 0
-    assert "has its 7 trials already: nothing to do" in again.stdout
+    assert "already has 7 trials: nothing to do" in again.stdout
     assert "Launching" not in again.stdout
     assert len(study().trials) == 7
 
@@ -72,33 +72,33 @@ def path_env() -> dict[str, str]:
 
 
 def test_too_many_failures_stop_the_sweep(sweep: Sweep, study: Open):
-    done = sweep("x=interval(0,1)", "fate=raise", "hydra.sweeper.max_failures=1")
+    done = sweep("x=interval(0,1)", "outcome=raise", "hydra.sweeper.max_failures=1")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == (
         "fer_optuna: 2 trials failed, more than hydra.sweeper.max_failures=1; "
-        "the last, trial 1: ValueError: the sky fell"
+        "the last is trial 1: ValueError: simulated error"
     )
     assert len(study().trials) == 2
 
 
-def test_a_resume_goes_on_to_the_total_as_if_it_had_never_stopped(sweep: Sweep, study: Open, tmp_path: Path):
+def test_a_resumed_sweep_equals_an_uninterrupted_one(sweep: Sweep, study: Open, tmp_path: Path):
     space = ["x=interval(-2,2)", "y=choice(0,1,2)", "hydra.sweeper.sampler.seed=5"]
     space += ["hydra.sweeper.sampler.n_startup_trials=2"]  # TPE from the third trial on
-    diary = f"hydra.sweeper.observers=[{{_target_: observers.Diary, path: {tmp_path / 'diary'}}}]"
+    observers = f"hydra.sweeper.observers=[{{_target_: observers.EventLog, path: {tmp_path / 'events'}}}]"
     for total in (3, 6):
-        done = sweep(*space, diary, f"hydra.sweeper.n_trials={total}")
+        done = sweep(*space, observers, f"hydra.sweeper.n_trials={total}")
         assert done.returncode == 0, done.stdout
     resumed = [t.params for t in study().trials]
     assert len(resumed) == 6
     trials = [f"trial {n} COMPLETE" for n in range(6)]
     expected = ["start toy", *trials[:3], "end 3", "start toy", *trials[3:], "end 6"]
-    assert (tmp_path / "diary").read_text().splitlines() == expected
+    assert (tmp_path / "events").read_text().splitlines() == expected
 
     done = sweep("hydra.sweeper.study_name=toy2", *space, "hydra.sweeper.n_trials=6")
     assert done.returncode == 0, done.stdout
     storage = f"sqlite:///{tmp_path / 'outputs' / 'sweeps' / 'toy2.db'}"
-    straight = optuna.load_study(study_name="toy2", storage=storage)
-    assert [t.params for t in straight.trials] == resumed
+    uninterrupted = optuna.load_study(study_name="toy2", storage=storage)
+    assert [t.params for t in uninterrupted.trials] == resumed
     assert len({json.dumps(p) for p in resumed}) == 6
 
 
@@ -110,7 +110,7 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
     output, _ = worker.communicate(timeout=300)
     assert worker.returncode == 130
     last = output.splitlines()[-1]
-    assert last == "fer_optuna: stopped at 0 of 2 trials; the same command goes on"
+    assert last == "fer_optuna: stopped at 0 of 2 trials; run the same command to resume"
 
     worker = start_sweep(*command, "sleep=0")
     output, _ = worker.communicate(timeout=300)
@@ -125,9 +125,9 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
 
 
 def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sweep, study: Open):
-    done = sweep("x=interval(0,1)", "fate=requeue", "hydra.sweeper.n_trials=2")
+    done = sweep("x=interval(0,1)", "outcome=requeue", "hydra.sweeper.n_trials=2")
     assert done.returncode == 75
-    assert done.stdout.splitlines()[-1] == "fer_optuna: stopped at 0 of 2 trials; the same command goes on"
+    assert done.stdout.splitlines()[-1] == "fer_optuna: stopped at 0 of 2 trials; run the same command to resume"
     assert "stopped by SystemExit 75" in next(iter(study().trials)).user_attrs["failure"]
 
 
@@ -144,7 +144,7 @@ def wait_for(condition: Callable[[], bool], worker: "subprocess.Popen[str]", sec
         time.sleep(0.1)
 
 
-def test_pruning_spares_steps(sweep: Sweep, study: Open, tmp_path: Path):
+def test_pruning_saves_steps(sweep: Sweep, study: Open, tmp_path: Path):
     done = sweep(
         "x=interval(-9,9)",
         "steps=5",
@@ -162,24 +162,24 @@ def test_pruning_spares_steps(sweep: Sweep, study: Open, tmp_path: Path):
     assert f"{steps} steps reported" in done.stdout
 
 
-def test_two_objectives_have_a_front(sweep: Sweep, study: Open, tmp_path: Path):
-    command = ["x=range(-1,3)", "fate=two", "hydra.sweeper.direction=[minimize,minimize]"]
+def test_two_objectives_have_a_pareto_front(sweep: Sweep, study: Open, tmp_path: Path):
+    command = ["x=range(-1,3)", "outcome=two", "hydra.sweeper.direction=[minimize,minimize]"]
     done = sweep(*command, "hydra/sweeper/sampler=grid")
     assert done.returncode == 0, done.stdout
     solutions = results(tmp_path)["solutions"]  # x = -1 and x = 2 are dominated by 0 and by 1
     assert [(s["params"]["x"], s["values"]) for s in solutions] == [(1, [0.0, 1.0]), (0, [1.0, 0.0])]
     assert "Pareto front (minimize, minimize):" in done.stdout
-    assert "app.py fate=two x=1" in done.stdout
+    assert "app.py outcome=two x=1" in done.stdout
     assert sweep("x=interval(0,1)").stdout == (
-        "fer_optuna: the study toy has other directions: take another hydra.sweeper.study_name\n"
+        "fer_optuna: the study toy has other directions: choose another hydra.sweeper.study_name\n"
     )
 
 
 def test_a_conditional_space_from_the_config_and_from_a_function(app: Sweep, study: Open):
     done = app("-m", "--config-name", "conditional", "hydra.sweeper.study_name=toy")
     assert done.returncode == 0, done.stdout
-    seen = Counter(frozenset(t.params) for t in study().trials)
-    assert set(seen) == {
+    counts = Counter(frozenset(t.params) for t in study().trials)
+    assert set(counts) == {
         frozenset({"optimizer", "optimizer.lr", "optimizer.momentum"}),
         frozenset({"optimizer", "optimizer.lr", "y"}),
     }
@@ -190,37 +190,37 @@ def test_a_conditional_space_from_the_config_and_from_a_function(app: Sweep, stu
     assert re.search(r"app.py --config-name conditional label=fixed optimizer=sgd optimizer.lr=", done.stdout)
 
 
-BAD = {
-    "x=interval(2,1)": "x: interval(2,1) has its low end above its high end",
-    "wrong=interval(0,1)": "no job could start with this search space: Could not override 'wrong'. ",
-    "optimizer=choice(sgd,adagrad)": "no job could start with this search space: In 'config': Could not",
-    "x=1": "nothing to search: ",
+INVALID = {
+    "x=interval(2,1)": "x: interval(2,1) has a lower bound above its upper bound",
+    "wrong=interval(0,1)": "no job can start with this search space: Could not override 'wrong'. ",
+    "optimizer=choice(sgd,adagrad)": "no job can start with this search space: In 'config': Could not",
+    "x=1": "the search space is empty: ",
     "hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be at least 1, not 0",
-    "hydra.sweeper.direction=up": "hydra.sweeper.direction is minimize, maximize or a list of these, not up",
-    "hydra.sweeper.storage=postgresql+psycopg2://me:secret@127.0.0.1:1/no": "cannot reach the storage ",
-    "hydra.sweeper.storage=sqlite:////proc/none/study.db": "cannot reach the storage sqlite:////proc/none/",
-    "hydra.sweeper.custom_search_space=space.nothing": "hydra.sweeper.custom_search_space: there is no",
+    "hydra.sweeper.direction=up": "hydra.sweeper.direction must be minimize, maximize or a list of these, not up",
+    "hydra.sweeper.storage=postgresql+psycopg2://me:secret@127.0.0.1:1/no": "cannot open the storage ",
+    "hydra.sweeper.storage=sqlite:////proc/none/study.db": "cannot open the storage sqlite:////proc/none/",
+    "hydra.sweeper.custom_search_space=space.nothing": "hydra.sweeper.custom_search_space: no function",
 }
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_what_cannot_work_ends_with_one_line_before_any_job(sweep: Sweep, tmp_path: Path, bad: str):
-    good = [] if "hydra" not in bad else ["x=interval(0,1)"]
-    done = sweep(bad, *good)
+@pytest.mark.parametrize("override", INVALID)
+def test_an_invalid_sweep_stops_with_one_line_before_any_job(sweep: Sweep, tmp_path: Path, override: str):
+    valid = [] if "hydra" not in override else ["x=interval(0,1)"]
+    done = sweep(override, *valid)
     assert done.returncode == 1
     [line] = done.stdout.splitlines()
-    assert line.startswith("fer_optuna: " + BAD[bad])
+    assert line.startswith("fer_optuna: " + INVALID[override])
     assert "secret" not in line
     assert not (tmp_path / "multirun").exists()
 
 
-def test_pruning_of_two_objectives_is_refused(sweep: Sweep):
+def test_pruning_with_two_objectives_is_refused(sweep: Sweep):
     done = sweep("x=0,1", "hydra.sweeper.direction=[minimize,maximize]", "hydra/sweeper/pruner=hyperband")
-    expected = "fer_optuna: Optuna cannot prune with several objectives: take hydra/sweeper/pruner=none\n"
+    expected = "fer_optuna: Optuna cannot prune with several objectives: set hydra/sweeper/pruner=none\n"
     assert done.stdout == expected
 
 
-def test_plain_hydra_stays_plain(app: Sweep, tmp_path: Path):
+def test_hydra_without_the_sweeper_imports_no_optuna(app: Sweep, tmp_path: Path):
     """The app itself asserts that Optuna is not imported."""
     done = app("-m", "x=1,3")
     assert done.returncode == 0, done.stdout
@@ -228,28 +228,28 @@ def test_plain_hydra_stays_plain(app: Sweep, tmp_path: Path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_job_that_kills_its_process_is_tried_again(sweep: Sweep, study: Open):
-    """Through joblib, one process a trial."""
+def test_a_job_that_kills_its_process_is_retried(sweep: Sweep, study: Open):
+    """With joblib, one process per trial."""
     done = sweep(
-        "fate=choice(die,fine,raise)",
+        "outcome=choice(kill,value,raise)",
         "hydra/sweeper/sampler=grid",
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
         "hydra.sweeper.n_jobs=2",
     )
     assert done.returncode == 0, done.stdout
-    ends = Counter((t.params["fate"], t.state.name) for t in study().trials if "lost" not in t.user_attrs)
-    assert ends == {("die", "COMPLETE"): 1, ("fine", "COMPLETE"): 1, ("raise", "FAIL"): 1}
+    ends = Counter((t.params["outcome"], t.state.name) for t in study().trials if "lost" not in t.user_attrs)
+    assert ends == {("kill", "COMPLETE"): 1, ("value", "COMPLETE"): 1, ("raise", "FAIL"): 1}
     lost = [t for t in study().trials if t.user_attrs.get("lost")]
-    assert "die" in {t.params["fate"] for t in lost}
+    assert "kill" in {t.params["outcome"] for t in lost}
     assert len({t.user_attrs["worker"] for t in study().trials if "worker" in t.user_attrs}) > 1
 
 
-def test_a_study_that_searched_otherwise_is_not_gone_on_with(sweep: Sweep, study: Open):
+def test_a_study_with_another_search_space_is_refused(sweep: Sweep, study: Open):
     assert sweep("x=choice(0,1)", "hydra.sweeper.n_trials=1").returncode == 0
     done = sweep("x=choice(0,2)", "hydra.sweeper.n_trials=2")
     assert done.returncode == 1
-    assert "the study toy has searched x otherwise" in " ".join(done.stdout.split())
+    assert "the study toy has another search space for x" in " ".join(done.stdout.split())
     assert len(study().trials) == 1
 
 
@@ -259,7 +259,7 @@ def test_submitit(sweep: Sweep, study: Open):
     assert sorted(t.value for t in study().trials) == [0.0, 1.0]
 
 
-def test_a_study_without_a_name_is_of_one_configuration(app: Sweep, tmp_path: Path) -> None:
+def test_the_default_study_name_identifies_the_configuration(app: Sweep, tmp_path: Path) -> None:
     toy = Path(__file__).parent / "toy_app" / "conf"
     conf = Path(shutil.copytree(toy, tmp_path / "conf"))
     command = [
@@ -276,8 +276,8 @@ def test_a_study_without_a_name_is_of_one_configuration(app: Sweep, tmp_path: Pa
         ("other", "hydra.sweeper.sampler.seed=0", 2),
         ("other", "hydra/sweeper/sampler=grid", 3),
     ):
-        written = (toy / "config.yaml").read_text().replace("label: plain", f"label: {label}")
-        (conf / "config.yaml").write_text(written)
+        changed = (toy / "config.yaml").read_text().replace("label: plain", f"label: {label}")
+        (conf / "config.yaml").write_text(changed)
         done = app(*command, "hydra.sweeper.n_trials=1", extra)
         assert done.returncode == 0, done.stdout
         assert len(list((tmp_path / "outputs" / "sweeps").glob("*.db"))) == studies

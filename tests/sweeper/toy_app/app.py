@@ -1,4 +1,4 @@
-"""A bare Hydra app, without Lightning: minimize (x - 1)^2 + y^2."""
+"""A minimal Hydra app without Lightning: minimize (x - 1)^2 + y^2."""
 
 import math
 import os
@@ -16,25 +16,25 @@ from hydra_plugins.fer_optuna_sweeper import current_trial
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> Any:
-    """The objective."""
+    """Compute the objective, then end as `outcome` requires."""
     loss = (cfg.x - 1) ** 2 + cfg.y**2
     trial = current_trial()
-    assert trial is not None or "optuna" not in sys.modules, "an app that does not sweep imports no Optuna"
+    assert trial is not None or "optuna" not in sys.modules, "Optuna must not be imported outside a sweep"
     for step in range(cfg.steps):
         time.sleep(cfg.sleep)
         if trial is not None:
             trial.report(loss, step)
             if trial.should_prune():
-                cfg.fate = "prune"
+                cfg.outcome = "prune"
                 break
-    if cfg.fate == "die" and trial is not None and "attempt" not in trial.user_attrs:
+    if cfg.outcome == "kill" and trial is not None and "attempt" not in trial.user_attrs:
         os.kill(os.getpid(), signal.SIGKILL)
     if cfg.log:
         with open(cfg.log, "a") as file:
             file.write(f"{HydraConfig.get().job.num}\n")
-    match cfg.fate:
+    match cfg.outcome:
         case "raise":
-            raise ValueError("the sky fell")
+            raise ValueError("simulated error")
         case "not_a_number":
             return math.nan
         case "none":
@@ -46,8 +46,8 @@ def main(cfg: DictConfig) -> Any:
 
             raise optuna.TrialPruned
         case "exit":
-            sys.exit("leaving")
-        case "requeue":  # as after SIGTERM
+            sys.exit("simulated exit")
+        case "requeue":  # the exit status after SIGTERM
             sys.exit(75)
         case "two":
             return loss, abs(cfg.x)

@@ -1,15 +1,15 @@
-"""An observer that writes down what it hears."""
+"""An observer that logs its events to a file."""
 
 from pathlib import Path
 
 import optuna
 
 
-class Diary:
-    """One line an event, in a file.
+class EventLog:
+    """Writes one line per event to a file.
 
     Args:
-        path: The file.
+        path: Path of the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -20,14 +20,14 @@ class Diary:
             file.write(line + "\n")
 
     def on_study_start(self, study: optuna.Study) -> None:
-        """Note the name."""
+        """Log the study's name."""
         self._write(f"start {study.study_name}")
 
     def on_trial_end(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        """Note the number and the state, then fail: a sweep must survive it."""
+        """Log the number and the state, then raise: the sweep must continue."""
         self._write(f"trial {trial.number} {trial.state.name}")
-        raise OSError("no ink")
+        raise OSError("simulated error")
 
     def on_study_end(self, study: optuna.Study) -> None:
-        """Note how many there were."""
+        """Log the number of trials."""
         self._write(f"end {len(study.trials)}")
