@@ -1,4 +1,4 @@
-"""Atomic writes, and checks that a place can be written to before there is anything to lose."""
+"""Atomic writes, checks that a path is writable, file hashes and short error messages."""
 
 from __future__ import annotations
 
@@ -16,107 +16,112 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a file beside `path` to write to, which takes its place at the end; after an error it is as before.
+    """Context manager that yields a temporary path beside `path` and renames it to `path` on success.
+
+    After an error, `path` is unchanged.
 
     Args:
-        path: The file; its folders are made.
+        path: The file; missing parent folders are created.
 
     Raises:
-        OSError: It cannot be written; `filename` is `path`.
+        OSError: The file cannot be written; `filename` is `path`.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())  # else after a power cut the name may stand for an empty file
-        aside.replace(path)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # otherwise a power failure can leave an empty file under this name
+        temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (str(aside), aside):
+        if error.filename in (str(temporary), temporary):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
         with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Writes a JSON file, whole or not at all."""
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file atomically and returns its path."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
     return path
 
 
 @cache  # Hydra resolves `hydra.run.dir` more than once
-def unique_folder(fresh: str) -> str:
-    """The folder of a new run, made; another name where a run that started in the same second has it.
+def unique_folder(preferred: str) -> str:
+    """Creates the folder of a new run, with a number appended if it exists (two runs started in the same second).
+
+    Returns:
+        The path of the folder.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be created.
     """
-    Path(fresh).parent.mkdir(parents=True, exist_ok=True)
-    folder, number = fresh, 1
+    Path(preferred).parent.mkdir(parents=True, exist_ok=True)
+    folder, number = preferred, 1
     while True:
         try:
             Path(folder).mkdir()
             return folder
         except FileExistsError:
             number += 1
-            folder = f"{fresh}_{number}"
+            folder = f"{preferred}_{number}"
 
 
-def check_place(path: Path, named: str) -> None:
-    """Tries whether something could be written, and makes nothing.
+def check_writable(path: Path, argument: str) -> None:
+    """Checks that a path can be written, without creating anything.
 
     Args:
-        path: A file or folder that may not be there yet.
-        named: The word of the command line that names it, for the message.
+        path: A file or folder that may not exist yet.
+        argument: The command-line argument that names it, for the message.
 
     Raises:
-        ValueError: It could not.
+        ValueError: The path cannot be written.
     """
-    above = path
-    while not os.path.lexists(above) and above != above.parent:
-        above = above.parent
-    if above == path and path.is_file():
-        above = path.parent
+    existing = path
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if existing == path and path.is_file():
+        existing = path.parent
     try:
-        with tempfile.TemporaryFile(dir=above):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise ValueError(f"{named}: {above} cannot be written to ({error.strerror})") from None
+        raise ValueError(f"{argument}: {existing} cannot be written to ({error.strerror})") from None
 
 
 def error_message(error: Exception) -> str:
-    """An error's message; of what the system says of a file without the number: `results.csv: Permission denied`."""
+    """The message of an error; for an OSError on a file without the errno: `results.csv: Permission denied`."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a library's error as one short line; its type where it has none."""
+    """The message of a library's error on one line of at most 300 characters, or its type if it has no message."""
     message = textwrap.shorten(str(error), 300)
     return message if message and not isinstance(error, LookupError) else f"{type(error).__name__} {message}".strip()
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
+    """The SHA-256 digest of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def user_cache() -> Path:
-    """The user's folder for what can be made or fetched again; not made."""
+    """The user's cache folder, for files that can be recreated; it is not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where folders can be synchronised at all."""
+    """Flushes a folder to disk so that a rename survives a power failure; POSIX only."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            os.fsync(descriptor)
         finally:
-            os.close(handle)
+            os.close(descriptor)

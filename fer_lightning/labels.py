@@ -1,4 +1,4 @@
-"""Class names and their order: the one place that knows them."""
+"""Class names and their order, defined only here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 EMOTIONS: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""FER2013's seven classes; the position is the code in the `emotion` column of `fer2013.csv`."""
+"""FER2013's seven classes; the index is the code in the `emotion` column of `fer2013.csv`."""
 
 USAGES: Final = ("Training", "PublicTest", "PrivateTest")
-"""FER2013's three parts, as the `Usage` column names them: train, validation, test."""
+"""FER2013's three parts as named in the `Usage` column: training, validation, test."""
 
 FERPLUS_COLUMNS: Final = (
     "neutral",
@@ -25,10 +25,10 @@ FERPLUS_COLUMNS: Final = (
     "unknown",
     "NF",
 )
-"""The vote columns of FER+ (`fer2013new.csv`) in their order; NF means 'not a face' (Barsoum et al. 2016)."""
+"""The vote columns of FER+ (`fer2013new.csv`) in order; NF means 'not a face' (Barsoum et al. 2016)."""
 
 FERPLUS_EMOTIONS: Final = FERPLUS_COLUMNS[:8]
-"""FER+'s eight classes; the position is the label under protocol=fer_plus. The order is not FER2013's."""
+"""FER+'s eight classes; the index is the label under protocol=fer_plus. The order differs from FER2013's."""
 
 FERPLUS_NAMES: Final = {
     "angry": "anger",
@@ -39,17 +39,17 @@ FERPLUS_NAMES: Final = {
     "surprise": "surprise",
     "neutral": "neutral",
 }
-"""The FER+ column that means the same as each FER2013 class; contempt has no counterpart."""
+"""The FER+ column that corresponds to each FER2013 class; contempt has no counterpart."""
 
 FERPLUS_POSITIONS: Final = tuple(FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) for emotion in EMOTIONS)
-"""Where the votes for each of `EMOTIONS` stand among `FERPLUS_COLUMNS`."""
+"""The index in `FERPLUS_COLUMNS` of each of `EMOTIONS`."""
 
 
 def soft_targets(votes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Turns FER+ votes into a distribution over FER2013's seven classes.
+    """Converts FER+ votes to a distribution over FER2013's seven classes.
 
-    Votes for contempt, unknown and 'not a face' are dropped and the rest is normalised. A picture without any vote
-    for the seven keeps its FER2013 label as a one-hot row.
+    Votes for contempt, unknown and 'not a face' are dropped and the rest is normalised. An image without votes for
+    the seven classes gets its FER2013 label as a one-hot row.
 
     Args:
         votes: (N, 10) counts in the order of `FERPLUS_COLUMNS`.

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run lie in its folder."""
+"""Paths of the checkpoints in a run folder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run's best epoch."""
+    """The checkpoint of the best epoch of a run."""
     return run / "checkpoints" / "best.ckpt"
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run's last epoch, which a resumed run goes on from."""
+    """The checkpoint of the last epoch of a run, from which it resumes."""
     return run / "checkpoints" / "last.ckpt"
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that left a checkpoint."""
+    """The folder of the run that wrote a checkpoint."""
     return checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent

@@ -1,4 +1,4 @@
-"""A few steps on the real FER2013, where it is at hand."""
+"""A few training steps on the real FER2013, if available."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,9 @@ from fer_lightning.run.train import train
 
 
 def test_custom_cnn_trains_on_fer2013(composed, tmp_path: Path, real_data: Path) -> None:
-    (tmp_path / "fer2013-kaggle.zip").symlink_to(real_data / "fer2013-kaggle.zip")  # the cache goes beside the link
+    (tmp_path / "fer2013-kaggle.zip").symlink_to(
+        real_data / "fer2013-kaggle.zip"
+    )  # the cache is written beside the link
     train(
         composed(
             "experiment=custom_cnn", f"data.path={tmp_path}/fer2013-kaggle.zip", "trainer.max_epochs=1",

@@ -140,7 +140,7 @@ HARMFUL = [
     {"_target_": ["os.system"]},
 ]
 NOT_ITS_PLACE = [
-    {"_target_": "fer_lightning.data.sources.synthetic.drawn_faces", "count": 2000, "seed": 0},
+    {"_target_": "fer_lightning.data.sources.synthetic.synthetic_faces", "count": 2000, "seed": 0},
     {
         "_target_": "fer_lightning.models.timm_body.TimmBody",
         **{"name": "resnet18", "num_classes": 2, "channels": 3, "image_size": 48, "pretrained": True},
@@ -175,7 +175,7 @@ def test_views_and_losses_of_a_checkpoint_are_views_and_losses(tmp_path: Path, h
 
 def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every function under the prefixes, called with paths and dicts as a checkpoint could."""
-    for slow in ("draw_faces", "drawn_faces"):
+    for slow in ("draw_faces", "synthetic_faces"):
         monkeypatch.setattr(f"fer_lightning.data.sources.synthetic.{slow}", lambda **_: None)
     called = 0
     for prefix in TARGET_PREFIXES[:4]:
@@ -274,7 +274,7 @@ def test_an_archive_cannot_climb_out(tmp_path: Path, kind: str, name: str, link:
     path = archive_with(kind, tmp_path / "set" / f"fer2013.{kind}", name, link)
     with pytest.raises(DataError) as caught:
         read_faces(path, cache=False)
-    assert link or "climbs out of the archive" in str(caught.value)
+    assert link or "points outside of the archive" in str(caught.value)
     if kind == "zip":
         with pytest.raises(BundleError):
             Bundle.load(path)
@@ -293,7 +293,7 @@ def repeated(pack: Any, piece: bytes, times: int) -> bytes:
 
 @pytest.mark.parametrize("pack", [gzip.open, lzma.open], ids=["gz", "xz"])
 def test_an_archive_cannot_unpack_without_bound(tmp_path: Path, pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_lightning.data.sources.readers._UNPACKED", 10_000_000)
+    monkeypatch.setattr("fer_lightning.data.sources.readers._MAX_UNPACKED", 10_000_000)
     path = tmp_path / "fer2013.csv.packed"
     path.write_bytes(repeated(pack, b"emotion,pixels,Usage\n" + b"\n" * 999_979, 30))
     with pytest.raises(DataError, match="unpacks to over 10,000,000 bytes"):
@@ -318,7 +318,7 @@ def test_a_csv_of_short_rows_takes_little_memory(tmp_path: Path, monkeypatch: py
     path.write_bytes(b"emotion,pixels,Usage\n" + b",,\n" * 200_000)
     with (
         memory_within(1 << 30),
-        pytest.raises(DataError, match=r"over 1,000 pictures cannot be used; the first: .*row 1: 0 pixels"),
+        pytest.raises(DataError, match=r"over 1,000 images cannot be used; the first: .*row 1: 0 pixels"),
     ):
         read_faces(path, cache=False, on_error="skip")
 
@@ -353,7 +353,7 @@ def test_a_huge_picture_is_refused_by_its_header(tmp_path: Path, content: bytes)
     with memory_within(1 << 30):
         with pytest.raises(PictureError):
             read_picture(content)
-        with pytest.raises(DataError, match="no picture in it can be used"):
+        with pytest.raises(DataError, match="contains no usable image"):
             read_faces(tmp_path / "set", cache=False, on_error="skip", image_size=48)
 
 
@@ -361,7 +361,7 @@ def test_large_pictures_of_a_set_must_be_scaled(tmp_path: Path) -> None:
     path = tmp_path / "set" / "train" / "happy" / "1.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(picture(size=(600, 600)))
-    with pytest.raises(DataError, match=r"600x600 pixels are too many unscaled: set data\.image_size"):
+    with pytest.raises(DataError, match=r"600x600 pixels are too many without resizing: set data\.image_size"):
         read_faces(tmp_path / "set", cache=False)
     assert read_faces(tmp_path / "set", cache=False, image_size=48).images.shape == (1, 48, 48)
 

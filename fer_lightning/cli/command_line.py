@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from fer_lightning.config import CONF, check, flatten, nearest
-from fer_lightning.files import check_place
+from fer_lightning.files import check_writable
 from fer_lightning.run.resolvers import register_resolvers
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -
     """
     typed = [str(override.value()).strip("'\"") for override in overrides if override.key_or_group == key]
     folder = Path(typed[-1]) if typed else Path(sweep_dir).parent
-    check_place(folder, f"{key}={folder}" if typed else key)
+    check_writable(folder, f"{key}={folder}" if typed else key)
     if folder.is_file():
         raise ValueError(f"{key}={folder} is a file, and must be a folder")
 

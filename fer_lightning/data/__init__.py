@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""Data sets: sources, split protocols, augmentation and batches."""

@@ -26,39 +26,39 @@ from fer_lightning.labels import EMOTIONS, soft_targets
 
 Batch = dict[str, Any]
 """The input of a step: `image` float (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) positions in the
-data set, `seed` of all that is drawn for this batch, and `target` float (B, classes) where targets are soft. Metrics
-read `label`, of mixed pictures the class with the largest share; losses read `target` when it is there."""
+data set, `seed` of the random draws of this batch, and `target` float (B, classes) for soft targets. Metrics read
+`label`, for mixed images the class with the largest weight; losses read `target` if present."""
 
 RESIDENT_LIMIT = 2 * 1024**3
-"""Sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
+"""Data sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
 
-_READERS: Final = 2  # threads that read batches ahead, one batch each
+_READ_AHEAD_THREADS: Final = 2  # one batch per thread
 
 
-class Draw(NamedTuple):
-    """A request of the sampler to the data set: which pictures, and the seed of their augmentation."""
+class BatchRequest(NamedTuple):
+    """What the sampler requests from the data set: positions of images and the seed of their augmentation."""
 
     positions: list[int]
     seed: int
 
 
-class EpochSampler(Sampler[Draw]):
-    """Batches of positions.
+class EpochSampler(Sampler[BatchRequest]):
+    """Yields batches of positions with augmentation seeds.
 
-    Order and seeds follow from (seed, epoch) alone, so a resumed run draws as if never stopped.
+    Order and seeds depend only on (seed, epoch), so a resumed run gets the same batches as an uninterrupted one.
 
     Args:
-        index: int64 (N,) positions to draw from.
-        batch_size: Pictures a batch.
+        index: int64 (N,) positions to sample from.
+        batch_size: Images per batch.
         seed: Training seed.
-        shuffle: Draw in random order and drop a last, smaller batch; else keep the order and every picture.
-        weights: float (N,) chances of each position; given, an epoch is N draws with replacement.
-        rank: Which of `world` processes draws.
-        world: Processes that share the work: each batch where `shuffle`, else whole batches in turn, so that a
-            picture is looked at in the same company as by one process.
+        shuffle: Random order without the last, smaller batch; otherwise the given order with every image.
+        weights: float (N,) sampling weight of each position; if given, an epoch is N draws with replacement.
+        rank: Index of this process among `world_size`.
+        world_size: Number of processes. With `shuffle` they divide each batch, otherwise they take whole batches in
+            turn, so that an image is evaluated in the same batch as in a single process.
 
     Raises:
-        DataError: There are fewer pictures to train on than processes.
+        DataError: There are fewer training images than processes.
     """
 
     def __init__(
@@ -70,109 +70,110 @@ class EpochSampler(Sampler[Draw]):
         shuffle: bool = False,
         weights: NDArray[np.float64] | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         self.index = index
-        self.batch_size = min(batch_size, len(index) // world * world) if shuffle else batch_size
+        self.batch_size = min(batch_size, len(index) // world_size * world_size) if shuffle else batch_size
         if not self.batch_size:
-            raise DataError(f"{len(index)} pictures to train on cannot be shared by {world} processes")
+            raise DataError(f"{len(index)} training images cannot be divided among {world_size} processes")
         self.seed = seed
         self.shuffle = shuffle
         self.weights = weights
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Sets the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._batches if self.shuffle else len(self._turns())
+        return self._total_batches if self.shuffle else len(self._own_batches())
 
     @property
-    def _batches(self) -> int:
-        """Batches of all processes together."""
+    def _total_batches(self) -> int:
+        """Number of batches of all processes together."""
         whole, rest = divmod(len(self.index), self.batch_size)
         return whole if self.shuffle or not rest else whole + 1
 
-    def _turns(self) -> range:
-        """The batches of this process; one without repeats the last, whose pictures `PredictionStore` counts once."""
-        return range(min(self.rank, self._batches - 1), self._batches, self.world)
+    def _own_batches(self) -> range:
+        """Batches of this process; without one, the last again, whose images `PredictionStore` counts once."""
+        return range(min(self.rank, self._total_batches - 1), self._total_batches, self.world_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         random = np.random.default_rng([self.seed, self.epoch])
         order = self.index
         if self.weights is not None:
             order = random.choice(order, size=len(order), p=self.weights / self.weights.sum())
         elif self.shuffle:
             order = random.permutation(order)
-        seeds = random.integers(2**32, size=(self._batches, self.world))[:, self.rank]
-        for batch in range(self._batches) if self.shuffle else self._turns():
+        seeds = random.integers(2**32, size=(self._total_batches, self.world_size))[:, self.rank]
+        for batch in range(self._total_batches) if self.shuffle else self._own_batches():
             positions = order[batch * self.batch_size :][: self.batch_size]
-            mine = positions[self.rank :: self.world] if self.shuffle else positions
-            yield Draw(mine.tolist(), int(seeds[batch]))
+            own = positions[self.rank :: self.world_size] if self.shuffle else positions
+            yield BatchRequest(own.tolist(), int(seeds[batch]))
 
 
 class FaceDataset(Dataset[Batch]):
-    """Answers a `Draw` with a batch; without `pictures` only with positions, for a set that lives on the device."""
+    """Maps a `BatchRequest` to a batch; without `images` it has positions only, for a data set held on the device."""
 
-    def __init__(self, pictures: NDArray[np.uint8] | None, policy: PictureAugmentation | None = None) -> None:
-        self.pictures = pictures
+    def __init__(self, images: NDArray[np.uint8] | None, policy: PictureAugmentation | None = None) -> None:
+        self.images = images
         self.policy = policy
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        batch: Batch = {"index": torch.tensor(draw.positions), "seed": draw.seed}
-        if self.pictures is not None:
-            pictures = gather(self.pictures, draw.positions)
+    def __getitem__(self, request: BatchRequest) -> Batch:
+        batch: Batch = {"index": torch.tensor(request.positions), "seed": request.seed}
+        if self.images is not None:
+            images = gather(self.images, request.positions)
             if self.policy is not None:
-                self.policy.reseed(draw.seed)
-                pictures = self.policy(pictures)
-            batch["pictures"] = torch.from_numpy(pictures)
+                self.policy.reseed(request.seed)
+                images = self.policy(images)
+            batch["pictures"] = torch.from_numpy(images)
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that does not share this process's memory: it maps the file anew, no picture is copied to it."""
-        state, images = dict(vars(self)), self.pictures
+        """State for a worker without shared memory: the worker maps the file itself instead of receiving a copy."""
+        state, images = dict(vars(self)), self.images
         if isinstance(images, np.memmap):
-            state["pictures"] = partial(np.memmap, images.filename, images.dtype, "r", images.offset, images.shape)
+            state["images"] = partial(np.memmap, images.filename, images.dtype, "r", images.offset, images.shape)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        images = state["pictures"]
-        vars(self).update(state, pictures=images() if isinstance(images, partial) else images)
+        images = state["images"]
+        vars(self).update(state, images=images() if isinstance(images, partial) else images)
 
 
 class StreamingLoader(DataLoader[Batch]):
-    """Reads the next batches in threads while the step computes, which need not wait for the disk then."""
+    """DataLoader that reads the next batches in threads during a step, so that steps do not wait for the disk."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch wants its own iterators, Lightning any
-        return ordered_map(self._batch, self.sampler, _READERS)
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch declares its own iterator
+        return ordered_map(self._batch, self.sampler, _READ_AHEAD_THREADS)
 
-    def _batch(self, draw: Draw) -> Batch:
-        batch: Batch = self.dataset[draw]
+    def _batch(self, request: BatchRequest) -> Batch:
+        batch: Batch = self.dataset[request]
         return pin_memory(batch) if self.pin_memory else batch  # type: ignore[no-untyped-call]
 
 
 class FERDataModule(pl.LightningDataModule):
-    """Loaders over the parts of a split; gathering, normalising to [0, 1] and augmentation happen on the device.
+    """Data loaders for the parts of a split; indexing, scaling to [0, 1] and augmentation run on the device.
 
     Args:
         faces: The data set.
-        split: Which picture belongs to which part.
-        batch_size: Pictures a batch.
+        split: Which image belongs to which part.
+        batch_size: Images per batch.
         augmentation: `policy` and `mix`, each None or a config with `_target_` (conf/augmentation).
-        sampler: `shuffled`, or `balanced`: each class is drawn equally often.
-        targets: `labels` (or the targets that the protocol made), or `votes`: FER+ votes as soft targets of the
-            training pictures.
-        resident: Keep the pictures on the device: True, False, or `auto`, which does so up to `RESIDENT_LIMIT`.
-        workers: Processes that prepare batches of a set that is not resident, or with a per-picture policy. Without
-            any, batches that only have to be read are read ahead in threads.
+        sampler: `shuffled`, or `balanced`: each class is sampled equally often.
+        targets: `labels` (or the targets set by the protocol), or `votes`: FER+ votes as soft targets of the training
+            images.
+        resident: Whether to keep the images on the device: True, False, or `auto`: up to `RESIDENT_LIMIT`.
+        workers: Processes that prepare batches if the data set is not resident or the policy is per image. With 0,
+            batches without such a policy are read ahead in threads.
         seed: Training seed.
 
     Raises:
-        DataError: Votes are asked for and the data set has none, the train or val part is empty, or there is one class.
-        ValueError: Votes are asked for and the classes are not FER2013's.
+        DataError: Votes are requested and the data set has none, the train or val part is empty, or there is only one
+            class.
+        ValueError: Votes are requested and the classes are not FER2013's.
     """
 
     def __init__(
@@ -190,34 +191,35 @@ class FERDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if len(faces.classes) < 2:
-            raise DataError(f"{faces.name} has one class alone, {faces.classes[0]}: there is nothing to tell apart")
+            raise DataError(f"{faces.name} has only one class, {faces.classes[0]}; training needs two or more")
         for part in ("train", "val"):
             if len(split.indices[part]) == 0:
-                raise DataError(f"{faces.name}: the {part} part of protocol {split.name} has no picture")
+                raise DataError(f"{faces.name}: the {part} part of protocol {split.name} has no images")
         self.faces = faces
         self.split = split
         self.batch_size = batch_size
         self.measured_part = "test"
-        self.first_epoch = 0  # counted from 0; that of a resumed run is later
+        self.first_epoch = 0  # from 0; later in a resumed run
         self.sampler = sampler
         self.workers = workers
         self.seed = seed
         self.resident = faces.images.nbytes <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
         policy = build(augmentation["policy"]) if augmentation["policy"] else None
-        self.picture_policy = policy if isinstance(policy, PictureAugmentation) else None
-        self.batch_policy: Callable[..., Tensor] | None = None if self.picture_policy else policy
+        self.image_policy = policy if isinstance(policy, PictureAugmentation) else None
+        self.batch_policy: Callable[..., Tensor] | None = None if self.image_policy else policy
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to it
-            self._held = {"pictures": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
+            warnings.simplefilter("ignore", UserWarning)  # the memory map is read-only, and nothing writes to it
+            self._host_tensors = {"images": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
         if isinstance(policy, BatchedAugmentation) and policy.flips_alternate:
-            drawn = torch.Generator().manual_seed(seed)
-            self._held["flipped"] = torch.randint(2, (len(faces),), generator=drawn, dtype=torch.bool)  # in epoch 0
-        self._moved: dict[str, Tensor] = {}
+            generator = torch.Generator().manual_seed(seed)
+            flipped = torch.randint(2, (len(faces),), generator=generator, dtype=torch.bool)  # in even epochs
+            self._host_tensors["flipped"] = flipped
+        self._device_tensors: dict[str, Tensor] = {}
         if faces.targets is not None:
-            self._held["targets"] = torch.from_numpy(faces.targets)
+            self._host_tensors["targets"] = torch.from_numpy(faces.targets)
         if targets == "votes":
             if faces.classes != EMOTIONS:
                 raise ValueError(
@@ -227,7 +229,7 @@ class FERDataModule(pl.LightningDataModule):
                 raise DataError(
                     f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv"
                 )
-            self._held["targets"] = torch.from_numpy(soft_targets(faces.votes, faces.labels))
+            self._host_tensors["targets"] = torch.from_numpy(soft_targets(faces.votes, faces.labels))
 
     @property
     def view(self) -> float:
@@ -236,48 +238,50 @@ class FERDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Pictures of each class in the train part; under `balanced`, where all are drawn as often, 1 of each."""
+        """Number of training images per class; 1 per class with the `balanced` sampler."""
         labels = self.faces.labels[self.split.indices["train"]]
         counts: list[int] = np.bincount(labels, minlength=len(self.faces.classes)).tolist()
         return [1] * len(counts) if self.sampler == "balanced" else counts
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled or balanced batches of the train part, a last smaller one left out."""
+        """Shuffled or balanced batches of the train part, without a last, smaller batch."""
         index = self.split.indices["train"]
         weights = None
         if self.sampler == "balanced":
             labels = self.faces.labels[index]
             weights = 1.0 / np.bincount(labels, minlength=len(self.faces.classes))[labels]
-        sampler = EpochSampler(index, self.batch_size, seed=self.seed, shuffle=True, weights=weights, **self._share())
-        sampler.set_epoch(self.first_epoch)  # workers begin to draw before Lightning names a resumed run's epoch
-        return self._loader(sampler, self.picture_policy)
+        sampler = EpochSampler(
+            index, self.batch_size, seed=self.seed, shuffle=True, weights=weights, **self._rank_arguments()
+        )
+        sampler.set_epoch(self.first_epoch)  # workers start before Lightning sets the epoch of a resumed run
+        return self._loader(sampler, self.image_policy)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The val part in order."""
+        """Batches of the val part in order."""
         return self.part_dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The measured part in order."""
+        """Batches of the measured part in order."""
         return self.part_dataloader(self.measured_part)
 
     def part_dataloader(self, part: str) -> DataLoader[Batch]:
-        """Any part of the split in order, as it is.
+        """Batches of any part of the split in order, without augmentation.
 
         Raises:
             DataError: The protocol has no such part.
         """
         if part not in self.split.indices:
             raise DataError(
-                f"protocol {self.split.name} has no part {part!r}; there are {', '.join(self.split.indices)}"
+                f"protocol {self.split.name} has no part {part!r}; its parts are {', '.join(self.split.indices)}"
             )
-        return self._loader(EpochSampler(self.split.indices[part], self.batch_size, **self._share()), None)
+        return self._loader(EpochSampler(self.split.indices[part], self.batch_size, **self._rank_arguments()), None)
 
-    def _share(self) -> dict[str, Any]:
-        """Which part of the work is this process's."""
+    def _rank_arguments(self) -> dict[str, Any]:
+        """Arguments `rank` and `world_size` of the sampler; empty without a Trainer."""
         trainer = self.trainer
         if not isinstance(trainer, pl.Trainer):
             return {}
-        return {"rank": trainer.global_rank, "world": trainer.world_size}
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
     def _on_cuda(self) -> bool:
         trainer = self.trainer
@@ -290,46 +294,46 @@ class FERDataModule(pl.LightningDataModule):
         return loader(
             FaceDataset(self.faces.images if from_host else None, policy),
             sampler=sampler,
-            batch_size=None,  # a Draw already is a batch
+            batch_size=None,  # a BatchRequest is a whole batch
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=from_host and self._on_cuda(),
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turns positions or uint8 pictures into the batch that the module reads (`Batch`)."""
+        """Converts positions or uint8 images to the input of a step (`Batch`)."""
         index: Tensor = batch["index"]
-        pictures = batch.get("pictures")
-        if pictures is None:
-            pictures = self._on(index.device, "pictures").index_select(0, index)  # a row at a time, unlike [index]
-        image = to_unit_range(pictures)
-        label = self._on(index.device, "labels")[index]
+        pixels = batch.get("pictures")
+        if pixels is None:
+            pixels = self._tensor_on(index.device, "images").index_select(0, index)  # copies whole rows, unlike [index]
+        image = to_unit_range(pixels)
+        label = self._tensor_on(index.device, "labels")[index]
         ready: Batch = {"image": image, "label": label, "index": index, "seed": batch["seed"]}
         if self.trainer is not None and self.trainer.training:
             generator = torch.Generator().manual_seed(batch["seed"])
             if self.batch_policy is not None:
                 flipped = {}
-                if "flipped" in self._held:
-                    first = self._on(index.device, "flipped")[index]
+                if "flipped" in self._host_tensors:
+                    first = self._tensor_on(index.device, "flipped")[index]
                     flipped = {"flipped": first ^ bool(self.trainer.current_epoch % 2)}
                 ready["image"] = self.batch_policy(image, generator, **flipped)
-            if "targets" in self._held:
-                ready["target"] = self._on(index.device, "targets")[index]
+            if "targets" in self._host_tensors:
+                ready["target"] = self._tensor_on(index.device, "targets")[index]
             if self.mix is not None:
                 soft = ready.get("target", F.one_hot(label, len(self.faces.classes)).float())
                 ready["image"], ready["target"] = self.mix(ready["image"], soft, generator)
-                ready["label"] = ready["target"].argmax(dim=1)  # of the picture that is seen most
+                ready["label"] = ready["target"].argmax(dim=1)  # of the image with the larger weight
         return ready
 
-    def _on(self, device: torch.device, name: str) -> Tensor:
-        """Pictures, labels or targets on a device, moved there once."""
-        kept = self._moved.get(name)
-        if kept is None or kept.device != device:
-            kept = self._moved[name] = self._held[name].to(device)
-        return kept
+    def _tensor_on(self, device: torch.device, name: str) -> Tensor:
+        """Images, labels, flips or targets on a device, moved there once."""
+        tensor = self._device_tensors.get(name)
+        if tensor is None or tensor.device != device:
+            tensor = self._device_tensors[name] = self._host_tensors[name].to(device)
+        return tensor
 
 
-def to_unit_range(pictures: Tensor) -> Tensor:
-    """uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
-    channels_first = pictures.unsqueeze(1) if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
+def to_unit_range(images: Tensor) -> Tensor:
+    """Converts uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
+    channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return channels_first / 255.0

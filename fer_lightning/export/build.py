@@ -21,7 +21,7 @@ from fer_lightning.export.graphs import Faces, Runner
 from fer_lightning.export.model_card import model_card
 from fer_lightning.export.parity import MAX_INT8_LOSS, accuracy, check, compare, in_batches, parity_table
 from fer_lightning.export.source import ExportSource
-from fer_lightning.files import check_place, sha256, write_json
+from fer_lightning.files import check_writable, sha256, write_json
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, Bundle
 from fer_lightning.inference.images import read_picture, to_input
 from fer_lightning.inference.predict import FERPredictor
@@ -73,7 +73,7 @@ def export(
     out = (out or source.folder / "bundle").absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file())):
         raise ValueError(f"out={out} exists and is no bundle; name another folder")
-    check_place(out, f"out={out}")
+    check_writable(out, f"out={out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
         folder = Path(aside) / "new"

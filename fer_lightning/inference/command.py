@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fer_lightning.files import check_place, error_message
+from fer_lightning.files import check_writable, error_message
 from fer_lightning.inference.annotate import Annotator
 from fer_lightning.inference.images import PictureError, Pixels
 from fer_lightning.inference.media import Reader, Source
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         command.error(f"--annotate {options.annotate} is where pictures are read from: give another folder")
     try:
         if options.out:
-            check_place(options.out, "--out")
+            check_writable(options.out, "--out")
         if options.annotate:
-            check_place(options.annotate / "picture", "--annotate")
+            check_writable(options.annotate / "picture", "--annotate")
         return _run(options)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from fer_lightning.config import plain
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.files import check_place
+from fer_lightning.files import check_writable
 from fer_lightning.overrides import defining, overrides_of, train_command
 from fer_lightning.reporting import records
 from fer_lightning.reporting.environment import commit, versions
@@ -35,7 +35,7 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     if not (isinstance(limit := config.trainer.limit_test_batches, float) and limit == 1):
         raise ValueError(f"paths.results_dir takes a whole test part; trainer.limit_test_batches is {limit}")
     path = Path(config.paths.results_dir) / f"{job.choices['experiment']}_seed{config.seed}.json"
-    check_place(path, f"paths.results_dir={config.paths.results_dir}")
+    check_writable(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = overrides_of(records.read_record(path, "command")["command"])
         if defining(before) != defining(job.overrides):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols.split import is_leaky, parts_as_official, same_pictures
+from fer_lightning.data.protocols.split import has_official_parts, is_leaky, same_images
 from fer_lightning.models.network import weights_origin
 from fer_lightning.run.preflight import read_training
 from fer_lightning.run.resume import RunState, differences, settings, state_to_resume
@@ -154,8 +154,8 @@ def refuse_seen_pictures(named: str, origin: Mapping[str, Any], faces: FaceArray
         ValueError: It was trained on these pictures under another protocol, or under one that leaks.
     """
     learnt, data = origin.get("protocol", protocol), origin.get("data", "")
-    alike, here = same_pictures(data, faces.name), origin.get("data_fingerprint") == faces.fingerprint
-    official = parts_as_official(learnt) and parts_as_official(protocol)
+    alike, here = same_images(data, faces.name), origin.get("data_fingerprint") == faces.fingerprint
+    official = has_official_parts(learnt) and has_official_parts(protocol)
     if alike and not here and learnt == protocol and not official and data != faces.name:
         raise ValueError(
             f"{named} was trained on {data} under protocol {learnt}, which parts {faces.name} otherwise: it would be "

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_lightning.cli.verb import checkpoint_verb
-from fer_lightning.files import check_place, sha256, write_json
+from fer_lightning.files import check_writable, sha256, write_json
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.environment import commit
 from fer_lightning.run.trainer import quiet
@@ -91,7 +91,7 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     quiet()
     net = Trained.load(path, overrides)
     file = calibration_file(net.checkpoint, "_".join([net.views_name, *net.what_differs]))
-    check_place(file, "checkpoint")
+    check_writable(file, "checkpoint")
     calibration = Calibration.fit(net.predictions("val"), net.predictions("test"))
     record = {
         **calibration.record(),

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from fer_lightning.cli.command_line import split_words
 from fer_lightning.cli.help import wrapped
-from fer_lightning.files import check_place, write_json
+from fer_lightning.files import check_writable, write_json
 from fer_lightning.reporting.records import read_record
 from fer_lightning.reporting.report import read_predictions
 from fer_lightning.run_folder import run_of
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(folders) != 2:
         raise ValueError(f"give two folders of measurements, or two patterns in quotes, not {len(folders)}")
     if "json" in given:
-        check_place(Path(given["json"]), f"json={given['json']}")
+        check_writable(Path(given["json"]), f"json={given['json']}")
     a, b = (measurements(word) for word in folders)
     of_recipes = len(a) > 1 or len(b) > 1
     result = compare_recipes(a, b) if of_recipes else compare(a[0], b[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fer_lightning.cli.verb import checkpoint_verb
-from fer_lightning.files import check_place, write_json
+from fer_lightning.files import check_writable, write_json
 from fer_lightning.overrides import verb_command
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.environment import environment
@@ -52,7 +52,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     part = evaluation["split"]
     last = [net.checkpoint.stem] * (net.checkpoint.stem != "best")
     folder = net.run / "_".join(["evaluate", net.views_name, part, *last, *net.what_differs])
-    check_place(folder, "checkpoint")
+    check_writable(folder, "checkpoint")
     predictions = net.predict(part)
     scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
     write_report(folder, faces, predictions, scores, protocol=net.split.name)

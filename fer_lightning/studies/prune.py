@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fer_lightning.cli.verb import checkpoint_verb
 from fer_lightning.config import plain
-from fer_lightning.files import atomic_write, check_place
+from fer_lightning.files import atomic_write, check_writable
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
@@ -49,7 +49,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     quiet()
     net = Trained.load(path, overrides, another_model=True)
     file = net.run / "pruned.safetensors"
-    check_place(file, "checkpoint")
+    check_writable(file, "checkpoint")
     whole = net.module.network
     model = {key: value for key, value in plain(net.config.model).items() if key not in ("pretrained", "weights")}
     narrower = build_network(model, num_classes=len(net.module.classes))  # its weights are those that are left

@@ -20,7 +20,7 @@ from fer_lightning.cli.command_line import composed
 from fer_lightning.config import CONF, build, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols.split import Split, is_leaky, parts_as_official, same_pictures
+from fer_lightning.data.protocols.split import Split, has_official_parts, is_leaky, same_images
 from fer_lightning.files import atomic_write, one_line, sha256
 from fer_lightning.labels import USAGES
 from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_valid, without
@@ -202,14 +202,14 @@ class Trained:
         """
         learnt, data = self.provenance["protocol"], self.provenance["data"]
         here = self.faces.fingerprint == self.provenance["data_fingerprint"]
-        if self.split.name == learnt and (here or part == "test" or parts_as_official(learnt)):
+        if self.split.name == learnt and (here or part == "test" or has_official_parts(learnt)):
             return  # other protocols draw by the order of the rows, which the forms of a data set do not share
         if is_leaky(learnt):
             raise ValueError(
                 f"{self.checkpoint} was trained under {learnt}, which leaks: under {self.split.name} "
                 "it would be measured on pictures that it may have learnt"
             )
-        if not same_pictures(self.faces.name, data):
+        if not same_images(self.faces.name, data):
             return
         if self.faces.name != data:
             raise ValueError(
@@ -219,7 +219,7 @@ class Trained:
         private = part == "test" and (self.faces.usage[self.split.indices["test"]] == USAGES[2]).all()
         if private or (self.faces.is_synthetic and not here):
             return  # no protocol that does not leak trains or chooses on PrivateTest; other draws share no picture
-        if not here and not (parts_as_official(learnt) and parts_as_official(self.split.name)):
+        if not here and not (has_official_parts(learnt) and has_official_parts(self.split.name)):
             raise ValueError(
                 f"{self.checkpoint} was trained on another state of {data} under {learnt}: which of its pictures it "
                 f"has learnt cannot be told under {self.split.name}; measure it on those data, or under {learnt}"

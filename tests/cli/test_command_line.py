@@ -45,7 +45,7 @@ def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
 
 
 def test_default_data_is_synthetic_without_and_fer2013_with_a_file(tmp_path: Path) -> None:
-    assert "drawn_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+    assert "synthetic_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")
     assert "read_fer2013" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
@@ -54,7 +54,7 @@ def test_default_data_is_synthetic_without_and_fer2013_with_a_file(tmp_path: Pat
 def test_a_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
     done = typed(str(ROOT / "train.py"), "data=fer2013", "tracking=none", cwd=tmp_path)
     assert done.returncode != 0
-    assert done.stderr.startswith("no FER2013 in ")
+    assert done.stderr.startswith("FER2013 not found in ")
     assert len(done.stderr.splitlines()) == 1
     assert not list((tmp_path / "outputs").glob("*/*"))
     done = typed(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)

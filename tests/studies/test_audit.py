@@ -140,7 +140,7 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
         return faces
 
     flipped_faces.__module__ = "fer_lightning.data.sources.synthetic"  # else it may not be built
-    monkeypatch.setattr("fer_lightning.data.sources.synthetic.drawn_faces", flipped_faces)
+    monkeypatch.setattr("fer_lightning.data.sources.synthetic.synthetic_faces", flipped_faces)
     for fold in (0, 1):
         train(
             composed(
@@ -251,7 +251,7 @@ def test_the_exact_copies_of_fer2013(
 ) -> None:
     """Kaggle's JPEGs have the copies that the literature counts; two rows of the csv hold another row's picture."""
     name = "fer2013.csv.xz" if rows_changed else "fer2013-kaggle.zip"
-    monkeypatch.setattr(study, "near_copies", lambda images, positions: NOTHING_NEAR)
+    monkeypatch.setattr(study, "find_near_duplicates", lambda images, positions: NOTHING_NEAR)
     (tmp_path / name).symlink_to(real_data / name)
     read = read_fer2013 if rows_changed else read_faces
     options = {"votes_path": real_data / "fer2013new.csv"} if rows_changed else {}
@@ -271,4 +271,4 @@ def test_the_exact_copies_of_fer2013(
         }  # fmt: skip
 
 
-NOTHING_NEAR = study.NearCopies(np.empty((0, 2), np.int64), np.empty(0, np.float32), np.empty(0, np.bool_))
+NOTHING_NEAR = study.NearDuplicates(np.empty((0, 2), np.int64), np.empty(0, np.float32), np.empty(0, np.bool_))

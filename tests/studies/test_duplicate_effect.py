@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
-from fer_lightning.data.sources.synthetic import draw_faces, drawn_faces
+from fer_lightning.data.sources.synthetic import draw_faces, synthetic_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.studies.audit.duplicate_effect import CopiesElsewhere, _share, copies_worth, rows_of
 from fer_lightning.studies.audit.findings import Audit, audit
@@ -111,7 +111,7 @@ def test_the_verb_reports_measured_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    faces = drawn_faces(count=80)
+    faces = synthetic_faces(count=80)
     test = np.flatnonzero(faces.usage == "PrivateTest").tolist()
     for name in ("one", "two"):
         measured(tmp_path / name, faces, faces.labels[test].tolist(), test)

@@ -29,9 +29,9 @@ TRACKED = [option for option in TINY if option != "tracking=none"]
 def test_processes_see_every_picture_of_a_part_once(count: int, world: int) -> None:
     index = np.arange(count) * 2
     alone = [draw.positions for draw in EpochSampler(index, 16)]
-    shares = [[d.positions for d in EpochSampler(index, 16, rank=rank, world=world)] for rank in range(world)]
+    shares = [[d.positions for d in EpochSampler(index, 16, rank=rank, world_size=world)] for rank in range(world)]
     for rank, share in enumerate(shares):
-        assert len(share) == len(EpochSampler(index, 16, rank=rank, world=world)) >= 1
+        assert len(share) == len(EpochSampler(index, 16, rank=rank, world_size=world)) >= 1
         assert all(batch in alone for batch in share)
     assert sorted({position for share in shares for batch in share for position in batch}) == index.tolist()
     extra = sum(len(share) for share in shares) - len(alone)
@@ -41,7 +41,7 @@ def test_processes_see_every_picture_of_a_part_once(count: int, world: int) -> N
 def test_processes_share_every_training_batch() -> None:
     index = np.arange(50)
     alone = list(EpochSampler(index, 16, seed=1, shuffle=True))
-    shares = [list(EpochSampler(index, 16, seed=1, shuffle=True, rank=rank, world=2)) for rank in range(2)]
+    shares = [list(EpochSampler(index, 16, seed=1, shuffle=True, rank=rank, world_size=2)) for rank in range(2)]
     assert len(alone) == len(shares[0]) == len(shares[1]) == 3
     for whole, first, second in zip(alone, *shares, strict=True):
         assert sorted(first.positions + second.positions) == sorted(whole.positions)

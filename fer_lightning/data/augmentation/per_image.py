@@ -1,4 +1,4 @@
-"""Augmentation picture by picture on the CPU, with albumentations; and what a policy's strengths mean."""
+"""Augmentation of one image at a time on the CPU, with albumentations; ranges of the strengths of a policy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 ERASED_SIDE: Final = (0.1, 0.4)
-"""The range of an erased rectangle's height and width, as fractions of the picture's."""
+"""The range of an erased rectangle's height and width, as fractions of the image's."""
 
 ERASED_GRAY: Final = 128
-"""Fill of erased rectangles: mid-gray, close to zero once the model has normalised it."""
+"""Fill value of erased rectangles: mid-gray, close to zero after the model's normalisation."""
 
 _LARGEST: Final = {
     "flip": 1.0,
@@ -31,14 +31,14 @@ _LARGEST: Final = {
 
 
 def check_strengths(**strengths: float | str) -> None:
-    """Refuses a strength that no picture can have.
+    """Checks that every strength is in its valid range.
 
     Raises:
-        ValueError: A strength is no number, negative or above its largest meaningful value.
+        ValueError: A strength is not a number, negative or above its maximum.
     """
     for name, value in strengths.items():
         if isinstance(value, str):
-            hint = "; flip=alternate is for augmentation=batched_..." if value == "alternate" else ""
+            hint = "; flip=alternate needs augmentation=batched_..." if value == "alternate" else ""
             raise ValueError(f"augmentation.policy.{name} is {value!r}; give a number{hint}")
         if not 0 <= value <= _LARGEST[name]:
             raise ValueError(
@@ -47,24 +47,24 @@ def check_strengths(**strengths: float | str) -> None:
 
 
 class PictureAugmentation:
-    """Draws and applies one random change per picture, with albumentations.
+    """Applies random transforms to each image, with albumentations.
 
-    `data.batched.BatchedAugmentation` applies the same policy to a whole batch on the device. Both draw every
-    strength uniformly between its two extremes, and both continue a picture beyond its border by its
-    outermost pixels: a mirror image would grow a second chin. Here shifts and crops are whole pixels.
+    `batched.BatchedAugmentation` applies the same policy to a whole batch on the device. Both sample every strength
+    uniformly from its range, and both pad an image with its border pixels: reflection would add a second chin. Here
+    shifts and crops are whole pixels.
 
     Args:
-        flip: Probability of a left-right flip.
-        rotation: Largest rotation in degrees, either way.
-        shift: Largest shift along each axis, either way, as a fraction of the width and height.
-        zoom: Largest relative change of size: 0.1 draws a scale between 0.9 and 1.1 for both axes.
-        brightness: Largest relative change of all pixels: 0.2 multiplies them by 0.8 to 1.2.
-        contrast: Largest relative change of the distance from the picture's mean gray.
-        crop: Largest fraction cut off each of the four sides, drawn side by side; the rest is resized back.
-        erasing: Probability that one rectangle (`ERASED_SIDE`) is painted mid-gray.
+        flip: Probability of a horizontal flip.
+        rotation: Maximum rotation in degrees, in either direction.
+        shift: Maximum shift along each axis, in either direction, as a fraction of the width and height.
+        zoom: Maximum relative change of size: 0.1 samples a scale from 0.9 to 1.1 for both axes.
+        brightness: Maximum relative change of all pixels: 0.2 multiplies them by 0.8 to 1.2.
+        contrast: Maximum relative change of the distance from the image's mean gray value.
+        crop: Maximum fraction cut off each of the four sides, sampled per side; the rest is resized back.
+        erasing: Probability that one rectangle (`ERASED_SIDE`) is filled with mid-gray.
 
     Raises:
-        ValueError: A strength lies outside its range.
+        ValueError: A strength is outside its range.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PictureAugmentation:
             crop=crop,
             erasing=erasing,
         )
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for updates
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import checks for updates online
         import albumentations as A
         import cv2
 
@@ -133,16 +133,15 @@ class PictureAugmentation:
         self.reseed(0)
 
     def reseed(self, seed: int) -> None:
-        """Starts the draws anew; each data-loading worker needs a seed of its own."""
-        # One stream for all steps: albumentations' own seeding starts every step at the same number, so that
-        # one draw would decide over several steps at once.
+        """Restarts the random number generator from a seed; batches need different seeds."""
+        # One generator for all transforms: albumentations seeds every transform alike, which would correlate them.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Changes each picture by a draw of its own.
+        """Transforms each image independently.
 
         Args:
-            images: uint8 (B, H, W) gray or (B, H, W, 3) RGB; left as they are.
+            images: uint8 (B, H, W) gray or (B, H, W, 3) RGB; not modified.
 
         Returns:
             A new array of the same shape and dtype.

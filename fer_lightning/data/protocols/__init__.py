@@ -1,1 +1,1 @@
-"""Protocols: named train, val and test splits."""
+"""Protocols: how a data set is split into training, validation and test parts."""

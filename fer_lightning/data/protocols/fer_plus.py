@@ -1,4 +1,4 @@
-"""FER+ as a protocol of its own: FER2013's pictures with the eight classes ten taggers saw (Barsoum et al. 2016)."""
+"""The FER+ protocol: FER2013's images with eight classes by the votes of ten annotators (Barsoum et al. 2016)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RULES = ("majority", "soft", "multi_target")
 
 
 def distributions(votes: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
-    """Label distributions from FER+ votes by one of its authors' rules; single votes never count.
+    """Label distributions from FER+ votes by one of its authors' rules; single votes are ignored.
 
     - `majority`: the emotion with more than half of the votes.
-    - `soft`: the emotions with the most votes, until they hold 75% of the votes or are three, in proportion to them;
-      those of equal votes come together, and what comes after `unknown` or `not a face` is left out. Nothing if they
-      hold half of the votes or less, or are more than three.
-    - `multi_target`: the emotions with 30% of the votes or more, in proportion to them. Nothing if what has 30% holds
-      half of the votes or less, or if `unknown` or `not a face` has the most of it.
+    - `soft`: the emotions with the most votes, until they have 75% of the votes or are three, in proportion to the
+      votes; emotions with equal votes are added together, and those after `unknown` or `not a face` are omitted. No
+      label if they have half of the votes or less, or are more than three.
+    - `multi_target`: the emotions with 30% of the votes or more, in proportion to the votes. No label if the
+      columns with 30% have half of the votes or less together, or if `unknown` or `not a face` has the most.
 
     These are the rules of the authors' code, github.com/microsoft/FERPlus (src/ferplus.py).
 
@@ -32,8 +32,8 @@ def distributions(votes: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
         rule: One of `RULES`.
 
     Returns:
-        (N, 8) float32 in the order of `labels.FERPLUS_EMOTIONS`; a row sums to 1, or is all zero where the rule drops
-        the picture.
+        (N, 8) float32 in the order of `labels.FERPLUS_EMOTIONS`; a row sums to 1, or is all zero if the rule drops
+        the image.
 
     Raises:
         ValueError: There is no such rule.
@@ -49,40 +49,40 @@ def distributions(votes: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
         top = counts[rows].argmax(axis=1)
         kept[rows, top] = 1
     elif rule == "soft":
-        left = counts.copy()
+        remaining = counts.copy()
         taken = np.zeros(len(counts), dtype=np.int64)
-        going = total > 0
+        active = total > 0
         for _ in range(3):
-            most = left.max(axis=1, keepdims=True)
-            take = (left == most) & (most > 0) & going[:, None]
+            most = remaining.max(axis=1, keepdims=True)
+            take = (remaining == most) & (most > 0) & active[:, None]
             kept[:, :emotions] += np.where(take, counts, 0)[:, :emotions]
-            left[take] = 0
+            remaining[take] = 0
             taken += take[:, :emotions].sum(axis=1)
-            going &= (kept.sum(axis=1) < 0.75 * total) & (taken < 3) & ~take[:, emotions:].any(axis=1)
+            active &= (kept.sum(axis=1) < 0.75 * total) & (taken < 3) & ~take[:, emotions:].any(axis=1)
         kept[(kept.sum(axis=1) <= 0.5 * total) | (taken > 3)] = 0
     else:
         kept = np.where(counts >= 0.3 * total[:, None], counts, 0)
         kept[kept.sum(axis=1) <= 0.5 * total] = 0
     kept[kept.argmax(axis=1) >= emotions] = 0
     kept = kept[:, :emotions]
-    shares: NDArray[np.float32] = (kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)).astype(np.float32)
-    return shares
+    fractions: NDArray[np.float32] = (kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+    return fractions
 
 
 def fer_plus(faces: FaceArrays, rule: str = "majority", contempt: bool = True) -> Split:
-    """The official parts with FER+'s labels: training by any of its rules, validation and test by majority.
+    """The official parts with FER+ labels: training labels by any of its rules, validation and test labels by majority.
 
-    A picture that its rule drops is in no part. The label of a picture is the emotion with the most votes; under
-    `soft` and `multi_target` the training pictures' distributions are the data set's `targets`.
+    An image dropped by its rule is in no part. The label of an image is the emotion with the most votes; with `soft`
+    and `multi_target` the distributions of the training images are the `targets` of the data set.
 
     Args:
         faces: FER2013 with votes.
-        rule: For the training pictures: `majority`, `soft` or `multi_target` (`distributions`).
-        contempt: Whether contempt is a class; without it there are the seven of FER2013, in FER+'s order.
+        rule: Rule for the training images: `majority`, `soft` or `multi_target` (`distributions`).
+        contempt: Whether contempt is a class; without it there are FER2013's seven classes, in FER+'s order.
 
     Raises:
         ValueError: There is no such rule.
-        DataError: The data set has no votes, or a part comes out empty.
+        DataError: The data set has no votes, or a part is empty.
     """
     if faces.votes is None:
         raise DataError(

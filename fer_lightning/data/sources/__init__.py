@@ -1,1 +1,1 @@
-"""Data sets as files, folders and archives hold them, or as the program draws them, as FaceArrays."""
+"""Data sources: files, folders, archives and synthetic images, as FaceArrays."""

@@ -1,4 +1,4 @@
-"""Chunks of a data set between a file and FaceArrays: read in parallel, kept in order, put together."""
+"""Chunks of a data set: parallel reading in order, and assembly to FaceArrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 
 MAX_PROBLEMS: Final = 100_000
-"""Pictures that may be left out; a file with more of them is none of the kind that it is taken for."""
+"""Maximum number of skipped images; a file with more is not in the expected format."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -24,14 +24,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive pictures of a source.
+    """Consecutive images of a source.
 
     Attributes:
         images: uint8 (n, H, W) gray or (n, H, W, 3) RGB; n may be 0.
         labels: int64 (n,).
         usage: (n,) strings of `labels.USAGES`.
-        names: (n,) UTF-8 bytes, where each picture is.
-        problems: `place: what is wrong` of each picture of this stretch that cannot be used.
+        names: (n,) UTF-8 bytes, the position of each image in its source.
+        problems: `position: problem` for each image of this chunk that cannot be used.
     """
 
     images: NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Chunk:
 def ordered_map(
     work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
 ) -> Iterator[_Result]:
-    """`map` over threads, without a number one a core and at most 8, that takes only as many items ahead."""
+    """`map` over threads in order; by default one thread per core, at most 8. It reads as many items ahead."""
     workers = threads or min(8, os.cpu_count() or 1)
     waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -56,12 +56,12 @@ def ordered_map(
             yield waiting.popleft().result()
 
 
-def check_alike(name: bytes, image: NDArray[np.uint8], other_name: bytes, other: NDArray[np.uint8]) -> None:
-    """Raises DataError, with the setting that helps, if two pictures differ in size or in colours."""
+def check_same_shape(name: bytes, image: NDArray[np.uint8], other_name: bytes, other: NDArray[np.uint8]) -> None:
+    """Raises DataError, with the setting to change, if two images differ in size or channels."""
     first, second = name.decode(), other_name.decode()
     if image.ndim != other.ndim:
         gray, colour = (first, second) if image.ndim == 2 else (second, first)
-        raise DataError(f"{gray} is gray and {colour} is in colour; set data.channels to 1 or 3 (data=folder)")
+        raise DataError(f"{gray} is grayscale and {colour} is in colour; set data.channels to 1 or 3 (data=folder)")
     if image.shape != other.shape:
         sizes = [f"{which.shape[1]}x{which.shape[0]}" for which in (image, other)]
         raise DataError(f"{first} is {sizes[0]} pixels and {second} is {sizes[1]}; set data.image_size (data=folder)")
@@ -70,17 +70,17 @@ def check_alike(name: bytes, image: NDArray[np.uint8], other_name: bytes, other:
 def assemble(
     chunks: Iterable[Chunk], file: BinaryIO, *, source: str, classes: tuple[str, ...], name: str
 ) -> FaceArrays:
-    """Puts chunks together; the pixels go straight to `file` in the .npy format and are mapped from it.
+    """Concatenates chunks; the pixels are written to `file` in the .npy format and memory-mapped from it.
 
     Args:
-        chunks: In order.
-        file: Empty, open for reading and writing; an `io.BytesIO` keeps the pixels in memory.
-        source: What the messages call the file.
+        chunks: The chunks in order.
+        file: Empty, open for reading and writing; with an `io.BytesIO` the pixels stay in memory.
+        source: Name of the file in messages.
         classes: Class names.
-        name: Of the set.
+        name: Name of the data set.
 
     Raises:
-        DataError: No picture can be used, or pictures differ in size or colours.
+        DataError: No image can be used, or images differ in size or channels.
         OSError: `file` cannot be written.
     """
     columns: list[tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.bytes_]]] = []
@@ -89,22 +89,22 @@ def assemble(
     for chunk in chunks:
         skipped += [f"{source}, {problem}" for problem in chunk.problems]
         if len(skipped) > MAX_PROBLEMS:
-            raise DataError(f"{source}: over {MAX_PROBLEMS:,} pictures cannot be used; the first: {skipped[0]}")
+            raise DataError(f"{source}: over {MAX_PROBLEMS:,} images cannot be used; the first: {skipped[0]}")
         if not len(chunk.images):
             continue
         if not columns:
             first_name, first = chunk.names[0], chunk.images[0].copy()
             shape = first.shape
             _write_header(file, (0, *shape))
-        check_alike(first_name, first, chunk.names[0], chunk.images[0])
+        check_same_shape(first_name, first, chunk.names[0], chunk.images[0])
         file.write(np.ascontiguousarray(chunk.images).data)
         count += len(chunk.images)
         columns.append((chunk.labels, chunk.usage, chunk.names))
     if not columns:
         reason = f"; the first: {skipped[0]}" if skipped else ""
-        raise DataError(f"{source}: no picture in it can be used{reason}")
+        raise DataError(f"{source} contains no usable image{reason}")
     file.seek(0)
-    _write_header(file, (count, *shape))  # as long as before: .npy headers leave room for the first axis to grow
+    _write_header(file, (count, *shape))  # same length: .npy headers reserve space for a larger first axis
     start = file.tell()
     file.flush()
     images: NDArray[np.uint8]

@@ -1,7 +1,7 @@
-"""The csv of the FER2013 challenge: one row a picture, its 2,304 gray values as text.
+"""The csv of the FER2013 challenge: one image per row, its 2,304 gray values as text.
 
-The pixels of a whole block of rows are parsed at once by arithmetic on its bytes. Rows in which that finds
-anything unusual are read again, slowly, to say what is wrong with them.
+The pixels of a block of rows are parsed at once by arithmetic on its bytes. Rows with anything unusual are parsed again
+in plain Python, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fer_lightning.data.sources.chunks import Chunk, ordered_map
 from fer_lightning.labels import EMOTIONS, USAGES
 
 SIDE: Final = 48
-"""Pixels a side of every picture of FER2013."""
+"""Pixels a side of every image of FER2013."""
 
-_BLOCK: Final = 1 << 19  # bytes parsed at once: some 60 rows, so that their arrays stay in the processor's cache
-_LONGEST_LINE: Final = 1 << 20  # a row has at most 9,300 bytes
+_BLOCK: Final = 1 << 19  # bytes parsed at once: about 60 rows, whose arrays fit in the CPU cache
+_LONGEST_LINE: Final = 1 << 20  # bytes; a row has at most 9,300
 _COMMA, _NEWLINE, _SPACE, _ZERO = b",\n 0"
 _Positions = NDArray[np.int64]
 
 
 class _Columns(NamedTuple):
-    """Where the columns are."""
+    """Indices of the columns and their number."""
 
     emotion: int
     pixels: int
@@ -40,17 +40,17 @@ def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
     """Reads the challenge's csv in blocks.
 
     Args:
-        stream: Its bytes, uncompressed. Columns `emotion`, `pixels`, `Usage` in any order, others between
-            them; spaces, quotes, empty lines, a byte-order mark and Windows line ends do no harm.
-        source: What the messages call the file.
+        stream: The uncompressed bytes. Columns `emotion`, `pixels`, `Usage` in any order, with any others; spaces,
+            quotes, empty lines, a byte-order mark and Windows line endings are accepted.
+        source: Name of the file in messages.
 
     Returns:
-        Pieces of uint8 (n, 48, 48) pictures named `row 1`, `row 2`, ..., the header not counted.
+        Chunks of uint8 (n, 48, 48) images named `row 1`, `row 2`, ..., without the header.
 
     Raises:
-        DataError: The file is empty, a column is missing, or it is no csv.
+        DataError: The file is empty, a column is missing, or the file is not a csv.
     """
-    lines = _whole_lines(stream, source)
+    lines = _line_blocks(stream, source)
     block = next(lines, b"")
     header, _, rest = block.partition(b"\n")
     columns = _columns(header, source)
@@ -64,8 +64,8 @@ def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
     return ordered_map(partial(_parse, columns), numbered())
 
 
-def _whole_lines(stream: BinaryIO, source: str) -> Iterator[bytes]:
-    """Blocks that end with a line's end, without quotes, empty lines and carriage returns."""
+def _line_blocks(stream: BinaryIO, source: str) -> Iterator[bytes]:
+    """Yields blocks of whole lines, without quotes, empty lines and carriage returns."""
     rest = b""
     while data := stream.read(_BLOCK):
         data = rest + data
@@ -73,13 +73,13 @@ def _whole_lines(stream: BinaryIO, source: str) -> Iterator[bytes]:
         rest = data[cut:]
         if len(rest) > _LONGEST_LINE:
             raise DataError(f"{source} has a line of over {_LONGEST_LINE:,} bytes; it is not FER2013's csv")
-        if block := _plain(data[:cut]):
+        if block := _normalise_block(data[:cut]):
             yield block
-    if block := _plain(rest + b"\n"):
+    if block := _normalise_block(rest + b"\n"):
         yield block
 
 
-def _plain(block: bytes) -> bytes:
+def _normalise_block(block: bytes) -> bytes:
     block = block.replace(b'"', b"").replace(b"\r", b"")
     while b"\n\n" in block:
         block = block.replace(b"\n\n", b"\n")
@@ -101,7 +101,7 @@ def _columns(header: bytes, source: str) -> _Columns:
 
 
 def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
-    """Parses whole lines, the first of which is row `numbered[0]`."""
+    """Parses a block of whole lines; `numbered` is the row number of the first and the block."""
     first_row, block = numbered
     text = np.frombuffer(block, np.uint8)
     row_end = np.flatnonzero(text == _NEWLINE)
@@ -115,29 +115,29 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
     }
     whole = np.flatnonzero(fields == columns.total)
     inner = commas[first_comma[whole, None] + np.arange(columns.total - 1)]
-    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))  # field i: between edges i and i + 1
+    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))  # field i is between edges i and i + 1
 
     labels = np.full(len(whole), -1)
-    emotion = _words(text, edges[:, columns.emotion] + 1, edges[:, columns.emotion + 1])
+    emotion = _text_fields(text, edges[:, columns.emotion] + 1, edges[:, columns.emotion + 1])
     for code in range(len(EMOTIONS)):
         labels[emotion == str(code).encode()] = code
     for at in np.flatnonzero(labels < 0):
-        what = emotion[at].decode("utf-8", "replace")
-        problems[int(whole[at])] = f"emotion is {what!r}, it must be 0 to {len(EMOTIONS) - 1}"
+        value = emotion[at].decode("utf-8", "replace")
+        problems[int(whole[at])] = f"emotion is {value!r}, it must be 0 to {len(EMOTIONS) - 1}"
 
-    usage = _words(text, edges[:, columns.usage] + 1, edges[:, columns.usage + 1])
+    usage = _text_fields(text, edges[:, columns.usage] + 1, edges[:, columns.usage + 1])
     for at in np.flatnonzero(~np.isin(usage, np.array(USAGES, "S"))):
-        what = usage[at].decode("utf-8", "replace")
-        problems[int(whole[at])] = f"Usage is {what!r}, it must be {', '.join(USAGES[:-1])} or {USAGES[-1]}"
+        value = usage[at].decode("utf-8", "replace")
+        problems[int(whole[at])] = f"Usage is {value!r}, it must be {', '.join(USAGES[:-1])} or {USAGES[-1]}"
 
     start, stop = edges[:, columns.pixels] + 1, edges[:, columns.pixels + 1]
-    short = stop - start < 2 * SIDE * SIDE - 1  # too short for as many numbers; a block has room for many such rows
+    short = stop - start < 2 * SIDE * SIDE - 1  # too short for 2,304 numbers; a block may have many such rows
     for at in np.flatnonzero(short):
-        problems[int(whole[at])] = str(_pixels_slowly(block[start[at] : stop[at]]))
+        problems[int(whole[at])] = str(_parse_pixels_or_error(block[start[at] : stop[at]]))
     whole, labels, usage, start, stop = (column[~short] for column in (whole, labels, usage, start, stop))
-    images, sure = _pixels(text, start, stop)
-    for at in np.flatnonzero(~sure):
-        pixels = _pixels_slowly(block[start[at] : stop[at]])
+    images, parsed = _parse_pixels(text, start, stop)
+    for at in np.flatnonzero(~parsed):
+        pixels = _parse_pixels_or_error(block[start[at] : stop[at]])
         if isinstance(pixels, str):
             problems[int(whole[at])] = pixels
         else:
@@ -154,8 +154,8 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
     )
 
 
-def _words(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDArray[np.bytes_]:
-    """The fields between `start` and `stop`, (n,) bytes without outer spaces, cut at 40 letters."""
+def _text_fields(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDArray[np.bytes_]:
+    """The fields between `start` and `stop`, (n,) bytes, stripped and truncated to 40 characters."""
     width = min(40, max(1, int((stop - start).max(initial=0))))
     offset = np.arange(width)
     letters = text[np.minimum(start[:, None] + offset, len(text) - 1)]
@@ -163,40 +163,40 @@ def _words(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDAr
     return np.strings.strip(letters.view(f"S{width}")[:, 0])
 
 
-def _pixels(
+def _parse_pixels(
     text: NDArray[np.uint8], start: _Positions, stop: _Positions
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Parses the numbers between `start` and `stop` of each row.
 
     Returns:
-        uint8 (n, 2304), and (n,) whether the row is 2,304 numbers of up to three digits, all up to 255,
-        between spaces. Rows that are not hold anything.
+        uint8 (n, 2304), and bool (n,): whether the row is 2,304 numbers of up to three digits, at most 255, between
+        spaces. The values of other rows are undefined.
     """
-    digit = text - np.uint8(_ZERO)  # wraps, so that everything that is no digit is above 9
+    digit = text - np.uint8(_ZERO)  # wraps around, so that everything except digits is above 9
     is_digit = digit < 10
     digit *= is_digit
-    value = digit.astype(np.uint16)  # at a number's last digit: the number
+    value = digit.astype(np.uint16)  # the number, at its last digit
     value[1:] += digit[:-1] * np.uint8(10)
     value[2:] += (digit[:-2] * is_digit[1:-1]) * np.uint16(100)
-    ends = np.flatnonzero(is_digit[:-1] > is_digit[1:])  # the text ends with a newline, so none is missed
+    ends = np.flatnonzero(is_digit[:-1] > is_digit[1:])  # the text ends with a newline, so the last number is included
     too_long = np.flatnonzero(is_digit[:-3] & is_digit[1:-2] & is_digit[2:-1] & is_digit[3:])
-    strange = np.flatnonzero(~is_digit & (text != _SPACE))
+    unexpected = np.flatnonzero(~is_digit & (text != _SPACE))
 
     first = np.searchsorted(ends, start)
-    sure = np.searchsorted(ends, stop) - first == SIDE * SIDE
-    for doubtful in (too_long, strange):
-        sure &= np.searchsorted(doubtful, start) == np.searchsorted(doubtful, stop)
-    columns = np.where(sure, first, 0)[:, None] + np.arange(SIDE * SIDE)
+    parsed = np.searchsorted(ends, stop) - first == SIDE * SIDE
+    for unusual in (too_long, unexpected):
+        parsed &= np.searchsorted(unusual, start) == np.searchsorted(unusual, stop)
+    columns = np.where(parsed, first, 0)[:, None] + np.arange(SIDE * SIDE)
     numbers = value[ends].take(columns, mode="clip") if len(ends) else np.zeros(columns.shape, np.uint16)
-    sure &= (numbers <= 255).all(axis=1)
-    return numbers.astype(np.uint8), sure
+    parsed &= (numbers <= 255).all(axis=1)
+    return numbers.astype(np.uint8), parsed
 
 
-def _pixels_slowly(field: bytes) -> NDArray[np.uint8] | str:
-    """The pixels of one row, (2304,), or what is wrong with them."""
+def _parse_pixels_or_error(field: bytes) -> NDArray[np.uint8] | str:
+    """The pixels of one row, uint8 (2304,), or a description of the problem."""
     words = field.split()
     if len(words) != SIDE * SIDE:
-        return f"{len(words):,} pixels, there must be {SIDE * SIDE:,}"
+        return f"{len(words):,} pixels, expected {SIDE * SIDE:,}"
     for position, word in enumerate(words, 1):
         if not word.isdigit() or len(word.lstrip(b"0")) > 3 or int(word) > 255:
             shown = word[:20].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The names under which people keep FER2013: files, folders, parts and classes. Imports nothing heavy."""
+"""Usual names of FER2013's files, folders, parts and classes, and the search for it. Imports no large packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 CSV_NAMES: Final = ("fer2013.csv", "icml_face_data.csv")
-"""The csv of the challenge and its second form (other column order, spaces in the header), best first."""
+"""The csv of the challenge and its variant (other column order, spaces in the header), in order of preference."""
 
 _FILES: Final = (
     *(name + ending for name in CSV_NAMES for ending in ("", ".gz", ".xz")),
@@ -19,7 +19,7 @@ _FILES: Final = (
     *("fer2013-kaggle.zip", "fer-2013.zip", "archive.zip"),
 )
 _FOLDERS: Final = ("fer2013", "fer-2013", "fer2013-kaggle", "archive")
-_DEPTH: Final = 6  # wrapper/wrapper/split/class/picture, and one to spare; also ends a circle of links
+_MAX_DEPTH: Final = 6  # wrapper/wrapper/split/class/image and one more level; also stops cycles of links
 
 _USAGES: Final = {
     "Training": ("train", "training"),
@@ -37,74 +37,74 @@ _EMOTIONS: Final = {
 }
 _USAGE_OF: Final = {alias: usage for usage, aliases in _USAGES.items() for alias in aliases}
 _EMOTION_OF: Final = {alias: emotion for emotion, aliases in _EMOTIONS.items() for alias in aliases}
-_OFFICIAL_PICTURE: Final = re.compile(r"(?:.*[/\\])?(Training|PublicTest|PrivateTest)_\d+\.\w+")
+_OFFICIAL_FILE_NAME: Final = re.compile(r"(?:.*[/\\])?(Training|PublicTest|PrivateTest)_\d+\.\w+")
 
 
 def usage_of_folder(name: str) -> str | None:
-    """The usage that a split folder's name means (`val`, `Public_Test`: PublicTest), or None."""
+    """The usage that a split folder's name denotes (`val`, `Public_Test`: PublicTest), or None."""
     return _USAGE_OF.get(re.sub(r"[-_ ]", "", name.lower()))
 
 
-def usage_of_picture(path: str) -> str | None:
-    """The usage that a picture of Kaggle's layout carries in its name (`Training_123.jpg`), or None."""
-    match = _OFFICIAL_PICTURE.fullmatch(path)
+def usage_of_image(path: str) -> str | None:
+    """The usage in the file name of an image in Kaggle's layout (`Training_123.jpg`), or None."""
+    match = _OFFICIAL_FILE_NAME.fullmatch(path)
     return match[1] if match else None
 
 
 def emotion_of_folder(name: str) -> str | None:
-    """FER2013's name of the class that a folder means (`Happiness`: happy), or None if it has none."""
+    """The FER2013 class that a folder name denotes (`Happiness`: happy), or None."""
     return _EMOTION_OF.get(name.strip().lower())
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every file under a folder as (relative path with `/`, entry), links followed, hidden ones left out."""
+    """Yields every file under a folder as (relative path with `/`, entry); follows links, skips hidden files."""
 
-    def inside(place: str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        with os.scandir(place) as entries:
+    def entries_of(path: str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if not entry.is_dir():
                     yield prefix + entry.name, entry
                 elif depth:
-                    yield from inside(entry.path, f"{prefix}{entry.name}/", depth - 1)
+                    yield from entries_of(entry.path, f"{prefix}{entry.name}/", depth - 1)
 
-    return inside(str(folder), "", _DEPTH)
+    return entries_of(str(folder), "", _MAX_DEPTH)
 
 
 def find_fer2013(folder: str | Path) -> Path | None:
-    """Looks for FER2013 in a data folder under its usual names, in any case; the csv wins over the JPEGs.
+    """Searches a data folder for FER2013 under its usual names, case-insensitively; a csv is preferred to JPEGs.
 
     Args:
-        folder: Where to look: `fer2013.csv` (also .gz, .xz), `icml_face_data.csv`, their archives as Kaggle
-            names them, the folders `train` and `test` with FER2013's classes, and deeper, in `fer2013/`.
+        folder: The folder to search: for `fer2013.csv` (also .gz, .xz), `icml_face_data.csv`, archives of them with
+            Kaggle's names, the folders `train` and `test` with FER2013's classes, and all of these in `fer2013/`.
 
     Returns:
-        The file or folder to give to `read_faces`, or None.
+        The file or folder to pass to `read_faces`, or None.
     """
     folder = Path(os.path.expanduser(folder))
     try:
-        inside = {path.name.lower(): path for path in sorted(folder.iterdir())}
+        entries = {path.name.lower(): path for path in sorted(folder.iterdir())}
     except OSError:
         return None
     for name in _FILES:
-        path = inside.get(name)
+        path = entries.get(name)
         if path is not None and path.is_file() and (name != "archive.zip" or _zip_holds_fer2013(path)):
             return path
-    if "test" in inside and "train" in inside and _has_emotions(inside["train"]):
+    if "test" in entries and "train" in entries and _has_emotion_folders(entries["train"]):
         return folder
     for name in _FOLDERS:
-        if name in inside and inside[name].is_dir() and (found := find_fer2013(inside[name])):
+        if name in entries and entries[name].is_dir() and (found := find_fer2013(entries[name])):
             return found
     return None
 
 
-def has_parts(folder: Path) -> bool:
-    """Whether a folder holds one that is named as the part of a data set, `train` or `PublicTest`."""
+def has_split_folders(folder: Path) -> bool:
+    """Whether a folder contains a split folder, such as `train` or `PublicTest`."""
     return any(usage_of_folder(path.name) and path.is_dir() for path in folder.iterdir())
 
 
-def _has_emotions(folder: Path) -> bool:
+def _has_emotion_folders(folder: Path) -> bool:
     try:
         return {emotion_of_folder(path.name) for path in folder.iterdir()} >= set(_EMOTIONS)
     except OSError:
@@ -112,10 +112,10 @@ def _has_emotions(folder: Path) -> bool:
 
 
 def _zip_holds_fer2013(path: Path) -> bool:
-    """Kaggle calls every download archive.zip, so that name alone says nothing."""
+    """Whether a zip contains FER2013; Kaggle names every download archive.zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile):
         return False
-    return any(name.rpartition("/")[2] in CSV_NAMES or usage_of_picture(name) for name in names)
+    return any(name.rpartition("/")[2] in CSV_NAMES or usage_of_image(name) for name in names)

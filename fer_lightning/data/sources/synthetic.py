@@ -1,8 +1,7 @@
-"""Faces drawn by the program: the data set to try things out with when there is no other, never for a result.
+"""Synthetic faces: a generated data set for trying out the program without data, not for results.
 
-Each face moves as the Facial Action Coding System describes it (Ekman and Friesen 1978): an expression is a
-set of action units, an action unit moves brows, eyelids, cheeks, nose or lips; the person, the pose and the
-light around it are drawn at random.
+Expressions follow the Facial Action Coding System (Ekman and Friesen 1978): an expression is a set of action units, and
+an action unit moves brows, eyelids, cheeks, nose or lips. Person, pose and light are random.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
-from fer_lightning.data.sources.cache import cached
+from fer_lightning.data.sources.cache import read_cached
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_POSITIONS, USAGES
 
-_Points = NDArray[np.complex128]  # x + iy, x to the right, y down: turning is multiplying
-_T: Final = np.linspace(-1, 1, 13)
+_Points = NDArray[np.complex128]  # x + iy, x to the right, y down: rotation is multiplication
+_UNIT: Final = np.linspace(-1, 1, 13)
 _CIRCLE: Final = np.exp(1j * np.linspace(0, 2 * np.pi, 32, endpoint=False))
 
 FREQUENCIES: Final = {
@@ -41,19 +40,19 @@ FREQUENCIES: Final = {
     "surprise": 3171,
     "neutral": 4965,
 }
-"""Pictures of each class in FER2013's Training part; the drawn set has the same proportions."""
+"""Images of each class in FER2013's Training part; the synthetic data set has the same proportions."""
 
 SMALLEST_SIZE: Final = 24
-"""Pixels a side below which an expression can no longer be drawn."""
+"""Minimum pixels a side at which expressions are recognisable."""
 
 LARGEST_SET: Final = 2**30
-"""Bytes that drawn faces may take in memory."""
+"""Maximum bytes of the images in memory."""
 
-_WORTH_KEEPING: Final = 1000  # pictures, which take two seconds of one core
-_A_PROCESS: Final = 1000  # pictures that are worth one, which takes a quarter of a second to start
-_USAGE_SHARES: Final = (0.8, 0.1, 0.1)  # in the order of USAGES
+_MIN_CACHED_IMAGES: Final = 1000  # they take two seconds on one core
+_IMAGES_PER_PROCESS: Final = 1000  # a process takes a quarter of a second to start
+_USAGE_FRACTIONS: Final = (0.8, 0.1, 0.1)  # in the order of USAGES
 
-# Action units with their FACS numbers, each 0 at rest and 1 at its usual strength.
+# Action units with their FACS numbers; 0 is the neutral face, 1 the usual strength.
 _ACTION_UNITS: Final = (
     "inner_brow_raiser",  # 1
     "outer_brow_raiser",  # 2
@@ -72,7 +71,7 @@ _ACTION_UNITS: Final = (
     "eyes_closed",  # 43
 )
 
-# Each expression's prototypes (EMFACS: Friesen and Ekman 1983); a face shows one of them.
+# Prototypes of each expression (EMFACS: Friesen and Ekman 1983), of which a face shows one.
 _PROTOTYPES: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
     "angry": (
         {"brow_lowerer": 1.1, "upper_lid_raiser": 0.4, "lid_tightener": 0.7, "lip_tightener": 1.0,
@@ -111,13 +110,13 @@ _PROTOTYPES: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
 }  # fmt: skip
 
 
-def drawn_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceArrays:
-    """What `draw_faces` draws; a set that takes seconds is kept in the user's cache folder for the next time.
+def synthetic_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceArrays:
+    """Returns the data set of `draw_faces`; data sets that take seconds to draw are cached in the user's cache folder.
 
     Raises:
         ValueError: `count`, `seed` or `image_size` is too small.
     """
-    if count < _WORTH_KEEPING:
+    if count < _MIN_CACHED_IMAGES:
         return draw_faces(count, seed, image_size)
 
     def draw(file: BinaryIO) -> FaceArrays:
@@ -125,32 +124,32 @@ def drawn_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceA
         np.save(file, faces.images)
         return faces
 
-    drawn_with = {"numpy": np.__version__, "opencv": cv2.__version__, "machine": platform.machine()}
-    options = {"count": count, "seed": seed, "image_size": image_size, **drawn_with}
-    faces = cached(Path(__file__), options, draw, beside=False)
-    return replace(faces, votes=_tag(faces.labels, np.random.default_rng((seed, count))))
+    environment = {"numpy": np.__version__, "opencv": cv2.__version__, "machine": platform.machine()}
+    options = {"count": count, "seed": seed, "image_size": image_size, **environment}
+    faces = read_cached(Path(__file__), options, draw, beside=False)
+    return replace(faces, votes=_simulate_votes(faces.labels, np.random.default_rng((seed, count))))
 
 
 def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceArrays:
-    """Draws faces that show FER2013's seven expressions, as often as FER2013 does.
+    """Draws synthetic faces with FER2013's seven expressions and their frequencies.
 
-    Person, pose, light, blur, noise and the strength of the expression are random. The same arguments give
-    the same bytes with the same versions of NumPy and OpenCV on the same kind of processor.
+    Person, pose, light, blur, noise and the strength of the expression are random. The same arguments give the same
+    bytes with the same versions of NumPy and OpenCV on the same processor architecture.
 
     Args:
-        count: Pictures: 80% Training, 10% PublicTest, 10% PrivateTest, every class in each of them.
-        seed: Chooses the pictures; 0 or more.
+        count: Number of images: 80% Training, 10% PublicTest, 10% PrivateTest, every class in each of them.
+        seed: Random seed, 0 or more.
         image_size: Pixels a side.
 
     Returns:
-        The set named `synthetic`: images uint8 (count, image_size, image_size), gray.
+        The data set named `synthetic`: images uint8 (count, image_size, image_size), gray.
 
     Raises:
-        ValueError: `count`, `seed` or `image_size` is too small, or both together too large.
+        ValueError: `count`, `seed` or `image_size` is too small, or the images take too much memory.
     """
     if image_size < SMALLEST_SIZE:
         raise ValueError(
-            f"data.image_size={image_size} is too small to draw an expression; take {SMALLEST_SIZE} or more"
+            f"data.image_size={image_size} is too small to draw an expression; use {SMALLEST_SIZE} or more"
         )
     if count * image_size**2 > LARGEST_SET:
         raise ValueError(
@@ -158,9 +157,9 @@ def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceAr
             f"{count * image_size**2 / 2**30:.1f} GiB of memory; the limit is {LARGEST_SET // 2**30} GiB"
         )
     if seed < 0:
-        raise ValueError(f"data.seed={seed} is negative; take 0 or more")
-    labels, usage = _assign(count, np.random.default_rng(seed))
-    images = _draw_on_all_cores(labels, seed, image_size)
+        raise ValueError(f"data.seed={seed} is negative; use 0 or more")
+    labels, usage = _sample_labels(count, np.random.default_rng(seed))
+    images = _draw_in_parallel(labels, seed, image_size)
     return FaceArrays(
         images=images,
         labels=labels,
@@ -169,36 +168,36 @@ def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceAr
         name="synthetic",
         fingerprint=content_fingerprint(images, labels, usage, EMOTIONS),
         names=np.array([f"synthetic {position}" for position in range(count)], np.bytes_),
-        votes=_tag(labels, np.random.default_rng((seed, count))),
+        votes=_simulate_votes(labels, np.random.default_rng((seed, count))),
     )
 
 
-def _draw_on_all_cores(labels: NDArray[np.int64], seed: int, image_size: int) -> NDArray[np.uint8]:
-    """The pictures of these labels; each follows from (seed, position) alone, whoever draws it."""
-    processes = max(1, min(8, os.cpu_count() or 1, len(labels) // _A_PROCESS))
-    shares = list(pairwise(len(labels) * i // processes for i in range(processes + 1)))
-    code = "import sys; from fer_lightning.data import synthetic; synthetic._draw_for_parent(*map(int, sys.argv[1:]))"
-    places = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    helpers = {
-        share: subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, (len(labels), seed, image_size, *share))],
-            env={**os.environ, "PYTHONPATH": places},
+def _draw_in_parallel(labels: NDArray[np.int64], seed: int, image_size: int) -> NDArray[np.uint8]:
+    """Draws the images of the labels; each depends only on (seed, position), whichever process draws it."""
+    processes = max(1, min(8, os.cpu_count() or 1, len(labels) // _IMAGES_PER_PROCESS))
+    ranges = list(pairwise(len(labels) * i // processes for i in range(processes + 1)))
+    code = f"import sys; from {__name__} import _draw_to_stdout; _draw_to_stdout(*map(int, sys.argv[1:]))"
+    python_path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    workers = {
+        span: subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, (len(labels), seed, image_size, *span))],
+            env={**os.environ, "PYTHONPATH": python_path},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        for share in shares[1:]
+        for span in ranges[1:]
     }
-    pieces = [_draw(labels, seed, image_size, *shares[0])]
-    for share, helper in helpers.items():
-        drawn = np.frombuffer(helper.communicate()[0], np.uint8)
-        if helper.returncode:  # where Python cannot start itself, all is drawn here
-            drawn = _draw(labels, seed, image_size, *share)
-        pieces.append(drawn.reshape(-1, image_size, image_size))
-    return np.concatenate(pieces)
+    parts = [_draw_range(labels, seed, image_size, *ranges[0])]
+    for span, worker in workers.items():
+        images = np.frombuffer(worker.communicate()[0], np.uint8)
+        if worker.returncode:  # a failed process is replaced by drawing in this one
+            images = _draw_range(labels, seed, image_size, *span)
+        parts.append(images.reshape(-1, image_size, image_size))
+    return np.concatenate(parts)
 
 
-def _draw(labels: NDArray[np.int64], seed: int, image_size: int, start: int, stop: int) -> NDArray[np.uint8]:
-    """The pictures from `start` to before `stop`."""
+def _draw_range(labels: NDArray[np.int64], seed: int, image_size: int, start: int, stop: int) -> NDArray[np.uint8]:
+    """Draws the images from `start` up to but excluding `stop`."""
     images = np.empty((stop - start, image_size, image_size), np.uint8)
     for position in range(start, stop):
         face = _Face(np.random.default_rng((seed, position)), image_size)
@@ -206,35 +205,35 @@ def _draw(labels: NDArray[np.int64], seed: int, image_size: int, start: int, sto
     return images
 
 
-def _draw_for_parent(count: int, seed: int, image_size: int, start: int, stop: int) -> None:
-    """Writes pictures of the set to the standard output."""
-    labels, _ = _assign(count, np.random.default_rng(seed))
-    sys.stdout.buffer.write(_draw(labels, seed, image_size, start, stop).data)
+def _draw_to_stdout(count: int, seed: int, image_size: int, start: int, stop: int) -> None:
+    """Writes the images from `start` to `stop` to standard output."""
+    labels, _ = _sample_labels(count, np.random.default_rng(seed))
+    sys.stdout.buffer.write(_draw_range(labels, seed, image_size, start, stop).data)
 
 
-def _tag(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Votes (count, 10) of ten taggers as in FER+: each sees the drawn emotion four times of five, else neutral."""
+def _simulate_votes(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Votes (count, 10) of ten simulated FER+ annotators, for the label with probability 0.8, else for neutral."""
     columns = np.array(FERPLUS_POSITIONS)
-    right = rng.binomial(10, 0.8, len(labels))
+    correct = rng.binomial(10, 0.8, len(labels))
     votes = np.zeros((len(labels), len(FERPLUS_COLUMNS)), np.float32)
-    np.add.at(votes, (np.arange(len(labels)), columns[labels]), right)
-    votes[:, FERPLUS_COLUMNS.index("neutral")] += 10 - right
+    np.add.at(votes, (np.arange(len(labels)), columns[labels]), correct)
+    votes[:, FERPLUS_COLUMNS.index("neutral")] += 10 - correct
     return votes
 
 
-def _assign(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Shuffled labels and usages (count,): FER2013's proportions in each usage, and no class missing."""
-    fewest = math.ceil(len(EMOTIONS) / min(_USAGE_SHARES))
-    if count < fewest:
-        raise ValueError(f"data.count={count} is too few for every class in every usage; take {fewest} or more")
-    sizes = [round(share * count) for share in _USAGE_SHARES]
+def _sample_labels(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Shuffled labels and usages (count,), with FER2013's proportions and every class in each usage."""
+    minimum = math.ceil(len(EMOTIONS) / min(_USAGE_FRACTIONS))
+    if count < minimum:
+        raise ValueError(f"data.count={count} is too few for every class in every usage; use {minimum} or more")
+    sizes = [round(fraction * count) for fraction in _USAGE_FRACTIONS]
     sizes[0] += count - sum(sizes)
-    shares = np.array([FREQUENCIES[emotion] for emotion in EMOTIONS]) / sum(FREQUENCIES.values())
+    frequencies = np.array([FREQUENCIES[emotion] for emotion in EMOTIONS]) / sum(FREQUENCIES.values())
     rows = []
     for usage, size in zip(USAGES, sizes, strict=True):
-        quota = np.maximum(1, np.floor(shares * size).astype(int))
-        while quota.sum() != size:  # one more where most is missing, or one less where most is too many
-            missing = shares * size - quota
+        quota = np.maximum(1, np.floor(frequencies * size).astype(int))
+        while quota.sum() != size:  # add where most is missing, remove where most is surplus
+            missing = frequencies * size - quota
             if quota.sum() < size:
                 quota[missing.argmax()] += 1
             else:
@@ -246,8 +245,8 @@ def _assign(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ND
 
 
 def _arc(half_width: float, height: float, bulge: float, power: float = 2.0) -> _Points:
-    """A curve from (-half_width, height) to (half_width, height) whose middle lies `bulge` lower."""
-    curve = half_width * _T + 1j * (height + bulge * (1 - np.abs(_T) ** power))
+    """A curve from (-half_width, height) to (half_width, height) whose middle is `bulge` lower."""
+    curve = half_width * _UNIT + 1j * (height + bulge * (1 - np.abs(_UNIT) ** power))
     return np.asarray(curve, np.complex128)
 
 
@@ -261,19 +260,19 @@ def _ellipse(x: float, y: float, width: float, height: float, power: float = 2.0
 
 
 def _between(one: _Points, other: _Points) -> _Points:
-    """The outline of the area between two curves that run the same way."""
+    """The outline of the area between two curves of the same direction."""
     return np.concatenate([one, other[::-1]])
 
 
 @cache
 def _taper(points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions 0..1 along a line, and how thick it is there: half as thick at its tips."""
+    """Positions 0..1 along a line and its relative thickness there: half at its tips."""
     t = np.linspace(0, 1, points)
     return t, np.minimum(1, 0.5 + 4 * t * (1 - t))
 
 
 def _ribbon(line: _Points, start: float, end: float | None = None) -> _Points:
-    """The outline of a line whose half-thickness runs from `start` to `end`, thinner at its tips."""
+    """The outline of a line whose half-thickness changes from `start` to `end` and tapers at its tips."""
     along = np.empty_like(line)
     along[1:-1] = line[2:] - line[:-2]
     along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
@@ -284,21 +283,21 @@ def _ribbon(line: _Points, start: float, end: float | None = None) -> _Points:
 
 
 def _mirror(points: _Points, side: int) -> _Points:
-    """The points for the right side of the picture (1) or, mirrored, for the left (-1)."""
+    """The points for the right side of the image (1) or, mirrored, for the left (-1)."""
     return points if side > 0 else -points.conj()
 
 
 def _within(points: _Points, top: _Points, bottom: _Points) -> _Points:
-    """The points, moved down to the curve `top` or up to the curve `bottom` where they lie outside."""
+    """The points, clipped vertically to the area between the curves `top` and `bottom`."""
     ceiling, floor = (np.interp(points.real, curve.real, curve.imag) for curve in (top, bottom))
     return np.asarray(points.real + 1j * np.minimum(np.maximum(points.imag, ceiling), floor), np.complex128)
 
 
 class _Face:
-    """One face: a person in a pose. The unit is half an average face's width, the origin between the eyes.
+    """One face: a person in a pose. The unit is half the width of an average face, the origin between the eyes.
 
     Args:
-        rng: Draws the person, the pose, the expression's strength, and the light.
+        rng: Generator for person, pose, strength of the expression and light.
         image_size: Pixels a side.
     """
 
@@ -308,15 +307,15 @@ class _Face:
 
         self.rng = rng
         self.image_size = image_size
-        # the pose
-        self.scale = 2 * image_size * rng.uniform(0.35, 0.44)  # drawn twice as large, then averaged down
+        # Pose
+        self.scale = 2 * image_size * rng.uniform(0.35, 0.44)  # drawn at twice the size, then downsampled
         self.centre = 2 * image_size * complex(around(0.5, 0.035), around(0.43, 0.035))
         roll, yaw, pitch = around(0, 0.13), around(0, 0.28), around(0, 0.14)
         turn, stretch, skew = self.scale * cmath.exp(1j * roll), around(0, 0.04), around(0, 0.05)
         across, down = turn * (1 + stretch), turn * complex(skew, 1 - stretch)
         self.along_x, self.along_y = across * math.cos(yaw), down * math.cos(pitch)
         self.along_depth = across * math.sin(yaw) + down * math.sin(pitch)
-        # the person
+        # Person
         self.skin = rng.uniform(90, 215)
         self.hair = float(
             rng.choice([rng.uniform(15, 60), rng.uniform(60, 120), rng.uniform(150, 215)], p=[0.5, 0.3, 0.2])
@@ -335,10 +334,10 @@ class _Face:
         self.canvas = self._background()
 
     def draw(self, emotion: str) -> NDArray[np.uint8]:
-        """One picture of the expression, uint8 (image_size, image_size)."""
-        action = self._action(emotion)
+        """Draws one image of the expression, uint8 (image_size, image_size)."""
+        action = self._action_strengths(emotion)
         self._head(action)
-        self._shade(action)
+        self._apply_shading(action)
         for side in (-1, 1):
             self._eye(side, action)
             self._brow(side, action)
@@ -348,10 +347,10 @@ class _Face:
             self._glasses()
         if self.rng.random() < 0.08:
             self._occlusion()
-        return self._photograph()
+        return self._apply_camera()
 
-    def _action(self, emotion: str) -> dict[str, float]:
-        """Strength of every action unit: a prototype, shown more or less, on top of the person's own rest."""
+    def _action_strengths(self, emotion: str) -> dict[str, float]:
+        """Strength of every action unit: a prototype, scaled at random, plus the person's deviation at rest."""
         prototypes = _PROTOTYPES[emotion]
         prototype = prototypes[self.rng.integers(len(prototypes))]
         strength = self.rng.uniform(0.5, 1.2)
@@ -362,38 +361,38 @@ class _Face:
             for i, unit in enumerate(_ACTION_UNITS)
         }
 
-    # From the face to the canvas
+    # From face coordinates to the canvas
 
     def _project(self, points: _Points) -> _Points:
-        """From the surface of the face, a turned and tilted ellipsoid, to canvas pixels."""
+        """Projects points on the face, a rotated and tilted ellipsoid, to canvas pixels."""
         x, y = points.real, points.imag
         depth = 0.8 * np.sqrt(np.maximum(0, 1 - (x / 1.1) ** 2 - ((y - 0.2) / 1.4) ** 2))
         pixels = x * self.along_x + y * self.along_y + depth * self.along_depth + self.centre
         return np.asarray(pixels, np.complex128)
 
     def _fill(self, outline: _Points, gray: float, layer: NDArray[np.uint8] | None = None) -> None:
-        """Fills an outline with a gray of 0..255, on the canvas or on another layer of its size."""
+        """Fills an outline with a gray value of 0..255, on the canvas or on another layer of the same size."""
         pixels = self._project(outline).view(np.float64).reshape(-1, 1, 2)
         fixed_point = np.rint(pixels * 16).astype(np.int32)  # 4 fractional bits
         target = self.canvas if layer is None else layer
         cv2.fillPoly(target, [fixed_point], min(max(gray, 0.0), 255.0), cv2.LINE_AA, shift=4)
 
     def _blur(self, layer: NDArray[np.uint8], radius: float) -> NDArray[np.float32]:
-        """Gaussian blur with a standard deviation of `radius` units of the face."""
+        """Gaussian blur with a standard deviation of `radius` face units."""
         return np.asarray(cv2.GaussianBlur(layer, (0, 0), radius * self.scale), np.float32)
 
-    # The parts, in the order in which they are drawn
+    # Parts of the face, in drawing order
 
     def _background(self) -> NDArray[np.uint8]:
         cells = int(self.rng.integers(2, 7))
         coarse = self.rng.normal(self.rng.uniform(40, 210), self.rng.uniform(5, 45), (cells, cells))
-        how = cv2.INTER_CUBIC if self.rng.random() < 0.8 else cv2.INTER_NEAREST
+        interpolation = cv2.INTER_CUBIC if self.rng.random() < 0.8 else cv2.INTER_NEAREST
         side = 2 * self.image_size
-        whole = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=how)
-        return np.asarray(whole, np.uint8)
+        background = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=interpolation)
+        return np.asarray(background, np.uint8)
 
     def _outline(self, action: Mapping[str, float]) -> _Points:
-        """The face from crown to chin."""
+        """The outline of the face from crown to chin."""
         x, y = self.width * _CIRCLE.real, self.height * _CIRCLE.imag
         y = np.where(y > 0, y * (1.22 + 0.2 * action["jaw_drop"]), y * 1.12)
         x = x * (1 - self.chin * np.minimum(np.maximum(y - 0.25, 0), 1))
@@ -417,26 +416,26 @@ class _Face:
         self._fill(self._outline(action), self.skin)
         if self.hair_style == "bald":
             return
-        x = 1.04 * self.width * _T
-        rise = np.sqrt(1 - 0.98 * _T**2)
-        tufts = self.rng.normal(0, 0.03, len(_T))
+        x = 1.04 * self.width * _UNIT
+        rise = np.sqrt(1 - 0.98 * _UNIT**2)
+        tufts = self.rng.normal(0, 0.03, len(_UNIT))
         parting = self.rng.uniform(-0.5, 0.5)
         hairline = {
             "short": -0.1 - 0.68 * rise**0.6 + tufts,
             "fringe": -0.05 - 0.5 * rise**0.7 + 2 * tufts,
-            "parted": -0.15 - 0.8 * np.abs(np.cos((_T - parting) * 1.1)) ** 2 * rise**0.4,
-            "long": 0.75 - 1.6 * rise**0.8 * np.cos((_T - parting) * 0.8),
+            "parted": -0.15 - 0.8 * np.abs(np.cos((_UNIT - parting) * 1.1)) ** 2 * rise**0.4,
+            "long": 0.75 - 1.6 * rise**0.8 * np.cos((_UNIT - parting) * 0.8),
         }[self.hair_style]
         crown = -0.4 - 0.95 * volume * rise
         self._fill(_between(x + 1j * crown, x + 1j * np.maximum(hairline, crown)), self.hair)
 
-    def _shade(self, action: Mapping[str, float]) -> None:
-        """Soft light and shadow; a layer's 128 changes nothing."""
+    def _apply_shading(self, action: Mapping[str, float]) -> None:
+        """Applies soft light and shadow; a layer value of 128 is neutral."""
         smile = min(action["lip_corner_puller"] + 0.6 * action["upper_lip_raiser"], 1.5)
         frown, wrinkle = min(action["brow_lowerer"], 1.2), min(action["nose_wrinkler"], 1.2)
         jaw = 0.2 * action["jaw_drop"]
         layer = np.full_like(self.canvas, 128)
-        shine = _ellipse(self.rng.uniform(-0.4, 0.4), -1.05, 0.4, 0.12)  # of hair or skull
+        shine = _ellipse(self.rng.uniform(-0.4, 0.4), -1.05, 0.4, 0.12)  # on hair or scalp
         self._fill(shine, 175, layer)
         self._fill(self._outline(action), 104, layer)
         self._fill(0.88 * self._outline(action), 124, layer)
@@ -498,7 +497,7 @@ class _Face:
         outer = 0.04 * raised - 0.17 * outer_raised - 0.02 * lowered
         arch = 0.07 + 0.04 * outer_raised - 0.05 * lowered
         start = 0.19 - 0.06 * lowered
-        t = (_T + 1) / 2
+        t = (_UNIT + 1) / 2
         x = start + (self.eye.real + 0.27 - start) * t
         y = self.brow_y + 0.02 + inner * (1 - t) ** 1.5 + outer * t**0.7 - arch * np.sin(np.pi * t**1.2)
         thickness = self.brow_thickness
@@ -520,7 +519,7 @@ class _Face:
         rounded = jaw * max(0.0, 1 - smile - stretch)
         half_width = self.mouth_width * (1 + 0.3 * smile + 0.3 * stretch - 0.35 * rounded - 0.12 * tight)
         corner = self.mouth_y - 0.12 * smile + 0.1 * frown + 0.1 * jaw + 0.02 * stretch
-        middle = 0.2 * smile - 0.17 * frown + 0.02  # how much lower than the corners a closed mouth's middle lies
+        middle = 0.2 * smile - 0.17 * frown + 0.02  # offset of a closed mouth's middle below its corners
         opened = 0.2 * part + 0.4 * jaw
         above = middle - (0.35 - 0.2 * min(jaw, 1)) * opened - 0.1 * sneer
         below = middle + (0.65 + 0.2 * min(jaw, 1)) * opened + 0.01
@@ -528,7 +527,7 @@ class _Face:
         thickness = self.lip * (1 - 0.6 * tight) * (1 - 0.25 * min(smile, 1))
         upper, lower = _arc(half_width, corner, above, boxy), _arc(half_width, corner, below, boxy)
         top = _arc(1.06 * half_width, corner, above - thickness, boxy)
-        top[len(_T) // 2] += 0.25j * thickness  # the bow of the upper lip
+        top[len(_UNIT) // 2] += 0.25j * thickness  # Cupid's bow of the upper lip
         if self.beard:
             self._fill(_between(_arc(1.2 * half_width, corner, above - 0.17), top), self.brow)
         self._fill(_between(top, upper), 0.9 * self.lip_gray)
@@ -556,19 +555,19 @@ class _Face:
         self._fill(_ribbon(_arc(x - 0.3, y, -0.05), 0.025), gray)
 
     def _occlusion(self) -> None:
-        """Something before the face, as a hand or a scarf would be: a bar from the edge inwards."""
+        """Draws an occluding bar from the edge inwards, such as a hand or a scarf."""
         angle = cmath.exp(1j * self.rng.uniform(0, 2 * np.pi))
         bar = (self.rng.uniform(0.55, 0.8) + np.linspace(0, 1.8, 5)) * np.complex128(angle)
         self._fill(_ribbon(bar, 0.2, 0.35), self.rng.uniform(20, 220))
 
-    def _photograph(self) -> NDArray[np.uint8]:
-        """Light, lens and sensor: from the canvas to uint8 (image_size, image_size)."""
+    def _apply_camera(self) -> NDArray[np.uint8]:
+        """Applies light, lens blur and sensor noise: from the canvas to uint8 (image_size, image_size)."""
         size = self.image_size
         small = cv2.resize(self.canvas, (size, size), interpolation=cv2.INTER_AREA)
         lamp = self.rng.uniform(0, 0.45) * cmath.exp(1j * self.rng.uniform(0, 2 * np.pi))
         ramp = np.linspace(-1, 1, size)
         lit = small * (1 + lamp.real * ramp + lamp.imag * ramp[:, None])
         lit = 120 + (lit - 120) * self.rng.uniform(0.65, 1.2) + self.rng.normal(0, 15)
-        picture = np.asarray(cv2.GaussianBlur(lit, (0, 0), size / 48 * self.rng.uniform(0.2, 0.8)))
-        picture = picture + self.rng.uniform(1, 7) * self.rng.standard_normal(picture.shape)
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.GaussianBlur(lit, (0, 0), size / 48 * self.rng.uniform(0.2, 0.8)))
+        image = image + self.rng.uniform(1, 7) * self.rng.standard_normal(image.shape)
+        return np.clip(np.rint(image), 0, 255).astype(np.uint8)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.near_duplicates import THRESHOLD, NearCopies, near_copies
-from fer_lightning.data.protocols.split import Indices, first_copies
+from fer_lightning.data.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
+from fer_lightning.data.protocols.split import Indices, first_occurrences
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_POSITIONS, USAGES
 from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions
@@ -34,7 +34,7 @@ class Audit:
 
     Attributes:
         faces: The data set.
-        copies: int64 (N,), `first_copies(faces)`.
+        copies: int64 (N,), `first_occurrences(faces)`.
         near: Pairs of first copies that are near copies of each other; those under `THRESHOLD` only to be shown.
         flat: (N,) one colour, or nearly.
         not_a_face: (N,) by FER+ votes.
@@ -45,7 +45,7 @@ class Audit:
 
     faces: FaceArrays
     copies: Indices
-    near: NearCopies
+    near: NearDuplicates
     flat: Mask
     not_a_face: Mask | None
     voted_other: Indices | None
@@ -131,14 +131,14 @@ def audit(faces: FaceArrays, predicted: NDArray[np.float32] | None = None) -> Au
         faces: The data set.
         predicted: (N, C) probabilities from nets that did not train on the picture, NaN rows where there are none.
     """
-    copies = first_copies(faces)
+    copies = first_occurrences(faces)
     flat = flat_pictures(faces.images)
     unique = np.flatnonzero((copies == np.arange(len(faces))) & ~flat)
     voted = faces.votes is not None and faces.classes == EMOTIONS
     return Audit(
         faces,
         copies,
-        near_copies(faces.images, unique),
+        find_near_duplicates(faces.images, unique),
         flat,
         None if faces.votes is None else faces.votes[:, FERPLUS_COLUMNS.index("NF")] >= NO_FACE_VOTES,
         clearly_other(faces.votes, faces.labels) if voted and faces.votes is not None else None,

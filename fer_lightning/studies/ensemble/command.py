@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from fer_lightning.cli.verb import run_verb
-from fer_lightning.files import check_place, sha256
+from fer_lightning.files import check_writable, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
 from fer_lightning.overrides import verb_command, without, without_folders
@@ -200,7 +200,7 @@ def ensemble(
     console = Console()
     folder = Path("outputs") / "ensembles" / name
     refuse_another(folder / "record.json", command)
-    check_place(folder, "outputs")
+    check_writable(folder, "outputs")
     members, first = predict_members(paths, overrides, console)
     val = members[0].parts["val"]
     shares = vote_weights(torch.stack([m.parts["val"].logits for m in members]), val.labels, weights, choose)
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str]) -> int:
         if publish := given.get("publish"):
             if not re.fullmatch(r"\w+", publish):
                 raise ValueError(f"publish={publish} must be one word of letters, digits and _: the name of a row")
-            check_place(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
+            check_writable(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
         if "recipe" in given:
             recipe = Recipe.named(given["recipe"])
             paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose

@@ -1,4 +1,4 @@
-"""BatchedAugmentation: each operation against a slow reference, one picture and one step at a time."""
+"""BatchedAugmentation: each operation against a slow reference that transforms one image step by step."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(count: int = 6, channels: int = 1, height: int = 20, width: int = 28) -> torch.Tensor:
+def random_images(count: int = 6, channels: int = 1, height: int = 20, width: int = 28) -> torch.Tensor:
     return torch.rand(count, channels, height, width, generator=seeded(99))
 
 
-def warped(image: np.ndarray, draw: dict[str, float]) -> np.ndarray:
-    """One (C, H, W) picture: every step as a forward matrix in pixels, multiplied, inverted and sampled."""
+def reference_warp(image: np.ndarray, draw: dict[str, float]) -> np.ndarray:
+    """Transforms one (C, H, W) image: multiplies the forward matrices of all steps in pixels, inverts and samples."""
     height, width = image.shape[1:]
     cos, sin = math.cos(draw["rotation"]), math.sin(draw["rotation"])
     left, right = draw["left"] * width, (1 - draw["right"]) * width
@@ -66,9 +66,9 @@ def warped(image: np.ndarray, draw: dict[str, float]) -> np.ndarray:
 def reference(images: torch.Tensor, augmentation: BatchedAugmentation, seed: int) -> torch.Tensor:
     draws = augmentation.draw(len(images), seeded(seed), images.device)
     results = []
-    for i, picture in enumerate(images.double().numpy()):
+    for i, image in enumerate(images.double().numpy()):
         draw = {name: float(values[i]) for name, values in draws.items()}
-        out = warped(picture, draw)
+        out = reference_warp(image, draw)
         height, width = out.shape[1:]
         luma = out[0] if len(out) == 1 else 0.299 * out[0] + 0.587 * out[1] + 0.114 * out[2]
         out = luma.mean() + draw["contrast"] * (out - luma.mean())
@@ -88,15 +88,15 @@ def reference(images: torch.Tensor, augmentation: BatchedAugmentation, seed: int
     [*((name,) for name in STRONG), tuple(STRONG)],
     ids=lambda names: "all" if len(names) > 1 else names[0],
 )
-def test_equals_the_reference(names, channels):
+def test_matches_the_reference(names, channels):
     augmentation = BatchedAugmentation(**OFF | {name: STRONG[name] for name in names})
-    images = pictures(channels=channels)
+    images = random_images(channels=channels)
     out = augmentation(images, seeded(5))
-    assert not torch.allclose(out, images, atol=0.05), "the draw must change something for this test to mean it"
+    assert not torch.allclose(out, images, atol=0.05), "the draw must change the images"
     torch.testing.assert_close(out, reference(images, augmentation, seed=5), atol=2e-4, rtol=0)
 
 
-def test_hand_worked_flip_shift_and_border():
+def test_flip_shift_and_border_by_hand():
     row = torch.tensor([0.0, 0.1, 0.2, 0.3]).expand(1, 1, 4, 4)
     flipped = BatchedAugmentation(**OFF | {"flip": 1.0})(row, seeded())
     torch.testing.assert_close(flipped, row.flip(-1))
@@ -104,18 +104,18 @@ def test_hand_worked_flip_shift_and_border():
     shifting = BatchedAugmentation(**OFF | {"shift": 1.0})
     quarter = {"shift_x": torch.tensor([0.25])}
     shifting.draw = lambda *arguments: BatchedAugmentation(**OFF).draw(*arguments) | quarter
-    # A quarter of the width to the right; the border repeats its outermost pixel.
+    # A quarter of the width to the right; the border is padded with its outermost pixel.
     torch.testing.assert_close(shifting(row, seeded()), torch.tensor([0.0, 0.0, 0.1, 0.2]).expand(1, 1, 4, 4))
 
 
-def test_no_strength_changes_nothing():
-    images = pictures()
+def test_zero_strengths_leave_images_unchanged():
+    images = random_images()
     out = BatchedAugmentation(**OFF)(images, seeded())
     assert torch.equal(out, images)
     assert out.data_ptr() != images.data_ptr()
 
 
-def test_draws_fill_their_ranges():
+def test_draws_cover_their_ranges():
     draws = BatchedAugmentation(**STRONG).draw(20_000, seeded(), torch.device("cpu"))
     for name, low, high in [
         ("rotation", -math.radians(30), math.radians(30)),
@@ -137,27 +137,27 @@ def test_draws_fill_their_ranges():
     assert draws["flip"].mean() == pytest.approx(0.5, abs=0.02)
     assert draws["erasing"].mean() == pytest.approx(0.7, abs=0.02)
     together = torch.corrcoef(torch.stack(list(draws.values())))
-    assert (together - torch.eye(len(draws))).abs().max() < 0.05, "each draw is its own"
+    assert (together - torch.eye(len(draws))).abs().max() < 0.05, "draws are independent"
 
 
-def test_noise_has_its_standard_deviation():
+def test_noise_has_the_given_standard_deviation():
     gray = torch.full((8, 1, 40, 40), 0.5)
     noise = BatchedAugmentation(**OFF, noise=0.1)(gray, seeded()) - gray
     assert noise.std() == pytest.approx(0.1, rel=0.03)
     assert noise.mean() == pytest.approx(0, abs=0.005)
 
 
-def test_a_draw_per_picture_and_the_same_by_the_same_seed():
-    images = pictures(1).expand(8, -1, -1, -1)
+def test_draws_differ_per_image_and_repeat_with_the_seed():
+    images = random_images(1).expand(8, -1, -1, -1)
     augmentation = BatchedAugmentation(**STRONG, noise=0.02)
     first, again, other = (augmentation(images, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert len({picture.numpy().tobytes() for picture in first}) == 8
+    assert len({image.numpy().tobytes() for image in first}) == 8
 
 
 @pytest.mark.parametrize("size", [20, 224])
-def test_half_precision_and_autocast_keep_the_pixels_in_place(size):
+def test_half_precision_and_autocast_do_not_move_pixels(size):
     smooth = torch.linspace(0, 1, size).expand(4, 3, size, size).contiguous()
     augmentation = BatchedAugmentation(**STRONG)
     exact = augmentation(smooth, seeded(3))
@@ -168,8 +168,8 @@ def test_half_precision_and_autocast_keep_the_pixels_in_place(size):
         torch.testing.assert_close(augmentation(smooth, seeded(3)), exact)
 
 
-def test_keeps_memory_format_range_and_input():
-    images = pictures(channels=3).to(memory_format=torch.channels_last)
+def test_preserves_memory_format_range_and_input():
+    images = random_images(channels=3).to(memory_format=torch.channels_last)
     before = images.clone()
     augmentation = BatchedAugmentation(**STRONG, noise=0.5)
     out = augmentation(images, seeded())
@@ -181,8 +181,8 @@ def test_keeps_memory_format_range_and_input():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_sees_the_draws_of_a_cpu_generator():
-    images = pictures(channels=3)
+def test_a_cpu_generator_gives_the_same_draws_on_a_gpu():
+    images = random_images(channels=3)
     augmentation = BatchedAugmentation(**STRONG)
     on_gpu = augmentation(images.cuda(), seeded())
     torch.testing.assert_close(on_gpu.cpu(), augmentation(images, seeded()), atol=1e-4, rtol=0)
@@ -191,41 +191,41 @@ def test_a_gpu_sees_the_draws_of_a_cpu_generator():
 
 @pytest.mark.parametrize(("name", "value"), [("flip", 1.1), ("crop", 0.5), ("zoom", 1.0), ("rotation", -5)])
 @pytest.mark.parametrize("augmentation", [PictureAugmentation, BatchedAugmentation])
-def test_a_wrong_strength_is_named(augmentation, name, value):
+def test_rejects_an_invalid_strength(augmentation, name, value):
     with pytest.raises(ValueError, match=rf"augmentation\.policy\.{name} must lie between 0 and .*, got {value}"):
         augmentation(**{name: value})
 
 
-def test_a_view_is_a_window_of_the_picture_at_its_own_size():
-    images = pictures(count=64, height=12, width=12)
+def test_view_is_a_crop_without_resizing():
+    images = random_images(count=64, height=12, width=12)
     views = BatchedAugmentation(**OFF | {"view": 0.75})(images, seeded(3))
     assert views.shape == (64, 1, 9, 9)
-    places = set()
-    for picture, view in zip(images[:, 0], views[:, 0], strict=True):
-        windows = picture.unfold(0, 9, 1).unfold(1, 9, 1)
+    positions = set()
+    for image, view in zip(images[:, 0], views[:, 0], strict=True):
+        windows = image.unfold(0, 9, 1).unfold(1, 9, 1)
         found = (windows - view).abs().amax(dim=(2, 3)) < 1e-5
         assert found.sum() == 1
-        places.add(tuple(found.nonzero()[0].tolist()))
-    assert len(places) == 16, "every place is drawn"
+        positions.add(tuple(found.nonzero()[0].tolist()))
+    assert len(positions) == 16, "every position is drawn"
 
 
-def test_a_view_shows_what_the_whole_policy_makes():
+def test_view_is_a_crop_of_the_transformed_image():
     policy = OFF | {"rotation": 20.0, "flip": 0.5}
-    images = pictures(count=8, height=12, width=16)
+    images = random_images(count=8, height=12, width=16)
     whole = BatchedAugmentation(**policy)(images, seeded(1))
     views = BatchedAugmentation(**policy, view=0.5)(images, seeded(1))
-    for picture, view in zip(whole[:, 0], views[:, 0], strict=True):
-        assert ((picture.unfold(0, 6, 1).unfold(1, 8, 1) - view).abs().amax(dim=(2, 3)) < 1e-5).any()
+    for image, view in zip(whole[:, 0], views[:, 0], strict=True):
+        assert ((image.unfold(0, 6, 1).unfold(1, 8, 1) - view).abs().amax(dim=(2, 3)) < 1e-5).any()
 
 
-def test_a_view_of_the_last_draw_still_fits(monkeypatch):
-    images = pictures(height=48, width=48)
+def test_view_of_the_largest_draw_is_inside_the_image(monkeypatch):
+    images = random_images(height=48, width=48)
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
     views = BatchedAugmentation(**OFF | {"view": 0.833})(images, seeded())
     torch.testing.assert_close(views, images[..., 8:, 8:])
 
 
 @pytest.mark.parametrize("view", [0.0, -1.0, 1.1])
-def test_a_view_that_cannot_be_is_named(view):
+def test_rejects_an_invalid_view(view):
     with pytest.raises(ValueError, match=r"augmentation\.policy\.view"):
         BatchedAugmentation(view=view)

@@ -1,4 +1,4 @@
-"""PictureAugmentation, and that a policy's yaml means the same in both implementations."""
+"""PictureAugmentation, and the equivalence of both implementations of a policy."""
 
 from __future__ import annotations
 
@@ -31,58 +31,58 @@ STRONG = {
 }
 
 
-def pictures(count: int = 6, shape: tuple[int, ...] = (48, 48)) -> np.ndarray:
+def random_images(count: int = 6, shape: tuple[int, ...] = (48, 48)) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def face(size: int = 48) -> np.ndarray:
-    """Smooth, of middle gray, and different on the left and on the right."""
+def smooth_face(size: int = 48) -> np.ndarray:
+    """A smooth mid-gray image that is not symmetric."""
     y, x = np.mgrid[:size, :size] / size
     return (128 + 50 * np.sin(5 * x + 1) * np.cos(4 * y)).astype(np.uint8)
 
 
-def composed(option: str) -> dict[str, Any]:
+def compose_augmentation(option: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[f"+augmentation={option}"])
     return OmegaConf.to_container(config.augmentation, resolve=True)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (48, 48, 3), (224, 240), (240, 224, 3)])
-def test_any_size_gray_or_colour(shape):
-    images = pictures(3, shape)
+def test_any_size_in_gray_and_colour(shape):
+    images = random_images(3, shape)
     before = images.copy()
     augmentation = PictureAugmentation(**STRONG)
     out = augmentation(images)
     assert (out.shape, out.dtype) == (images.shape, np.uint8)
     assert not np.array_equal(out, images)
     assert np.array_equal(images, before)
-    images.flags.writeable = False  # as a memory-mapped data set is
+    images.flags.writeable = False  # like a memory-mapped data set
     augmentation(images)
 
 
 def test_gray_stays_gray_in_colour():
-    """A gray picture repeated to three channels is treated as the gray one."""
+    """A gray image repeated to three channels is transformed like the gray one."""
     gray, colour = PictureAugmentation(**STRONG), PictureAugmentation(**STRONG)
-    images = np.stack([face()] * 4)
+    images = np.stack([smooth_face()] * 4)
     out = colour(np.repeat(images[..., None], 3, axis=-1))
     np.testing.assert_allclose(out[..., 0].astype(int), gray(images).astype(int), atol=1)
     assert (out == out[..., :1]).all()
 
 
-def test_each_picture_has_its_own_draw_by_seed():
-    images = np.stack([face()] * 8)
+def test_draws_differ_per_image_and_repeat_with_the_seed():
+    images = np.stack([smooth_face()] * 8)
     augmentation = PictureAugmentation(**STRONG)
     first = augmentation(images)
-    assert len({picture.tobytes() for picture in first}) == 8
+    assert len({image.tobytes() for image in first}) == 8
     assert not np.array_equal(augmentation(images), first)
-    augmentation.reseed(0)  # what a new one starts with
+    augmentation.reseed(0)  # the initial seed
     assert np.array_equal(augmentation(images), first)
     augmentation.reseed(1)
     assert not np.array_equal(augmentation(images), first)
 
 
-def test_a_pickled_copy_goes_on_with_the_same_draws():
-    images = np.stack([face()] * 4)
+def test_a_pickled_copy_continues_with_the_same_draws():
+    images = np.stack([smooth_face()] * 4)
     augmentation = PictureAugmentation(**STRONG)
     augmentation(images)
     copy = pickle.loads(pickle.dumps(augmentation))
@@ -92,8 +92,8 @@ def test_a_pickled_copy_goes_on_with_the_same_draws():
     assert np.array_equal(copy(images), augmentation(images))
 
 
-def test_steps_draw_independently():
-    """Albumentations seeds all its steps alike; then a picture would be erased exactly when it is flipped."""
+def test_transforms_draw_independently():
+    """Albumentations seeds all its transforms alike; an image would be erased exactly when it is flipped."""
     ramp = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
     out = PictureAugmentation(**OFF | {"flip": 0.5, "erasing": 0.5})(np.stack([ramp] * 400))
     flipped = out[:, 0, 0] > out[:, 0, -1]
@@ -102,8 +102,8 @@ def test_steps_draw_independently():
     assert counts.min() > 70, "of 100 expected in each of the four combinations"
 
 
-def test_hand_worked_values():
-    images = face()[None]
+def test_values_by_hand():
+    images = smooth_face()[None]
     assert np.array_equal(PictureAugmentation(**OFF)(images), images)
     assert np.array_equal(PictureAugmentation(**OFF | {"flip": 1.0})(images), images[:, :, ::-1])
 
@@ -114,10 +114,10 @@ def test_hand_worked_values():
     assert 119 <= bright.max() <= 120
     assert np.abs(PictureAugmentation(**OFF, contrast=0.5)(flat).astype(int) - 100).max() <= 1
 
-    mean = face().mean()
-    contrasted = PictureAugmentation(**OFF, contrast=0.5)(np.stack([face()] * 100)).astype(float)
+    mean = smooth_face().mean()
+    contrasted = PictureAugmentation(**OFF, contrast=0.5)(np.stack([smooth_face()] * 100)).astype(float)
     assert np.abs(contrasted.mean(axis=(1, 2)) - mean).max() < 1
-    spread = contrasted.std(axis=(1, 2)) / face().std()
+    spread = contrasted.std(axis=(1, 2)) / smooth_face().std()
     assert 0.48 < spread.min() < 0.55
     assert 1.45 < spread.max() < 1.52
 
@@ -129,38 +129,38 @@ def test_no_black_corners():
 
 
 @pytest.mark.parametrize("policy", [{name: value} for name, value in STRONG.items()] + [STRONG], ids=str)
-def test_both_implementations_draw_from_one_distribution(policy):
-    """Over many draws on one face, the mean picture and its spread agree."""
+def test_both_implementations_have_the_same_distribution(policy):
+    """Over many draws on one face, the mean image and its standard deviation agree."""
     count = 1500
-    faces = np.stack([face()] * count)
-    one_by_one = PictureAugmentation(**OFF | policy)(faces) / 255
+    faces = np.stack([smooth_face()] * count)
+    per_image = PictureAugmentation(**OFF | policy)(faces) / 255
     batch = torch.from_numpy(faces)[:, None].float() / 255
-    at_once = BatchedAugmentation(**OFF | policy)(batch, torch.Generator().manual_seed(0))[:, 0].numpy()
-    np.testing.assert_allclose(one_by_one.mean(axis=0), at_once.mean(axis=0), atol=0.02)
-    np.testing.assert_allclose(one_by_one.std(axis=0), at_once.std(axis=0), atol=0.02)
+    batched = BatchedAugmentation(**OFF | policy)(batch, torch.Generator().manual_seed(0))[:, 0].numpy()
+    np.testing.assert_allclose(per_image.mean(axis=0), batched.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(per_image.std(axis=0), batched.std(axis=0), atol=0.02)
 
 
 @pytest.mark.parametrize("strength", ["light", "standard", "strong"])
-def test_the_yaml_pairs_agree(strength):
-    per_picture, batched = composed(strength), composed(f"batched_{strength}")
-    shared = dict(per_picture["policy"])
+def test_per_image_and_batched_configs_agree(strength):
+    per_image, batched = compose_augmentation(strength), compose_augmentation(f"batched_{strength}")
+    shared = dict(per_image["policy"])
     assert shared.pop("_target_").endswith("PictureAugmentation")
     assert batched["policy"].pop("_target_").endswith("BatchedAugmentation")
     extra = {name: value for name, value in batched["policy"].items() if name not in shared}
     assert batched["policy"] == shared | extra
-    assert extra == {"shear": 0.0, "gamma": 0.0, "noise": 0.0, "view": 1.0}  # all of them change nothing
-    assert per_picture["mix"] is None
+    assert extra == {"shear": 0.0, "gamma": 0.0, "noise": 0.0, "view": 1.0}  # neutral values
+    assert per_image["mix"] is None
     assert batched["mix"] is None
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "augmentation").glob("*.yaml")))
-def test_every_option_is_built_and_runs(option):
-    config = composed(option)
+def test_every_option_builds_and_runs(option):
+    config = compose_augmentation(option)
     assert set(config) == {"policy", "mix"}
     policy, mix = instantiate(config["policy"]), instantiate(config["mix"])
     generator = torch.Generator().manual_seed(0)
     if isinstance(policy, PictureAugmentation):
-        assert policy(pictures()).shape == (6, 48, 48)
+        assert policy(random_images()).shape == (6, 48, 48)
     elif policy is not None:
         assert isinstance(policy, BatchedAugmentation)
         assert policy(torch.rand(6, 1, 48, 48), generator).shape == (6, 1, 48, 48)

@@ -1,4 +1,4 @@
-"""FER+'s rules: by hand, against a slow reference, and by the counts that its authors' code gives."""
+"""FER+ rules: by hand, against a slow reference, and with the counts of the authors' code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def votes(**counts: int) -> list[int]:
     return [counts.get(name, 0) for name in FERPLUS_COLUMNS]
 
 
-def said(rule: str, **counts: int) -> dict[str, float]:
-    """What a rule makes of one picture, without the zeros."""
+def distribution_of(rule: str, **counts: int) -> dict[str, float]:
+    """The distribution of one image under a rule, without the zeros."""
     row = distributions(np.array([votes(**counts)], np.float32), rule)[0]
-    return {name: pytest.approx(float(share)) for name, share in zip(FERPLUS_EMOTIONS, row, strict=True) if share}
+    return {name: pytest.approx(float(value)) for name, value in zip(FERPLUS_EMOTIONS, row, strict=True) if value}
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,15 @@ def said(rule: str, **counts: int) -> dict[str, float]:
     [
         ("majority", {"neutral": 6, "sadness": 4}, {"neutral": 1}),
         ("majority", {"neutral": 5, "sadness": 5}, {}),  # half is not more than half
-        ("majority", {"neutral": 5, "sadness": 4, "fear": 1}, {"neutral": 1}),  # the single vote is none: 5 of 9
+        ("majority", {"neutral": 5, "sadness": 4, "fear": 1}, {"neutral": 1}),  # the single vote is ignored: 5 of 9
         ("majority", {"NF": 7, "fear": 3}, {}),
         ("majority", {"unknown": 6, "fear": 4}, {}),
         ("majority", dict.fromkeys(FERPLUS_COLUMNS, 1), {}),
-        ("soft", {"neutral": 8, "sadness": 2}, {"neutral": 1}),  # 75% are reached by the first
+        ("soft", {"neutral": 8, "sadness": 2}, {"neutral": 1}),  # the first has 75%
         ("soft", {"neutral": 7, "sadness": 3}, {"neutral": 0.7, "sadness": 0.3}),
-        ("soft", {"neutral": 4, "sadness": 2, "fear": 2, "anger": 2}, {}),  # three come together: four in all
+        ("soft", {"neutral": 4, "sadness": 2, "fear": 2, "anger": 2}, {}),  # three are equal: four in total
         ("soft", {"neutral": 4, "sadness": 3, "fear": 3}, {"neutral": 0.4, "sadness": 0.3, "fear": 0.3}),
-        ("soft", {"neutral": 6, "unknown": 4}, {"neutral": 1}),  # unknown comes second: left out, 60% are kept
+        ("soft", {"neutral": 6, "unknown": 4}, {"neutral": 1}),  # unknown is second: omitted, 60% are kept
         ("soft", {"neutral": 5, "unknown": 5}, {}),  # half is not enough
         ("soft", {"unknown": 5, "neutral": 3, "anger": 2}, {}),
         ("soft", {"neutral": 4, "unknown": 3, "anger": 3}, {"neutral": 4 / 7, "anger": 3 / 7}),
@@ -53,21 +53,21 @@ def said(rule: str, **counts: int) -> dict[str, float]:
     ],
 )
 def test_rules_by_hand(rule: str, counts: dict[str, int], expected: dict[str, float]) -> None:
-    assert said(rule, **counts) == expected
+    assert distribution_of(rule, **counts) == expected
 
 
-def soft_slowly(row: list[int]) -> list[float]:
-    """The soft rule for one picture, step by step."""
-    left = {i: v for i, v in enumerate(row) if v > 1}
-    total, kept, out = sum(left.values()), {}, [0.0] * 8
-    while left and sum(kept.values()) < 0.75 * total and len(kept) < 3:
-        most = max(left.values())
-        together = sorted(i for i, v in left.items() if v == most)
-        kept |= {i: most for i in together if i < 8}
-        if together[-1] >= 8:
+def soft_reference(row: list[int]) -> list[float]:
+    """The soft rule for one image, step by step."""
+    remaining = {i: v for i, v in enumerate(row) if v > 1}
+    total, kept, out = sum(remaining.values()), {}, [0.0] * 8
+    while remaining and sum(kept.values()) < 0.75 * total and len(kept) < 3:
+        most = max(remaining.values())
+        equal = sorted(i for i, v in remaining.items() if v == most)
+        kept |= {i: most for i in equal if i < 8}
+        if equal[-1] >= 8:
             break
-        for i in together:
-            del left[i]
+        for i in equal:
+            del remaining[i]
     if len(kept) <= 3 and sum(kept.values()) > 0.5 * total:
         for i, v in kept.items():
             out[i] = v / sum(kept.values())
@@ -76,9 +76,9 @@ def soft_slowly(row: list[int]) -> list[float]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=10))
-def test_soft_is_the_slow_rule_and_every_row_sums_to_one_or_nothing(row: list[int]) -> None:
+def test_soft_matches_the_reference_and_rows_sum_to_one_or_zero(row: list[int]) -> None:
     table = np.array([row], np.float32)
-    assert distributions(table, "soft")[0] == pytest.approx(soft_slowly(row))
+    assert distributions(table, "soft")[0] == pytest.approx(soft_reference(row))
     for rule in RULES:
         total = float(distributions(table, rule).sum())
         assert total == pytest.approx(1) or total == 0
@@ -87,34 +87,39 @@ def test_soft_is_the_slow_rule_and_every_row_sums_to_one_or_nothing(row: list[in
 def test_parts_labels_and_targets() -> None:
     faces = draw_faces(400, image_size=24)
     split = fer_plus(faces, rule="soft")
-    made = split.faces
-    assert made is not None
+    relabelled = split.faces
+    assert relabelled is not None
     assert split.name == "fer_plus(soft)"
     assert not split.is_leaky
-    assert made.classes == FERPLUS_EMOTIONS
-    assert made.targets is not None
-    assert made.targets.dtype == np.float32
-    assert made.targets.sum(axis=1) == pytest.approx(1)
-    assert np.array_equal(made.targets.argmax(axis=1), made.labels)
+    assert relabelled.classes == FERPLUS_EMOTIONS
+    assert relabelled.targets is not None
+    assert relabelled.targets.dtype == np.float32
+    assert relabelled.targets.sum(axis=1) == pytest.approx(1)
+    assert np.array_equal(relabelled.targets.argmax(axis=1), relabelled.labels)
     assert fer_plus(faces).faces.targets is None  # type: ignore[union-attr]
-    rows = [int(name.split()[1]) for name in made.names]
-    assert np.array_equal(made.images, faces.images[rows])
+    rows = [int(name.split()[1]) for name in relabelled.names]
+    assert np.array_equal(relabelled.images, faces.images[rows])
     majority = distributions(faces.votes, "majority")[rows]
     for part, usage in {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}.items():
-        assert set(made.usage[split.indices[part]]) == {usage}
+        assert set(relabelled.usage[split.indices[part]]) == {usage}
         if part != "train":
-            assert np.array_equal(made.targets[split.indices[part]], majority[split.indices[part]])
-    mostly = [FERPLUS_NAMES[faces.classes[label]] for label in faces.labels[rows]]
-    assert np.mean([made.classes[label] == name for label, name in zip(made.labels, mostly, strict=True)]) > 0.9
+            assert np.array_equal(relabelled.targets[split.indices[part]], majority[split.indices[part]])
+    original_names = [FERPLUS_NAMES[faces.classes[label]] for label in faces.labels[rows]]
+    assert (
+        np.mean(
+            [relabelled.classes[label] == name for label, name in zip(relabelled.labels, original_names, strict=True)]
+        )
+        > 0.9
+    )
 
 
-def test_training_batches_carry_the_targets_and_others_do_not() -> None:
+def test_only_training_batches_have_targets() -> None:
     split = fer_plus(draw_faces(400, image_size=24), rule="multi_target")
-    made = FERDataModule(split.faces, split, batch_size=16, augmentation=NONE)
+    datamodule = FERDataModule(split.faces, split, batch_size=16, augmentation=NONE)
     for training in (True, False):
-        made.trainer = type("Trainer", (), {"training": training})()
-        batch = next(iter(made.train_dataloader() if training else made.val_dataloader()))
-        batch = made.on_after_batch_transfer(batch, 0)
+        datamodule.trainer = type("Trainer", (), {"training": training})()
+        batch = next(iter(datamodule.train_dataloader() if training else datamodule.val_dataloader()))
+        batch = datamodule.on_after_batch_transfer(batch, 0)
         assert ("target" in batch) is training
         if training:
             assert batch["target"].numpy() == pytest.approx(split.faces.targets[batch["index"].numpy()])
@@ -135,7 +140,7 @@ def test_seven_classes_without_contempt() -> None:
     assert angry.max(axis=1) == pytest.approx(1)
 
 
-def test_mistakes_are_named() -> None:
+def test_rejects_invalid_settings() -> None:
     faces = draw_faces(400, image_size=24)
     with pytest.raises(ValueError, match=r"protocol\.rule is 'mean'; it must be one of majority, soft, multi_target"):
         fer_plus(faces, rule="mean")
@@ -148,7 +153,7 @@ def test_mistakes_are_named() -> None:
 
 @pytest.fixture(scope="module")
 def real_votes(real_data: Path) -> FaceArrays:
-    """FER2013's rows with their real usage and votes; the pixels play no part in the rules."""
+    """FER2013's rows with their real usage and votes; the rules do not use the pixels."""
     import csv
 
     with (real_data / "fer2013new.csv").open() as file:
@@ -179,7 +184,7 @@ def test_counts_of_the_real_votes(real_votes: FaceArrays, rule: str, counts: lis
     kept = distributions(real_votes.votes, rule).sum(axis=1) > 0
     parts = ("Training", "PublicTest", "PrivateTest")
     assert [int(kept[real_votes.usage == usage].sum()) for usage in parts] == counts
-    assert not kept[real_votes.names == b""].any()  # rows without a name are no faces
+    assert not kept[real_votes.names == b""].any()  # rows without a name are not faces
     split = fer_plus(real_votes, rule=rule)
     assert [len(split.indices[part]) for part in ("train", "val", "test")] == [counts[0], 3_199, 3_153]
     test = np.bincount(split.faces.labels[split.indices["test"]])

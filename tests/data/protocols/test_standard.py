@@ -1,4 +1,4 @@
-"""Splits: what every protocol promises, on drawn data sets, hand-made ones and FER2013 itself."""
+"""Standard protocols: invariants on random data sets, examples by hand, and FER2013 itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from fer_lightning.data.arrays import DataError, FaceArrays
-from fer_lightning.data.protocols.split import Split, parts_as_official
+from fer_lightning.data.protocols.split import Split, has_official_parts
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
 from fer_lightning.labels import FERPLUS_COLUMNS, USAGES
 
@@ -21,7 +21,7 @@ REAL = REAL_DATA / "fer2013-kaggle.zip"
 
 
 def faces(labels, usage, pixels=None) -> FaceArrays:
-    """A data set of 2x2 pictures; equal `pixels` are equal pictures, by default all differ."""
+    """A data set of 2x2 images; equal `pixels` give equal images, by default all differ."""
     labels = np.asarray(labels, dtype=np.int64)
     pixels = np.arange(len(labels)) if pixels is None else np.asarray(pixels)
     images = np.zeros((len(labels), 2, 2), dtype=np.uint8)
@@ -31,14 +31,14 @@ def faces(labels, usage, pixels=None) -> FaceArrays:
         labels=labels,
         usage=np.asarray(usage, dtype=np.str_),
         classes=tuple("abcd"),
-        name="drawn",
+        name="example",
         fingerprint="0",
         names=np.array([f"row {i}".encode() for i in range(len(labels))], dtype=np.bytes_),
     )
 
 
-def regular(training: int = 60, public: int = 12, private: int = 12) -> FaceArrays:
-    """Two classes, twice as many of the first, in all three parts."""
+def two_class_faces(training: int = 60, public: int = 12, private: int = 12) -> FaceArrays:
+    """Two classes in all three parts, the first twice as frequent as the second."""
     counts = (training, public, private)
     usage = [name for name, count in zip(USAGES, counts, strict=True) for _ in range(count)]
     return faces([i % 3 // 2 for i in range(len(usage))], usage)
@@ -65,7 +65,7 @@ PROTOCOLS = [
 def split_of(protocol, data, **keywords) -> Split:
     try:
         return protocol(data, **keywords)
-    except DataError:  # so few pictures that a part came out empty
+    except DataError:  # too few images: a part is empty
         reject()
 
 
@@ -84,9 +84,11 @@ def test_parts_are_disjoint_sorted_and_reproducible(protocol, keywords, data, se
         assert (np.diff(indices) > 0).all()
     assert "PrivateTest" not in data.usage[np.concatenate([parts["train"], parts["val"]])]
 
-    # The slow definition of the deduplicated test part, picture against picture.
-    known = {data.images[i].tobytes() for i in [*parts["train"], *parts["val"]]}
-    assert parts["test_deduplicated"].tolist() == [i for i in parts["test"] if data.images[i].tobytes() not in known]
+    # Slow reference of the deduplicated test part: compares images one by one.
+    train_val_images = {data.images[i].tobytes() for i in [*parts["train"], *parts["val"]]}
+    assert parts["test_deduplicated"].tolist() == [
+        i for i in parts["test"] if data.images[i].tobytes() not in train_val_images
+    ]
     again = protocol(data, **keywords)
     assert again.name == split.name
     assert all(np.array_equal(again.indices[name], parts[name]) for name in parts)
@@ -94,22 +96,22 @@ def test_parts_are_disjoint_sorted_and_reproducible(protocol, keywords, data, se
 
 @settings(max_examples=60, deadline=None)
 @given(data=data_sets(), folds=st.integers(2, 6), seed=st.integers(0, 3))
-def test_kfold_validates_on_every_picture_once_and_keeps_copies_together(data, folds, seed):
+def test_kfold_validates_on_every_image_once_and_groups_copies(data, folds, seed):
     splits = [split_of(kfold, data, folds=folds, fold=fold, seed=seed) for fold in range(folds)]
     val = np.concatenate([split.indices["val"] for split in splits])
     assert sorted(val) == np.flatnonzero(data.usage != "PrivateTest").tolist()
     for split in splits:
-        seen = {data.images[i].tobytes() for i in split.indices["train"]}
-        assert not any(data.images[i].tobytes() in seen for i in split.indices["val"])
+        train_images = {data.images[i].tobytes() for i in split.indices["train"]}
+        assert not any(data.images[i].tobytes() in train_images for i in split.indices["val"])
         assert np.array_equal(split.indices["test"], splits[0].indices["test"])
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=data_sets())
-def test_kaggle_never_validates_on_a_copy_of_a_training_picture(data):
+def test_kaggle_never_validates_on_a_copy_of_a_training_image(data):
     split = split_of(kaggle, data, val_fraction=0.3)
-    seen = {data.images[i].tobytes() for i in split.indices["train"]}
-    assert not any(data.images[i].tobytes() in seen for i in split.indices["val"])
+    train_images = {data.images[i].tobytes() for i in split.indices["train"]}
+    assert not any(data.images[i].tobytes() in train_images for i in split.indices["val"])
 
 
 def test_official_by_hand():
@@ -127,12 +129,12 @@ def test_official_by_hand():
 def test_deduplicated_by_hand():
     usage = ["Training", "PublicTest"] + ["PrivateTest"] * 4
     data = faces([0] * 6, usage, pixels=[10, 11, 10, 11, 12, 12])
-    # Row 2 is in train, row 3 in val; 4 and 5 are copies of each other alone, and stay.
+    # Row 2 has a copy in train, row 3 in val; 4 and 5 are only copies of each other.
     assert official(data).indices["test_deduplicated"].tolist() == [4, 5]
 
 
-def test_strata_keep_their_shares():
-    data = regular()  # Training: 40 and 20 pictures, the other parts 8 and 4
+def test_splits_are_stratified():
+    data = two_class_faces()  # Training: 40 and 20 images, the other parts 8 and 4
     parts = kaggle(data, val_fraction=0.25).indices
     assert np.bincount(data.labels[parts["train"]]).tolist() == [30, 15]
     assert np.bincount(data.labels[parts["val"]]).tolist() == [10, 5]
@@ -151,8 +153,8 @@ def test_strata_keep_their_shares():
     ]
 
 
-def test_a_seed_draws_another_split_and_is_named():
-    data = regular()
+def test_another_seed_gives_another_split_and_name():
+    data = two_class_faces()
     for protocol, plain, seeded in [
         (kaggle, "kaggle(val_fraction=0.1)", "kaggle(val_fraction=0.1, seed=3)"),
         (kfold, "kfold(fold=0 of 5)", "kfold(fold=0 of 5, seed=3)"),
@@ -163,8 +165,8 @@ def test_a_seed_draws_another_split_and_is_named():
         assert not np.array_equal(first.indices["train"], second.indices["train"])
 
 
-def test_a_small_subset_lies_within_a_larger_and_loses_no_class():
-    data = regular()
+def test_a_smaller_subset_is_contained_in_a_larger_with_every_class():
+    data = two_class_faces()
     small, large = subset(data, fraction=0.01).indices, subset(data, fraction=0.3).indices
     for name in ("train", "val", "test"):
         assert set(data.labels[small[name]]) == {0, 1}
@@ -172,30 +174,30 @@ def test_a_small_subset_lies_within_a_larger_and_loses_no_class():
     assert np.array_equal(subset(data, fraction=1).indices["train"], official(data).indices["train"])
 
 
-def test_a_class_of_one_picture_is_trained_on():
+def test_a_class_with_one_image_is_in_training():
     data = faces([0] * 20 + [1, 0], ["Training"] * 21 + ["PrivateTest"])
     parts = kaggle(data, val_fraction=0.2).indices
     assert 20 in parts["train"]
     assert len(parts["val"]) == 4
 
 
-def test_missing_parts_name_the_way_out():
-    with pytest.raises(DataError, match=r"drawn has no validation part \(PublicTest\): use protocol=kaggle"):
-        official(regular(public=0))
+def test_missing_parts_name_the_remedy():
+    with pytest.raises(DataError, match=r"example has no validation part \(PublicTest\): use protocol=kaggle"):
+        official(two_class_faces(public=0))
     with pytest.raises(DataError, match=r"no validation part .*protocol=kaggle"):
-        subset(regular(public=0))
-    with pytest.raises(DataError, match=r"drawn has no test part \(PrivateTest\): use protocol=kaggle"):
-        official(regular(private=0))
-    assert len(kaggle(regular(public=0)).indices["test"]) == 12
+        subset(two_class_faces(public=0))
+    with pytest.raises(DataError, match=r"example has no test part \(PrivateTest\): use protocol=kaggle"):
+        official(two_class_faces(private=0))
+    assert len(kaggle(two_class_faces(public=0)).indices["test"]) == 12
     for protocol in (official, kaggle, subset):
-        with pytest.raises(DataError, match=r"no test picture under protocol \w+.*PrivateTest \(a test/ folder\)"):
-            protocol(regular(public=0, private=0), **({"fraction": 0.5} if protocol is subset else {}))
-    with pytest.raises(DataError, match=r"no test picture under protocol kfold"):
-        kfold(regular(private=0))
-    with pytest.raises(DataError, match=r"no training picture under protocol"):
-        official(regular(training=0))
-    with pytest.raises(DataError, match=r"no validation picture .*more pictures or a larger share"):
-        kaggle(regular(training=6), val_fraction=0.01)
+        with pytest.raises(DataError, match=r"no test images under protocol \w+.*PrivateTest \(a test/ folder\)"):
+            protocol(two_class_faces(public=0, private=0), **({"fraction": 0.5} if protocol is subset else {}))
+    with pytest.raises(DataError, match=r"no test images under protocol kfold"):
+        kfold(two_class_faces(private=0))
+    with pytest.raises(DataError, match=r"no training images under protocol"):
+        official(two_class_faces(training=0))
+    with pytest.raises(DataError, match=r"no validation images .*more images or a larger fraction"):
+        kaggle(two_class_faces(training=6), val_fraction=0.01)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +210,9 @@ def test_missing_parts_name_the_way_out():
         (subset, {"fraction": 0}, r"protocol\.fraction must be above 0 and at most 1, got 0"),
     ],
 )
-def test_wrong_settings_are_named(protocol, keywords, message):
+def test_rejects_invalid_settings(protocol, keywords, message):
     with pytest.raises(ValueError, match=message):
-        protocol(regular(), **keywords)
+        protocol(two_class_faces(), **keywords)
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (ROOT / "conf/protocol").glob("*.yaml")))
@@ -219,7 +221,7 @@ def test_every_option_splits(option):
         config = compose(overrides=[f"+protocol={option}"]).protocol
     votes = np.zeros((84, len(FERPLUS_COLUMNS)), dtype=np.float32)
     votes[:, 0] = 10
-    split = instantiate(config, replace(regular(), votes=votes))
+    split = instantiate(config, replace(two_class_faces(), votes=votes))
     assert split.name.startswith(option)
 
 
@@ -233,8 +235,8 @@ def test_fer2013():
     parts = kaggle(data).indices
     assert len(parts["test"]) == 7_178
     assert len(parts["train"]) + len(parts["val"]) == 28_709
-    share = np.bincount(data.labels[parts["val"]]) / np.bincount(data.labels[data.usage == "Training"])
-    assert np.abs(share - 0.1).max() < 0.005
+    fraction = np.bincount(data.labels[parts["val"]]) / np.bincount(data.labels[data.usage == "Training"])
+    assert np.abs(fraction - 0.1).max() < 0.005
 
 
 @pytest.mark.parametrize(
@@ -245,5 +247,5 @@ def test_fer2013():
         ("leaky_pooled", False),
     ],
 )  # fmt: skip
-def test_which_protocols_part_as_the_official_one_does(name: str, official: bool) -> None:
-    assert parts_as_official(name) == official
+def test_protocols_with_official_parts(name: str, official: bool) -> None:
+    assert has_official_parts(name) == official

@@ -11,7 +11,7 @@ from torch import nn
 
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.sources import synthetic
-from fer_lightning.data.sources.synthetic import FREQUENCIES, draw_faces, drawn_faces
+from fer_lightning.data.sources.synthetic import FREQUENCIES, draw_faces, synthetic_faces
 from fer_lightning.labels import EMOTIONS, USAGES
 
 
@@ -20,7 +20,7 @@ def faces() -> FaceArrays:
     return draw_faces(1500)
 
 
-def test_the_set_is_complete(faces):
+def test_the_data_set_is_complete(faces):
     assert faces.images.shape == (1500, 48, 48)
     assert faces.images.dtype == np.uint8
     assert faces.labels.dtype == np.int64
@@ -32,14 +32,14 @@ def test_the_set_is_complete(faces):
     assert faces.fingerprint == content_fingerprint(faces.images, faces.labels, faces.usage, faces.classes)
 
 
-def test_pictures_are_different_and_neither_flat_nor_burnt_out(faces):
-    assert len({picture.tobytes() for picture in faces.images}) == 1500
+def test_images_differ_and_have_contrast_without_clipping(faces):
+    assert len({image.tobytes() for image in faces.images}) == 1500
     assert faces.images.std(axis=(1, 2)).min() > 8
-    extreme = np.isin(faces.images, (0, 255)).mean(axis=(1, 2))
-    assert np.quantile(extreme, 0.9) < 0.3
+    clipped = np.isin(faces.images, (0, 255)).mean(axis=(1, 2))
+    assert np.quantile(clipped, 0.9) < 0.3
 
 
-def test_the_same_seed_draws_the_same_bytes_and_another_seed_others():
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
     first, again, other = (draw_faces(100, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.images, again.images)
     assert first.fingerprint == again.fingerprint
@@ -47,28 +47,33 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others():
     assert not np.array_equal(first.labels, other.labels)
 
 
-def test_who_draws_makes_no_difference(monkeypatch, tmp_path):
+def test_result_does_not_depend_on_the_processes(monkeypatch, tmp_path):
     alone = draw_faces(140, image_size=24)
-    monkeypatch.setattr(synthetic, "_A_PROCESS", 50)
+    monkeypatch.setattr(synthetic, "_IMAGES_PER_PROCESS", 50)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.chdir(tmp_path)
+    drawn_here = []
+    draw_range = synthetic._draw_range
+    monkeypatch.setattr(synthetic, "_draw_range", lambda *args: drawn_here.append(args[-2:]) or draw_range(*args))
     assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
+    assert drawn_here == [(0, 70)]  # the other process drew the rest
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert draw_faces(140, image_size=24).fingerprint == alone.fingerprint
+    assert drawn_here[1:] == [(0, 70), (70, 140)]
 
 
-def test_a_set_that_was_drawn_before_is_opened_and_no_other(monkeypatch, tmp_path):
+def test_a_cached_data_set_is_opened_only_for_the_same_arguments(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(synthetic, "_WORTH_KEEPING", 140)
-    drawn = drawn_faces(140, image_size=24)
+    monkeypatch.setattr(synthetic, "_MIN_CACHED_IMAGES", 140)
+    drawn = synthetic_faces(140, image_size=24)
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "draw_faces", None)
-        again = drawn_faces(140, image_size=24)
+        again = synthetic_faces(140, image_size=24)
     for name in ("images", "labels", "usage", "names", "votes"):
         np.testing.assert_array_equal(getattr(again, name), getattr(draw_faces(140, image_size=24), name))
     assert again.fingerprint == drawn.fingerprint
-    assert drawn_faces(140, seed=1, image_size=24).fingerprint != drawn.fingerprint
-    assert drawn_faces(139, image_size=24).images.flags.owndata
+    assert synthetic_faces(140, seed=1, image_size=24).fingerprint != drawn.fingerprint
+    assert synthetic_faces(139, image_size=24).images.flags.owndata
     assert len(list((tmp_path / "fer_lightning").glob("[!.]*"))) == 2
 
 
@@ -85,7 +90,7 @@ def test_classes_are_as_frequent_as_in_fer2013(faces):
 
 
 @pytest.mark.parametrize("count", [70, 71, 200, 333])
-def test_a_small_set_still_has_every_class_in_every_usage(count):
+def test_a_small_data_set_has_every_class_in_every_usage(count):
     faces = draw_faces(count, image_size=24)
     assert len(faces) == count
     for usage in USAGES:
@@ -106,11 +111,11 @@ def test_a_linear_classifier_fails(faces):
     train, test = faces.usage == "Training", faces.usage == "PrivateTest"
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500, tol=1e-2))
     linear.fit(pixels[train], faces.labels[train])
-    assert linear.score(pixels[train], faces.labels[train]) > 0.9  # it learned its pictures by heart
+    assert linear.score(pixels[train], faces.labels[train]) > 0.9  # it overfits the training images
     assert linear.score(pixels[test], faces.labels[test]) < 0.7
 
 
-def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot(faces):
+def test_a_small_cnn_generalises_where_the_linear_classifier_does_not(faces):
     images = F.avg_pool2d(torch.from_numpy(faces.images)[:, None].float() / 255, 2)
     images = (images - images.mean((2, 3), keepdim=True)) / images.std((2, 3), keepdim=True)
     labels, train = torch.from_numpy(faces.labels), torch.from_numpy(faces.usage == "Training")
@@ -124,32 +129,32 @@ def test_a_tiny_convolutional_net_learns_what_the_linear_classifier_cannot(faces
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 3 * 3, len(EMOTIONS)))
+        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 3 * 3, len(EMOTIONS)))
         epochs, batches = 8, train.nonzero().flatten()
-        optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.1)
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=epochs * 24)
         for _ in range(epochs):
             for batch in batches[torch.randperm(len(batches))].split(50):
                 optimizer.zero_grad()
-                F.cross_entropy(net(images[batch]), labels[batch]).backward()
+                F.cross_entropy(network(images[batch]), labels[batch]).backward()
                 optimizer.step()
                 schedule.step()
-    net.eval()
+    network.eval()
     with torch.inference_mode():
-        right = net(images[~train]).argmax(1) == labels[~train]
-    assert right.float().mean() > 0.6
+        correct = network(images[~train]).argmax(1) == labels[~train]
+    assert correct.float().mean() > 0.6
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 69}, r"data\.count=69 is too few .* take 70 or more"),
+        ({"count": 69}, r"data\.count=69 is too few .* use 70 or more"),
         ({"count": 0}, r"data\.count=0 is too few"),
         ({"seed": -1}, r"data\.seed=-1 is negative"),
-        ({"image_size": 23}, r"data\.image_size=23 is too small .* take 24 or more"),
+        ({"image_size": 23}, r"data\.image_size=23 is too small .* use 24 or more"),
         ({"count": 10**8}, r"data\.count=100000000 faces .* would take 214\.6 GiB of memory; the limit is 1 GiB"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_sentence(arguments, message):
+def test_rejects_invalid_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_faces(**arguments)
