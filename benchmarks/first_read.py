@@ -28,7 +28,7 @@ from fer_lightning.data.sources.readers import read_faces
 
 def naive(path: Path) -> NDArray[np.uint8]:
     """The loop over rows of most tutorials."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return np.stack([np.array(row["pixels"].split(), np.uint8).reshape(48, 48) for row in rows])
 

@@ -91,7 +91,7 @@ def run_alone(command: Sequence[str], folder: str | Path = ".", **environment: s
 
     A peak below that of this process cannot be seen.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
+    with tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8") as log:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **environment})
         _, status, usage = os.wait4(process.pid, 0)
@@ -112,6 +112,6 @@ def write_noise(path: Path, usages: Sequence[str], distinct: int) -> None:
     """A file like fer2013.csv with a picture of noise for each usage; after `distinct` of them they come again."""
     random = np.random.default_rng(0)
     noise = [" ".join(map(str, random.integers(256, size=48 * 48))) for _ in range(distinct)]
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write("emotion,pixels,Usage\n")
         file.writelines(f"{i % 7},{noise[i % distinct]},{usage}\n" for i, usage in enumerate(usages))

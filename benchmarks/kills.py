@@ -64,14 +64,14 @@ def begun(process: BaseProcess, folder: Path, since: float) -> None:
 def wait_for(process: BaseProcess, folder: Path) -> None:
     process.join()
     if process.exitcode:
-        sys.exit((folder / "log.txt").read_text()[-3000:])
+        sys.exit((folder / "log.txt").read_text("utf-8")[-3000:])
 
 
 def content(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
     """last.ckpt, the best epoch's weights, the scores, and all points of all MLflow runs."""
     [run] = (path.parent for path in folder.glob("outputs/*/*/record.json"))
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
-    record = json.loads((run / "record.json").read_text())
+    record = json.loads((run / "record.json").read_text("utf-8"))
     client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
     assert all(run.info.status == "FINISHED" for run in runs)

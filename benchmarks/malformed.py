@@ -58,7 +58,7 @@ def campaign(target: Target, inputs: int, number: int, answer: Connection) -> No
 
     fed(5)  # imports and caches
     before = peak_mib()
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + GIB, resource.RLIM_INFINITY))
     outcomes.clear()
     start = time.monotonic()
@@ -102,7 +102,7 @@ def main() -> None:
         for failure, times in Counter(row["failures"]).most_common(8):
             print(f"{target.name}, {times} times: {failure}")
     if options.only and options.out and options.out.exists():
-        measured = {row["target"]: row for row in [*json.loads(options.out.read_text())["targets"], *rows]}
+        measured = {row["target"]: row for row in [*json.loads(options.out.read_text("utf-8"))["targets"], *rows]}
         rows = [measured[target.name] for target in TARGETS]
     result = {
         "inputs": sum(row.get("inputs", 0) for row in rows),

@@ -342,7 +342,7 @@ def section(chosen: Section, results: Path) -> str:
     file = results / f"{chosen.name}.json"
     if not file.exists():
         return f"## {chosen.title}\n\nnot run (`benchmarks/{chosen.name}.py`)\n"
-    result = json.loads(file.read_text())
+    result = json.loads(file.read_text("utf-8"))
     said = f"{result['question']} {chosen.note}".strip()
     headings, *rows = chosen.table(result)
     table = "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
@@ -359,4 +359,4 @@ def page(results: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), "utf-8")

@@ -63,7 +63,7 @@ def dropped(images: NDArray[np.uint8], path: Path) -> None:
 
 def memory() -> dict[str, float]:
     """MiB of this process: anonymous, and of files."""
-    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     kib = {name: int(rows[name].split()[0]) for name in ("RssAnon", "RssFile", "RssShmem")}
     return {"anonymous": round(kib["RssAnon"] / 1024), "file": round((kib["RssFile"] + kib["RssShmem"]) / 1024)}
 

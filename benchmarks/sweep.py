@@ -26,7 +26,7 @@ TINY = ["data=fer2013", "data.path=tiny.csv", "trainer.max_epochs=2", "trainer.p
 
 
 def resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * resource.getpagesize() / 2**20
 
 
 def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
@@ -46,7 +46,7 @@ def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
     command = ["-m", "search=custom_cnn", *TINY, f"tracking={tracking}", "trainer.batch_size=32"]
     sys.argv = [str(ROOT / "train.py"), *command, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.sampler.seed=0"]
     here = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as silence:
         os.chdir(folder)
         write_noise(Path("tiny.csv"), USAGES, distinct=len(USAGES))  # as with FER2013, only the first trial parses it
         pl.Trainer.fit = timed

@@ -34,7 +34,7 @@ def run(experiment: str, seed: int, data_path: str | None, publish: bool) -> dic
         start = time.monotonic()
         subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True)
         seconds = time.monotonic() - start
-        record = json.loads(written.read_text())
+        record = json.loads(written.read_text("utf-8"))
     return {
         "experiment": experiment,
         "seed": seed,
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="also record the runs in results/")
     options = parser.parse_args()
     # what --out holds already stays in it
-    kept = json.loads(options.out.read_text())["runs"] if options.out and options.out.exists() else []
+    kept = json.loads(options.out.read_text("utf-8"))["runs"] if options.out and options.out.exists() else []
     for experiment in options.experiments:
         for seed in options.seeds:
             done = run(experiment, seed, options.data_path, options.publish)

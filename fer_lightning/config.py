@@ -32,18 +32,25 @@ draw faces. Verbs, which do, lie elsewhere.
 
 COUNTS = (
     *("trainer.max_epochs", "trainer.batch_size", "eval.bootstrap", "scheduler.every_epochs"),
+    *("finetune.callback.every_epochs", "trainer.num_nodes"),
     *("model.image_size", "model.width", "model.widths", "model.depths", "model.stem_kernel", "model.stem_stride"),
 )
 """Keys that some options have and that are a whole number from 1 on."""
 
-COUNTS_OR_NONE = (
+COUNTS_OR_ZERO = (
     *("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs", "finetune.callback.keep_frozen"),
     *("callbacks.early_stopping.patience", "callbacks.ema.update_starting_at_step"),
 )
 """The same from 0 on."""
 
+MOST_RESAMPLES = 100_000
+"""Of `eval.bootstrap`, which may come from a checkpoint that somebody sent."""
+
 LISTS = ("model.widths", "model.depths", "model.hidden")
 """Those of the keys above and below that may be a list."""
+
+NULLABLE = ("trainer.gradient_clip_val",)
+"""Those that may be null; null elsewhere would only be noticed where the value is first used, in the midst of a run."""
 
 _FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
 RANGES = {
@@ -82,6 +89,9 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
 
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 """The metrics of an epoch of which a smaller value is the better one."""
+
+
+_ABSENT = object()
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -176,13 +186,13 @@ def check(config: DictConfig) -> None:
     rate = OmegaConf.select(config, "optimizer.lr")
     if not _is_number(rate) or rate <= 0:
         raise ValueError(f"optimizer.lr is {rate!r}; it must be a number above 0")
-    for keys, least in ((COUNTS, 1), (COUNTS_OR_NONE, 0)):
+    for keys, least in ((COUNTS, 1), (COUNTS_OR_ZERO, 0)):
         for key, value, each in _given(config, keys):
             if not isinstance(each, int) or isinstance(each, bool) or each < least:
-                raise ValueError(f"{key} is {value!r}; it must be a whole number {'above 0' if least else 'from 0 on'}")
-    for key in ("trainer.max_epochs", "trainer.batch_size"):
-        if OmegaConf.select(config, key) is None:
-            raise ValueError(f"{key} is null; it must be a whole number above 0")
+                allowed = f"a whole number {'above 0' if least else 'from 0 on'}"
+                raise ValueError(f"{key} is {_typed(value)}; it must be {allowed}")
+    if config.eval.bootstrap > MOST_RESAMPLES:
+        raise ValueError(f"eval.bootstrap is {config.eval.bootstrap}; it must be {MOST_RESAMPLES} or less")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     if not isinstance(every, int) or every < 1 or epochs % every:
         raise ValueError(
@@ -197,12 +207,12 @@ def check(config: DictConfig) -> None:
     for key, value, each in _given(config, RANGES):
         allowed, below = RANGES[key]
         if not (_is_number(each) and 0 <= each < below):
-            raise ValueError(f"{key} is {value!r}; it must be {allowed}")
+            raise ValueError(f"{key} is {_typed(value)}; it must be {allowed}")
     for key, names in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in names:
             listed = " or ".join(_typed(name) for name in names)
-            raise ValueError(f"{key} is {value!r}; it must be {listed}")
+            raise ValueError(f"{key} is {_typed(value)}; it must be {listed}")
     if config.resume is not None and not isinstance(config.resume, str):
         raise ValueError(f"resume is {config.resume!r}; it must be auto or a run's last.ckpt")
     if config.resume and Path(config.resume).is_dir():
@@ -216,16 +226,18 @@ def check(config: DictConfig) -> None:
 def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
     """Of the keys that a configuration has: the key, its value, and the value or, of a list, each one in it."""
     for key in keys:
-        value = plain(OmegaConf.select(config, key))
+        value = plain(OmegaConf.select(config, key, default=_ABSENT))
         if isinstance(value, list) and key not in LISTS:
             raise ValueError(f"{key} is {value!r}; it must be one value (lists are for -m: {key}=a,b)")
-        for each in value if isinstance(value, list) else [] if value is None else [value]:
+        if value is _ABSENT or (value is None and key in NULLABLE):
+            continue
+        for each in value if isinstance(value, list) else [value]:
             yield key, value, each
 
 
-def _typed(choice: str | int | None) -> str:
-    """A choice as it is written in yaml; words in quotes."""
-    return repr(choice) if isinstance(choice, str) else "null" if choice is None else str(choice).lower()
+def _typed(value: object) -> str:
+    """A value as it is written in yaml; words in quotes."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

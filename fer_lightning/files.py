@@ -30,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows synchronises only what is open for writing
             os.fsync(written.fileno())  # otherwise a power failure can leave an empty file under this name
         temporary.replace(path)
         sync_folder(path.parent)
@@ -46,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a JSON file atomically and returns its path."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return path
 
 

@@ -122,7 +122,7 @@ def available() -> tuple[list[Choice], list[str]]:
     try:
         runs = [*OUTPUTS.rglob(CHECKPOINT), *(Path(choice.place) for choice in asked if choice.kind == "checkpoint")]
         here = [run_of(path) / RUN_ID for path in runs]
-        found += mlflow_runs(besides={file.read_text().strip() for file in here if file.is_file()})
+        found += mlflow_runs(besides={file.read_text("utf-8").strip() for file in here if file.is_file()})
     except Exception as error:  # whatever a store or server that is not ours may raise
         problems.append(f"MLflow's runs are left out: {one_line(error)}")
     found = [*asked, *sorted(found, key=lambda choice: choice.synthetic)]

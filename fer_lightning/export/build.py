@@ -124,7 +124,7 @@ def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str]
         "parity": {kind: asdict(row) for kind, row in parity.items()},
     }
     write_json(folder / DESCRIPTION, content)
-    (folder / CARD).write_text(model_card(content, scores["test"]["confusion_matrix"]))
+    (folder / CARD).write_text(model_card(content, scores["test"]["confusion_matrix"]), "utf-8")
 
 
 class LabelledFaces(NamedTuple):

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_ANGLES = 360
+
 
 def average_views(network: Callable[[Tensor], Tensor], views: Sequence[Tensor], average: str) -> Tensor:
     """Return the network's prediction averaged over views.
@@ -68,7 +70,12 @@ def rotations(images: Tensor, degrees: float, angles: int) -> list[Tensor]:
     """Return rotated images, black outside the original, each with its mirror image.
 
     The angles are `angles` evenly spaced ones from -`degrees` to `degrees`; a single one is 0.
+
+    Raises:
+        ValueError: `angles` is below 1 or above `MAX_ANGLES`, whose views would not fit into memory.
     """
+    if not 1 <= angles <= MAX_ANGLES:
+        raise ValueError(f"eval.views.angles is {angles}; it must be a whole number from 1 to {MAX_ANGLES}")
     views = []
     height, width = images.shape[-2:]
     first = -degrees if angles > 1 else 0.0

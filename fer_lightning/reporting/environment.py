@@ -62,7 +62,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         names = [
             line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu

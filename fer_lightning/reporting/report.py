@@ -114,7 +114,7 @@ def write_report(
     write_json(folder / "classification_report.json", scores)
     what = ", ".join(filter(None, (faces.name, protocol)))
     text = "\n".join(f"{what}, {name}\n\n{classification_report(s)}" for name, s in scores.items())
-    (folder / "classification_report.txt").write_text(text)
+    (folder / "classification_report.txt").write_text(text, "utf-8")
     table = predictions_table(faces, predictions)
     table.to_parquet(folder / "predictions.parquet", index=False)
     title = f"{what}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"

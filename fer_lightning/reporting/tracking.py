@@ -117,7 +117,7 @@ def mlflow(
             seen = _training_data(**dataset)
             retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_ID).write_text(str(logger.run_id))
+        (folder / RUN_ID).write_text(str(logger.run_id), "utf-8")
         return logger
 
     with preserve_tracking_uri():

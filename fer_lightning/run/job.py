@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from fer_lightning.overrides import DATA_PATHS, key_of, train_command, without
+from fer_lightning.overrides import DATA_PATHS, key_of, train_command, value_of, without
 from hydra_plugins.fer_optuna_sweeper import current_trial
 
 if TYPE_CHECKING:
@@ -85,6 +87,15 @@ class Job:
         if not begun and len(typed) < len(self.overrides):
             return train_command([*self.overrides, *self.run_dir])
         return train_command([*typed, *self.run_dir, "resume=auto"])
+
+    def without_local(self) -> DictConfig | None:
+        """The configuration that its overrides and its data option give without conf/local; None without Hydra."""
+        if not HydraConfig.initialized():
+            return None
+        typed = without(self.overrides, "local")
+        if (option := self.choices.get("data")) and value_of(typed, "data") is None:
+            typed.append(f"data={option}")
+        return compose(HydraConfig.get().job.config_name, [*typed, "~local"])
 
     @property
     def label(self) -> str:

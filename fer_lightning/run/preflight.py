@@ -114,11 +114,11 @@ def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
 
 def monitored_metrics(config: DictConfig) -> dict[str, str]:
     """The keys that name a metric of each epoch, with their values."""
-    named = {"objective": config.objective}
+    named = {"objective": str(config.objective)}
     settings = {**config.callbacks, "scheduler": config.scheduler}
     where = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
     return named | {
-        f"{where[name]}.monitor": part.monitor for name, part in settings.items() if part and "monitor" in part
+        f"{where[name]}.monitor": str(part.monitor) for name, part in settings.items() if part and "monitor" in part
     }
 
 

@@ -31,7 +31,7 @@ from fer_lightning.run.preflight import check_monitored, dry_run, read_training
 from fer_lightning.run.record import description, part_name, place_of_result, recorded_parts
 from fer_lightning.run.resume import RunState, settings
 from fer_lightning.run.start import check_start, find_checkpoint, lock_folder, refuse_overwrite
-from fer_lightning.run.trainer import build_trainer, check_devices, is_first_process, quiet
+from fer_lightning.run.trainer import be_first_process, build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
@@ -83,6 +83,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
     Raises:
         optuna.TrialPruned: This run is a trial, and its pruner stopped it.
     """
+    with user_errors():
+        be_first_process(config)
     quiet()
     keep_freed_memory()
     job, first = Job.current(), is_first_process()
@@ -126,7 +128,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
         record = head | outcome(training, best_row) | recorded_parts(scores, kaggle)
         if first:
-            (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(config, resolve=True)))
+            (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(config, resolve=True)), "utf-8")
             write_json(folder / "record.json", record)
         if first and prepared.published and scores:
             records.publish(prepared.published, record)
@@ -153,8 +155,8 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
     """
     check(config)
     check_devices(config, job)
+    refuse_overwrite(folder, config)  # in every process: those that got through would wait for the others
     if is_first_process():
-        refuse_overwrite(folder, config)
         redact_hydra_files(folder, job.sweep_dir)
     checkpoint, earlier = find_checkpoint(config, folder, console)
     dry_run(config, checkpoint)

@@ -47,6 +47,29 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
+def be_first_process(config: DictConfig) -> None:
+    """Makes a process that trains on its own the first one, whatever rank `srun` or another launcher gave it.
+
+    Under DDP the strategy sets the rank.
+    """
+    if not is_distributed(config.trainer):
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+
+
+def is_distributed(trainer: DictConfig) -> bool:
+    """Whether conf/trainer asks for more than one process (DDP)."""
+    several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) != 1
+    return several or _device_count(trainer) not in (0, 1, "0", "1")
+
+
+def _device_count(trainer: DictConfig) -> int | str:
+    """How many devices conf/trainer asks for, as a number if it can be read as one."""
+    devices = plain(trainer.devices)
+    if devices in ("auto", -1, "-1"):
+        return torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    return len(devices) if isinstance(devices, list) else devices
+
+
 def check_devices(config: DictConfig, job: Job) -> None:
     """Finds devices that are not there, and what several processes (DDP) cannot do.
 
@@ -64,17 +87,13 @@ def check_devices(config: DictConfig, job: Job) -> None:
         raise ValueError(
             f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU here; auto takes the best device there is"
         )
-    if devices in ("auto", -1, "-1"):
-        count = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
-    else:
-        count = len(devices) if isinstance(devices, list) else devices
+    count = _device_count(trainer)
     on_gpus = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if on_gpus and not isinstance(devices, list) and str(count).isdecimal() and int(count) > torch.cuda.device_count():
         raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs here")
     processes = (int(count) if str(count).isdecimal() else 1) * int(trainer.get("num_nodes", 1))
     check_shares(config.trainer.batch_size, processes)
-    several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) > 1
-    if not several and count in (0, 1, "0", "1"):
+    if not is_distributed(trainer):
         return
     if job.sweep_dir:
         raise ValueError("trainer=ddp does not work in a multirun: leave -m out, or give each job one device")

@@ -83,7 +83,7 @@ Records = dict[str, dict[str, Any]]
 
 def folder_of(words: Sequence[str]) -> Path:
     """Where the trainings of these settings and protocols lie, a folder for each protocol."""
-    options = [(CONF / "protocol" / f"{protocol}.yaml").read_text() for protocol in STUDIED]
+    options = [(CONF / "protocol" / f"{protocol}.yaml").read_text("utf-8") for protocol in STUDIED]
     settings = "\n".join([*settings_of(words), *options])
     return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
 
@@ -332,7 +332,7 @@ def write(root: Path = ROOT) -> None:
         raise ValueError("there is no record in results/leaks; `python -m fer_lightning leaks run` makes them")
     claim = claim_of(next(iter(records.values())))
     figures.save(plot(records, claim), root / "docs" / "images" / "leaks.png")
-    (root / "docs" / "LEAKS.md").write_text(page(records, claim))
+    (root / "docs" / "LEAKS.md").write_text(page(records, claim), "utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:

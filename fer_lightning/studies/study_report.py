@@ -196,7 +196,9 @@ def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> P
             body = f"<p>not drawn: {html.escape(str(error))}</p>"
         parts.append(f"<h2>{html.escape(title)}</h2>\n{body}")
     name = html.escape(study.study_name)
-    path.write_text(f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(parts))
+    path.write_text(
+        f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(parts), "utf-8"
+    )
     log.info("plots of the study: %s", os.path.relpath(path))
     return path
 

@@ -75,7 +75,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
 
 def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
     """The overrides typed when a net was trained that still hold beside what is typed now; see `compose_for`."""
-    of_the_training = ("hydra", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
+    of_the_training = ("hydra", "trainer.devices", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
     return without(still_valid(module.hparams["provenance"]["overrides"], overrides), *of_the_training)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,15 @@ def balanced_weights(class_counts: Sequence[int]) -> Tensor:
     return torch.where(counts > 0, weights, 0.0).float()
 
 
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor without gradient over the processes of a training; itself where there is one."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 class FocalLoss(nn.Module):
     """Focal loss (Lin et al. 2017, eq. 5) for one-of-C classification; gamma = 0 is cross entropy.
 
@@ -35,7 +45,8 @@ class FocalLoss(nn.Module):
     which for gamma = 0 and s = 0 is `torch.nn.functional.cross_entropy(..., weight=w)`. With both weights and smoothing
     it is not: torch smooths first and weights each class's share of the target, so that a rare class gets most of what
     is spread over all images. Here an image counts by the weight of its own label, as with Keras's `class_weight`, and
-    the weights do not change which answer to it is best.
+    the weights do not change which prediction minimises its loss. With class weights in several processes (DDP) the
+    divisor is its mean over them, so that their gradients average to that of the whole batch.
 
     Args:
         class_counts: Pictures of each class in the train split; its length is the number of classes.
@@ -65,6 +76,7 @@ class FocalLoss(nn.Module):
             raise ValueError(f"loss.class_weights is {class_weights!r}; it must be 'none' or 'balanced'")
         weight = torch.ones(len(class_counts)) if class_weights == "none" else balanced_weights(class_counts)
         self.register_buffer("weight", weight)
+        self.weighted = class_weights != "none"
         self.gamma = gamma
         self.label_smoothing = label_smoothing
 
@@ -89,7 +101,8 @@ class FocalLoss(nn.Module):
         if self.gamma:
             # Kept off 0, where the slope of x^gamma is infinite for gamma below 1.
             loss = (-log_p.expm1()).clamp(min=1e-7) ** self.gamma * loss
-        return (share * loss).sum() / share.sum()
+        divisor = mean_over_processes(share.sum()) if self.weighted else share.sum()
+        return (share * loss).sum() / divisor
 
 
 class CrossEntropyLoss(FocalLoss):

@@ -40,7 +40,7 @@ def ensemble_members(path: Path) -> list[tuple[Path, float]]:
 
 def _recorded_members(record: Path) -> list[dict[str, Any]]:
     try:
-        members = json.loads(record.read_text()).get("members", [])
+        members = json.loads(record.read_text("utf-8")).get("members", [])
         return [
             {
                 "checkpoint": str(member["checkpoint"]),

@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from fer_lightning.files import write_json
 from fer_lightning.run import resume
 from fer_lightning.run.job import Job
 from fer_lightning.run.resolvers import register_resolvers
@@ -396,6 +397,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         checkpoint_io.save_checkpoint({"epoch": 3}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 2}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_synchronised_by_a_handle_that_may_write(tmp_path: Path, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    modes: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_json(tmp_path / "record.json", {})
+    assert modes[0] == os.O_RDWR  # Windows refuses others
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(composed, tmp_path: Path) -> None:

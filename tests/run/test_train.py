@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,15 +10,19 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow.tracking import MlflowClient
 from omegaconf import open_dict, read_write
+from pytorch_lightning.utilities import rank_zero_only
 
 from fer_lightning.run.job import Job
+from fer_lightning.run.record import place_of_result
+from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.train import train
-from fer_lightning.run.trainer import check_devices, choose_precision
+from fer_lightning.run.trainer import be_first_process, check_devices, choose_precision
 from fer_lightning.training.module import FERModule, load_module
 
 
@@ -212,6 +217,30 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
     assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
 
 
+@pytest.mark.parametrize(
+    ("local", "named"),
+    [
+        (
+            "optimizer:\n  lr: 0.5",
+            r"conf/local changes .*experiment=custom_cnn.* trains: optimizer\.lr \S+ \(now 0\.5\);",
+        ),
+        ("data:\n  sampler: balanced", r"trains: data\.sampler shuffled \(now balanced\);"),
+        ("defaults:\n  - override /data: folder\ndata:\n  path: faces\ntracking: null", None),
+    ],
+)
+def test_a_recipe_of_one_machine_is_not_published(tmp_path: Path, local: str, named: str | None) -> None:
+    register_resolvers()
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "local" / "default.yaml").write_text(f"# @package _global_\n{local}\n")
+    words = ["experiment=custom_cnn", f"paths.results_dir={tmp_path}"]
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        config = compose("config", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with nullcontext() if named is None else pytest.raises(ValueError, match=named):
+            place_of_result(config, Job.current())
+    HydraConfig.instance().cfg = None
+
+
 def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_path: Path) -> None:
     words = [
         *TINY,
@@ -286,6 +315,32 @@ def test_one_device_is_told_from_several(composed, monkeypatch, devices: object,
     config = composed(*TINY, f"trainer.devices={devices}", "trainer.on_nan=skip")
     with nullcontext() if one else pytest.raises(ValueError, match="needs one process"):
         check_devices(config, Job.current())
+
+
+@pytest.mark.parametrize(
+    ("asked", "rank"),
+    [("trainer.devices=1", 0), ("trainer.devices=[3]", 0), ("trainer=ddp", 2), ("trainer.devices=2", 2)],
+)
+def test_a_process_that_trains_alone_is_the_first_whatever_srun_numbers_it(
+    composed, monkeypatch, asked: str, rank: int
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 2)  # as SLURM_PROCID=2 sets it at import
+    be_first_process(composed(*TINY, asked))
+    assert rank_zero_only.rank == rank
+
+
+def test_a_task_of_srun_that_trains_alone_writes_its_record(composed, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 2)
+    train(composed(*TINY))
+    assert (tmp_path / "run" / "record.json").is_file()
+
+
+def test_every_process_refuses_to_train_over_a_run(composed, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with pytest.raises(CompactHydraException, match="holds a run that does not say which it was"):
+        train(composed(*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))
 
 
 def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch) -> None:

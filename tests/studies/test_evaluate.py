@@ -153,6 +153,15 @@ def test_a_group_that_is_chosen_anew_takes_none_of_the_old_keys(run: Path) -> No
     assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
+def test_the_device_that_a_net_learnt_on_is_not_asked_for_elsewhere(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer.devices=[1]"]
+    torch.save(saved, checkpoint)
+    assert Trained.load(checkpoint).config.trainer.devices == 1
+    assert Trained.load(checkpoint, ["trainer.devices=[1]"]).config.trainer.devices == [1]
+
+
 def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, elsewhere
 from mlflow import MlflowClient
 
 from fer_lightning.config import plain
@@ -18,6 +18,7 @@ from fer_lightning.reporting import records
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.trainer import build_trainer
 from fer_lightning.training.evaluation import predict_part, score_part
+from fer_lightning.training.losses import CrossEntropyLoss
 from fer_lightning.training.metrics import epoch_scores
 from fer_lightning.training.module import load_module
 
@@ -47,6 +48,29 @@ def test_processes_share_every_training_batch() -> None:
         assert sorted(first.positions + second.positions) == sorted(whole.positions)
         assert len(first.positions) == len(second.positions) == 8
         assert first.seed != second.seed
+
+
+LOGITS = torch.linspace(-2, 2, 16).view(8, 2)
+LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0])
+
+
+def weighted_gradient(folder: Path, rank: int) -> None:
+    """Saves the gradient of one process's half of the batch; the rare class is in the first half alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    logits = LOGITS[rank::2].clone().requires_grad_()
+    CrossEntropyLoss([90, 10], "balanced")(logits, LABELS[rank::2]).backward()
+    torch.save(logits.grad, folder / f"{rank}.pt")
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_class_weights_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    jobs = [elsewhere(weighted_gradient, tmp_path, rank) for rank in range(2)]
+    for job in jobs:
+        job.join(120)
+    whole = LOGITS.clone().requires_grad_()
+    CrossEntropyLoss([90, 10], "balanced")(whole, LABELS).backward()
+    halves = [torch.load(tmp_path / f"{rank}.pt") / 2 for rank in range(2)]  # DDP takes the mean of the gradients
+    torch.testing.assert_close(torch.stack(halves, dim=1).flatten(0, 1), whole.grad)
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -109,7 +109,7 @@ def _write(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArr
     if not existing.stat().st_mode & 0o222:  # root is not stopped by the permissions
         raise PermissionError(f"{existing} is read-only")
     root.mkdir(parents=True, exist_ok=True)
-    (root / ".gitignore").write_text("*\n")
+    (root / ".gitignore").write_text("*\n", "utf-8")
     folder = root / f".{uuid4().hex}.tmp"
     folder.mkdir()
     try:

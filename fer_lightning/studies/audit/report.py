@@ -287,7 +287,7 @@ def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Pa
         rows.to_csv(folder / f"{name}.csv", index=False)
     draw_sheets(folder, found)
     sheets = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    (folder / "report.md").write_text(page(found, record, {name: path.name for name, path in sheets.items()}))
+    (folder / "report.md").write_text(page(found, record, {name: path.name for name, path in sheets.items()}), "utf-8")
     write_json(folder / "audit.json", record)
     if docs is not None:
         (docs / "images").mkdir(parents=True, exist_ok=True)
@@ -295,4 +295,6 @@ def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Pa
             old.unlink()
         for name, path in sheets.items():
             shutil.copyfile(path, docs / "images" / f"audit_{name}.png")
-        (docs / "AUDIT.md").write_text(page(found, record, {name: f"images/audit_{name}.png" for name in sheets}))
+        (docs / "AUDIT.md").write_text(
+            page(found, record, {name: f"images/audit_{name}.png" for name in sheets}), "utf-8"
+        )

@@ -108,15 +108,15 @@ def _public_test(record: Mapping[str, Any]) -> str:
 def write(root: Path = ROOT) -> None:
     """Writes docs/RESULTS.md, the table between the marks in README.md and what was measured into each row's header."""
     rows = baselines(root)
-    (root / "docs" / "RESULTS.md").write_text(results_page(rows))
+    (root / "docs" / "RESULTS.md").write_text(results_page(rows), "utf-8")
     readme = root / "README.md"
-    before, rest = readme.read_text().split(MARKS[0])
+    before, rest = readme.read_text("utf-8").split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}")
+    readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}", "utf-8")
     for row in rows:
         path = file_of(root, row.name)
         assert path is not None
-        path.write_text(with_measured(path.read_text(), row))
+        path.write_text(with_measured(path.read_text("utf-8"), row), "utf-8")
 
 
 def with_measured(text: str, row: Baseline) -> str:

@@ -194,7 +194,7 @@ def file_of(root: Path, name: str) -> Path | None:
 def header_of(path: Path) -> dict[str, str]:
     """The comment that opens an experiment, `# Key       text` with indented further lines, by key."""
     header: dict[str, str] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8").splitlines():
         if found := re.match(r"# ([A-Z]\w+) {2,}(.+)", line):
             header[found[1]] = found[2]
         elif line.startswith("#  ") and header:

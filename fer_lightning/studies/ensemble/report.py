@@ -41,7 +41,7 @@ def write_ensemble_report(
     """Writes report.md, record.json, what every measurement has, and the pictures of members and calibration."""
     write_report(folder, faces, predictions, scores, protocol=record["protocol"])
     write_json(folder / "record.json", record)
-    (folder / "report.md").write_text(markdown(record))
+    (folder / "report.md").write_text(markdown(record), "utf-8")
     save_diagram(calibration, folder / "reliability_diagram.png")
     runs = [Path(row["run"]) for row in record["members"]]
     alike = len({run.name for run in runs}) < len(runs)
