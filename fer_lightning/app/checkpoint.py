@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +24,17 @@ class CheckpointModel:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a checkpoint of this project.
+        ValueError: It is not a checkpoint of this project, or lacks the shape of the images that it was trained on.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         module = load_module(checkpoint).eval()
         self._classes = module.classes
         self._network = module.network_for_whole_images()
-        picture = picture_learnt_from(module.hparams["provenance"] or {})
-        self._size, self._channels = training_input_size(self._network, picture)
+        shape = (module.hparams["provenance"] or {}).get("picture")
+        if not shape:
+            raise ValueError(f"{checkpoint} lacks the shape of its training images; choose one that train.py wrote")
+        self._size, self._channels = training_input_size(self._network, shape)
         self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
@@ -63,17 +63,3 @@ class CheckpointModel:
     def _probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock, torch.inference_mode():
             return np.asarray(self._network(torch.from_numpy(inputs)).float().softmax(dim=1))
-
-
-def picture_learnt_from(provenance: Mapping[str, Any]) -> Sequence[int]:
-    """Shape of the pictures that a net was trained on, (H, W) or (H, W, 3).
-
-    Args:
-        provenance: The checkpoint's. Older ones only say how the pictures were read, FER2013's not even that.
-    """
-    if "picture" in provenance:
-        shape: Sequence[int] = provenance["picture"]
-        return shape
-    data = provenance.get("config", {}).get("data", {})
-    side = data.get("image_size") or 48
-    return (side, side, 3) if data.get("channels") == 3 else (side, side)

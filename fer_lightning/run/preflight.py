@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
+from fer_lightning.data.provenance import Provenance
 from fer_lightning.files import one_line
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
 from fer_lightning.run.resume import differences
@@ -243,8 +244,8 @@ def read_training(path: Path) -> dict[str, Any]:
     """
     try:
         saved = read_checkpoint(path, mmap=True)
-        origin = saved["hyper_parameters"].get("provenance") or {}
-        if not saved["history"] or "optimizer_states" not in saved or "data_fingerprint" not in origin:
+        origin = Provenance.read(saved["hyper_parameters"].get("provenance"))
+        if not saved["history"] or "optimizer_states" not in saved or origin is None:
             raise ValueError("it holds no state of a training")
         return saved
     except ValueError as error:

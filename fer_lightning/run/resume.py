@@ -40,7 +40,7 @@ class RunState:
             numbers = ended if isinstance(ended, list) else [ended]
             if not isinstance(kept, dict) or not all(isinstance(n, (int, float, type(None))) for n in numbers):
                 return None
-            return cls(_completed(kept), tuple(ended) if isinstance(ended, list) else ended)
+            return cls(kept, tuple(ended) if isinstance(ended, list) else ended)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
@@ -57,16 +57,8 @@ def settings(config: DictConfig) -> dict[str, Any]:
     kept["data"] = {key: value for key, value in kept["data"].items() if f"data.{key}" not in elsewhere} | {
         "source": plain(config.data.source["_target_"])
     }
-    return _completed(json.loads(json.dumps(kept)))
-
-
-def _completed(kept: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the defaults of what became an option later, or is none of every model's."""
-    if isinstance(trainer := kept.get("trainer"), dict):
-        trainer.setdefault("check_val_every_n_epoch", 1)
-    if isinstance(model := kept.get("model"), dict) and str(model.get("_target_")).endswith(".TimmBody"):
-        model.setdefault("drop_path", 0.0)
-    return kept
+    decisive: dict[str, Any] = json.loads(json.dumps(kept))
+    return decisive
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,20 +1,20 @@
-"""Where a run starts: fresh, from weights or from a checkpoint; refuses a net that has seen its test pictures."""
+"""Where a run starts: fresh, from weights or from a checkpoint; refuses a network that has seen its test images."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from rich.console import Console
 
 from fer_lightning.data.arrays import FaceArrays
-from fer_lightning.data.protocols.split import has_official_parts, is_leaky, same_images
+from fer_lightning.data.protocols.split import Split
+from fer_lightning.data.provenance import Provenance, refusal
 from fer_lightning.models.network import weights_origin
 from fer_lightning.run.preflight import read_training
 from fer_lightning.run.resume import RunState, differences, settings, state_to_resume
@@ -97,24 +97,24 @@ def find_checkpoint(config: DictConfig, folder: Path, console: Console) -> tuple
     return (last if state and last.is_file() else None), state
 
 
-def check_start(
-    config: DictConfig, checkpoint: Path | None, faces: FaceArrays, protocol: str, console: Console
-) -> None:
+def check_start(config: DictConfig, checkpoint: Path | None, faces: FaceArrays, split: Split, console: Console) -> None:
     """Refuses to start from what does not fit the data or has learnt what the run is measured on.
 
     Args:
         config: The composed configuration.
         checkpoint: What the run goes on from.
         faces: The run's data.
-        protocol: The run's.
+        split: Its parts.
         console: Says so where the checkpoint comes from other data.
 
     Raises:
         ValueError: The class names or their order differ, the protocol does, or more epochs are trained than are asked
             for; or, with `resume=auto`, the data differ.
     """
-    if weights := config.model.get("weights"):
-        refuse_seen_pictures(f"model.weights={weights}", weights_origin(Path(weights)), faces, protocol)
+    weights = config.model.get("weights")
+    # weights of unknown provenance come from elsewhere, such as timm's from ImageNet
+    if weights and (learnt := Provenance.read(weights_origin(Path(weights)))):
+        refuse_seen_images(f"model.weights={weights}", learnt, faces, split)
     if config.finetune.callback and not (config.model.get("pretrained") or weights or config.resume):
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
     if checkpoint is None:
@@ -126,13 +126,16 @@ def check_start(
             f"resume={checkpoint} has been trained for {trained} epochs: "
             f"trainer.max_epochs={config.trainer.max_epochs} must be {trained} or more"
         )
-    refuse_seen_pictures(f"resume={checkpoint}", then["provenance"], faces, protocol)
+    origin = Provenance.read(then["provenance"])
+    assert origin is not None  # `read_training` refuses an unknown one
+    if not origin.is_of(faces, split):  # else a leaky run remains the leaky run that it is
+        refuse_seen_images(f"resume={checkpoint}", origin, faces, split)
     if list(then["classes"]) != list(faces.classes):
         raise ValueError(
             f"resume={checkpoint} knows the classes {', '.join(then['classes'])}; "
             f"{faces.name} has {', '.join(faces.classes)}, and their order counts"
         )
-    if then["provenance"]["data_fingerprint"] != faces.fingerprint:
+    if origin.data_fingerprint != faces.fingerprint:
         if config.resume == "auto":
             raise ValueError(
                 f"resume=auto: the data have changed since {checkpoint} was written; leave it out to start anew, "
@@ -141,28 +144,18 @@ def check_start(
         console.print(f"[yellow]{checkpoint} was trained on other data than {faces.name} here.[/]")
 
 
-def refuse_seen_pictures(named: str, origin: Mapping[str, Any], faces: FaceArrays, protocol: str) -> None:
-    """Refuses to start from a net that has learnt what the run is measured on.
+def refuse_seen_images(named: str, origin: Provenance, faces: FaceArrays, split: Split) -> None:
+    """Refuses to start from a network that has seen images which the run selects or measures on.
 
     Args:
-        named: The word that names the net, for the message.
-        origin: Its provenance; empty where it does not say.
-        faces: The run's data.
-        protocol: The run's.
+        named: The argument that names the network, for the message.
+        origin: Its provenance.
+        faces: The data of the run.
+        split: Their parts.
 
     Raises:
-        ValueError: It was trained on these pictures under another protocol, or under one that leaks.
+        ValueError: It has, or may have.
     """
-    learnt, data = origin.get("protocol", protocol), origin.get("data", "")
-    alike, here = same_images(data, faces.name), origin.get("data_fingerprint") == faces.fingerprint
-    official = has_official_parts(learnt) and has_official_parts(protocol)
-    if alike and not here and learnt == protocol and not official and data != faces.name:
-        raise ValueError(
-            f"{named} was trained on {data} under protocol {learnt}, which parts {faces.name} otherwise: it would be "
-            f"measured on pictures that it may have learnt; start anew, or take {data}"
-        )
-    if learnt != protocol and (is_leaky(learnt) or here or (alike and (data != faces.name or not official))):
-        raise ValueError(
-            f"{named} was trained under protocol {learnt}; under {protocol} it would be measured on "
-            "pictures that it may have learnt: start anew, or keep its protocol"
-        )
+    for part in ("val", "test"):
+        if reason := refusal(origin, faces, split, part):
+            raise ValueError(f"{named} {reason}; leave it out, or keep the data and the protocol of its training")

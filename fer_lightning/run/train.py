@@ -164,7 +164,7 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = prepare_data(config)
     check_monitored(config, datamodule.faces.classes)
-    check_start(config, checkpoint, datamodule.faces, datamodule.split.name, console)
+    check_start(config, checkpoint, datamodule.faces, datamodule.split, console)
     return PreparedRun(datamodule, checkpoint, earlier, published)
 
 

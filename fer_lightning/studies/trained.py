@@ -17,12 +17,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fer_lightning.cli.command_line import composed
-from fer_lightning.config import CONF, build, check, plain, target_of
+from fer_lightning.config import CONF, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.protocols.split import Split, has_official_parts, is_leaky, same_images
+from fer_lightning.data.protocols.split import Split, is_leaky
+from fer_lightning.data.provenance import Provenance, refusal
 from fer_lightning.files import atomic_write, one_line, sha256
-from fer_lightning.labels import USAGES
 from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_valid, without
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
@@ -40,9 +40,6 @@ TRAINED = {
     *("trainer.gradient_clip_algorithm", "trainer.compile", "trainer.limit_train_batches", "data.sampler"),
 }
 """Groups and keys that do nothing any more once a net is trained."""
-
-PROVENANCE = ("data", "data_fingerprint", "protocol", "overrides")
-"""Keys of provenance that a checkpoint must have."""
 
 
 def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
@@ -118,15 +115,19 @@ class Trained:
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
-            ValueError: It is not one of this project, or the data set has other classes.
+            ValueError: It is not one of this project, its provenance is unknown, or the data set has other classes.
         """
         checkpoint = existing_checkpoint(path)
         fixed = TRAINED - {"model"} if another_model else TRAINED
         if late := [override for override in overrides if is_under(key_of(override), *fixed)]:
             raise ValueError(f"{late[0]} is decided by the training: {checkpoint} cannot be changed in that any more")
         module = load_module(checkpoint)
-        if missing := [key for key in PROVENANCE if key not in (module.hparams["provenance"] or {})]:
-            raise ValueError(f"{checkpoint} does not say how it was trained: its provenance lacks {', '.join(missing)}")
+        stored = module.hparams["provenance"] or {}
+        if Provenance.read(stored) is None or "overrides" not in stored:
+            raise ValueError(
+                f"checkpoint={checkpoint} lacks data, data_fingerprint, protocol or overrides in its provenance: what "
+                "it was trained on is unknown, and it is not measured; train it with train.py"
+            )
         config = compose_for(module, overrides)
         for key, alone in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if it learnt under DDP
             if key in config.trainer and not (OmegaConf.is_list(config.trainer[key]) and len(config.trainer[key]) == 1):
@@ -194,55 +195,26 @@ class Trained:
         path = self.run / "record.json"
         return read_record(path) if path.is_file() else {}
 
-    def refuse_seen_pictures(self, part: str) -> None:
-        """Finds pictures of a part that the net was trained or its epoch chosen on, under another protocol than now.
+    def refuse_seen_images(self, part: str) -> None:
+        """Refuses to measure the network on a part of which it may have seen images in training or selection.
 
         Raises:
-            ValueError: There are some, or the net comes from a protocol that leaks.
+            ValueError: It has, or may have.
         """
-        learnt, data = self.provenance["protocol"], self.provenance["data"]
-        here = self.faces.fingerprint == self.provenance["data_fingerprint"]
-        if self.split.name == learnt and (here or part == "test" or has_official_parts(learnt)):
-            return  # other protocols draw by the order of the rows, which the forms of a data set do not share
-        if is_leaky(learnt):
-            raise ValueError(
-                f"{self.checkpoint} was trained under {learnt}, which leaks: under {self.split.name} "
-                "it would be measured on pictures that it may have learnt"
-            )
-        if not same_images(self.faces.name, data):
-            return
-        if self.faces.name != data:
-            raise ValueError(
-                f"{self.checkpoint} was trained on {data} under {learnt}: which pictures of {self.faces.name} it has "
-                f"learnt cannot be told under {self.split.name}; measure it on {data}, or under {learnt}"
-            )
-        private = part == "test" and (self.faces.usage[self.split.indices["test"]] == USAGES[2]).all()
-        if private or (self.faces.is_synthetic and not here):
-            return  # no protocol that does not leak trains or chooses on PrivateTest; other draws share no picture
-        if not here and not (has_official_parts(learnt) and has_official_parts(self.split.name)):
-            raise ValueError(
-                f"{self.checkpoint} was trained on another state of {data} under {learnt}: which of its pictures it "
-                f"has learnt cannot be told under {self.split.name}; measure it on those data, or under {learnt}"
-            )
-        if here:
-            before: Split = build(plain(compose_for(self.module, []).protocol), self.faces)
-            used = {"train": "has learnt", "val": "was chosen on"}
-            for before_part in ("train",) if part == "val" else ("train", "val"):
-                known = np.intersect1d(before.indices[before_part], self.split.indices[part]).size
-                if known:
-                    raise ValueError(
-                        f"{self.checkpoint} {used[before_part]} {known:,} of the {len(self.split.indices[part]):,} "
-                        f"pictures of {part} under {self.split.name}, since it was trained under {learnt}: "
-                        "measure it under that"
-                    )
+        origin = Provenance.read(self.provenance)
+        assert origin is not None  # `load` refuses an unknown one
+        if reason := refusal(origin, self.faces, self.split, part):
+            own = f"measure it on {origin.data} under {origin.protocol}"
+            way_out = "train one under protocol=official" if is_leaky(origin.protocol) else own
+            raise ValueError(f"checkpoint={self.checkpoint} {reason}; {way_out}")
 
     def predict(self, part: str) -> Predictions:
         """Predicts a part of the split, by the views of `eval`.
 
         Raises:
-            ValueError: It was trained on some of these pictures.
+            ValueError: It may have seen some of these images in training or selection.
         """
-        self.refuse_seen_pictures(part)
+        self.refuse_seen_images(part)
         return predict_part(self._trainer(), self.module, self.datamodule, self.evaluation, part)
 
     @property
@@ -267,13 +239,13 @@ class Trained:
         positions of the part and the precision.
 
         Raises:
-            ValueError: It was trained on some of these pictures, or is asked about some of the part only.
+            ValueError: It may have seen some of these images in training or selection, or the part is limited.
         """
         limit = self.config.trainer.limit_test_batches
         if not (isinstance(limit, float) and limit == 1):
             key = "trainer.limit_test_batches"
             raise ValueError(f"{key} is {limit}, and this needs the whole of a part: add {key}=1.0")
-        self.refuse_seen_pictures(part)
+        self.refuse_seen_images(part)
         path = self.run / "predictions" / f"{part}_{self._key(part)[:16]}.npz"
         if not path.exists():
             predictions = self.predict(part)

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
+from fer_lightning.data.protocols.split import Split
+from fer_lightning.data.provenance import Provenance, refusal
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.errors import user_errors
 from fer_lightning.training.module import FERModule, load_module
 from fer_lightning.training.soft_voting import ensemble_members
-
-UNKNOWN = {"data": "unknown data", "data_fingerprint": "", "protocol": "an unknown protocol"}
-"""The provenance of a checkpoint that has none."""
 
 
 class DistillationLoss(nn.Module):
@@ -100,34 +100,37 @@ class Distiller(Callback):
         self._members = [member for name in named for member in _members_of(Path(name))]
         self.teacher: Ensemble | None = None
 
-    def load(self, student: FERModule, view: float = 1.0) -> Ensemble:
+    def load(self, student: FERModule, faces: FaceArrays, split: Split, view: float = 1.0) -> Ensemble:
         """The teachers of a student, as one network.
 
         Args:
-            student: What is trained.
-            view: Share of the side of an image that its batches show (`FERDataModule.view`).
+            student: The network that is trained.
+            faces: Its data.
+            split: The splits of the data.
+            view: Fraction of an image's side that its batches show (`FERDataModule.view`).
 
         Raises:
-            ValueError: One is no checkpoint of this project, knows other classes, or may have learnt what the student
-                is measured on; or the student's loss reads no teacher.
+            ValueError: One is no checkpoint of this project, knows other classes, or may have seen images that the
+                student is selected or measured on; or the student's loss reads no teacher.
         """
         if not isinstance(student.loss, DistillationLoss):
             raise ValueError("callbacks=distillation needs the loss that reads the teacher: loss=distillation")
         modules = [load_module(path) for path, _ in self._members]
-        here = student.hparams["provenance"]
         for (path, _), module in zip(self._members, modules, strict=True):
-            there = UNKNOWN | (module.hparams["provenance"] or {})
             if module.classes != student.classes:
                 raise ValueError(
                     f"teacher {path} knows the classes {', '.join(module.classes)}; "
                     f"this run learns {', '.join(student.classes)}"
                 )
-            if any(here[key] != there[key] for key in ("data_fingerprint", "protocol")):
+            origin = Provenance.read(module.hparams["provenance"])
+            if origin is None:
                 raise ValueError(
-                    f"teacher {path} was trained on {there['data']} {there['data_fingerprint'][:12]} under "
-                    f"{there['protocol']}, this run on {here['data']} {here['data_fingerprint'][:12]} under "
-                    f"{here['protocol']}: it may have learnt the pictures that this run is measured on"
+                    f"teacher {path} has no provenance, so it may have learnt images that this run is measured on; "
+                    "name a checkpoint that train.py wrote"
                 )
+            for part in ("val", "test"):
+                if reason := refusal(origin, faces, split, part):
+                    raise ValueError(f"teacher {path} {reason}; name one trained on the data and protocol of this run")
         networks = [module.network_for_whole_images() for module in modules]
         for network in networks:
             network.crop = min(1.0, network.crop / view)
@@ -140,7 +143,7 @@ class Distiller(Callback):
             assert isinstance(pl_module, FERModule)
             assert isinstance(datamodule, FERDataModule)
             with user_errors():
-                self.teacher = self.load(pl_module, datamodule.view)
+                self.teacher = self.load(pl_module, datamodule.faces, datamodule.split, datamodule.view)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Moves the teachers to the student's device."""

@@ -112,13 +112,12 @@ class FERModule(pl.LightningModule):
         Raises:
             ValueError: The views are none of `models.tta`; a checkpoint may come from a stranger.
         """
-        for views in filter(None, (evaluation["views"], evaluation.get("validation"))):
+        for views in filter(None, (evaluation["views"], evaluation["validation"])):
             target_of(views, under=("fer_lightning.models.tta.",))
         self._views = build(evaluation["views"])
-        of_validation = evaluation.get("validation")  # checkpoints of before it was an option lack the key
-        self._validation_views = build(of_validation) if of_validation else None
+        self._validation_views = build(evaluation["validation"]) if evaluation["validation"] else None
         self._average = evaluation["average"]
-        self.crop = float((of_validation or evaluation["views"]).get("size", 1.0))
+        self.crop = float((evaluation["validation"] or evaluation["views"]).get("size", 1.0))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of float images (B, 1 or 3, H, W) in [0, 1]."""

@@ -405,7 +405,7 @@ def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path,
 
 def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(trained.Trained, "refuse_seen_pictures", lambda self, part: asked.append(part))
+    monkeypatch.setattr(trained.Trained, "refuse_seen_images", lambda self, part: asked.append(part))
     source = ExportSource.load(run, [])
     assert asked == ["val", "test"]
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))

@@ -309,7 +309,9 @@ def test_a_checkpoint_of_another_class_order_is_refused(composed, tmp_path: Path
 def test_a_checkpoint_of_another_protocol_is_refused(composed, tmp_path: Path) -> None:
     train(composed(*TINY))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    with pytest.raises(CompactHydraException, match="trained under protocol official; under kfold"):
+    with pytest.raises(
+        CompactHydraException, match=r"on synthetic under official and has learnt .* of val under kfold"
+    ):
         train(composed(*TINY, f"resume={path}", "protocol=kfold"))
 
 
@@ -354,14 +356,6 @@ def test_a_run_of_any_model_is_found_again(composed, tmp_path: Path, path: Path)
     resume.RunState(settings).write(tmp_path)
     assert resume.RunState.read(tmp_path).settings == settings
     assert resume.state_to_resume(tmp_path, settings) is not None
-
-
-def test_a_state_of_before_an_option_was_one_is_that_of_its_default(composed, tmp_path: Path) -> None:
-    settings = resume.settings(composed("model=timm", "model.name=resnet10t"))
-    old = json.loads(json.dumps(settings))
-    del old["trainer"]["check_val_every_n_epoch"], old["model"]["drop_path"]
-    (tmp_path / resume.STATE).write_text(json.dumps({"settings": old, "objective": None}))
-    assert resume.RunState.read(tmp_path).settings == settings
 
 
 def test_options_of_equal_keys_are_other_settings() -> None:

@@ -88,9 +88,9 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle", "eval.split=val"]) == 2
-    assert "best.ckpt has learnt 13 of the 13 pictures of val under kaggle" in capsys.readouterr().err
+    assert "and has learnt 13 of the 13 images of val under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle"]) == 2
-    assert "best.ckpt was chosen on 20 of the 40 pictures of test under kaggle" in capsys.readouterr().err
+    assert "and was selected on 20 of the 40 images of test under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kfold"]) == 0  # the same PrivateTest
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
@@ -100,18 +100,31 @@ def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.Cap
     assert "leaks" in capsys.readouterr().err
 
 
-def test_kaggles_jpegs_of_what_was_trained_on_are_not_measured_under_another_protocol(run: Path) -> None:
+def test_other_forms_of_what_was_trained_on_are_measured_where_the_official_parts_differ(run: Path) -> None:
     net = Trained.load(run, ["protocol=kfold"])
     net.provenance["data"] = "fer2013"
-    net.datamodule.faces = replace(net.faces, name="fer2013_kaggle")
-    with pytest.raises(ValueError, match=r"trained on fer2013 under official: .* cannot be told under kfold"):
-        net.refuse_seen_pictures("test")
-    net.datamodule.faces = replace(net.faces, name="fer2013", fingerprint="0" * 64)  # with a row more or less
-    with pytest.raises(ValueError, match=r"another state of fer2013 under official: .* cannot be told under kfold"):
-        net.refuse_seen_pictures("val")
-    net.refuse_seen_pictures("test")  # PrivateTest in every fold
+    for name, named in (("fer2013_kaggle", "fer2013"), ("fer2013", "another state of fer2013")):
+        net.datamodule.faces = replace(net.faces, name=name, fingerprint="0" * 64)
+        net.refuse_seen_images("test")  # PrivateTest in every fold
+        with pytest.raises(
+            ValueError, match=rf"on {named} under official: it may have learnt .* of val .* under kfold"
+        ):
+            net.refuse_seen_images("val")
     net.datamodule.faces = replace(net.faces, name="RAF-DB")
-    net.refuse_seen_pictures("test")  # other faces
+    net.refuse_seen_images("val")  # other faces
+
+
+def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measured(run: Path) -> None:
+    net = Trained.load(run)
+    net.provenance["protocol"] = "leaky_pooled"
+    net.datamodule.split = replace(net.split, name="leaky_pooled")
+    with pytest.raises(ValueError, match=r"under leaky_pooled, which leaks: .*; train one under protocol=official"):
+        net.predict("test")
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
+    torch.save(saved, run / "checkpoints" / "best.ckpt")
+    with pytest.raises(ValueError, match="what it was trained on is unknown"):
+        Trained.load(run)
 
 
 def test_an_experiments_options_of_its_views_do_not_hold_for_others() -> None:

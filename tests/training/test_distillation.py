@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from conftest import TINY, draw_faces_once
 from hydra.errors import CompactHydraException
 
+from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
 from fer_lightning.data.sources import synthetic
 from fer_lightning.reporting import figures
 from fer_lightning.run.train import train
@@ -73,6 +75,11 @@ def student(run: Path) -> FERModule:
     return module
 
 
+FACES = draw_faces_once(200, 0, 24)
+DATA = (FACES, official(FACES))
+"""Data and parts of `tiny_runs`."""
+
+
 def distilling(*teachers: Path) -> list[str]:
     named = ",".join(map(str, teachers))
     return ["loss=distillation", "callbacks=distillation", f"callbacks.distiller.teachers=[{named}]"]
@@ -134,7 +141,7 @@ def test_a_resumed_student_ends_as_one_that_was_never_stopped(composed, tmp_path
 
 
 def test_a_student_of_one_picture_set_learns_what_its_teacher_says(tiny_runs: list[Path]) -> None:
-    teacher = Distiller([str(tiny_runs[0])]).load(student(tiny_runs[1]))
+    teacher = Distiller([str(tiny_runs[0])]).load(student(tiny_runs[1]), *DATA)
     images, pupil = torch.rand(64, 1, 24, 24), torch.nn.Linear(24 * 24, 7)
     loss, optimizer = DistillationLoss([1] * 7, 2.0, 1.0), torch.optim.Adam(pupil.parameters(), 1e-2)
     with torch.no_grad():
@@ -152,7 +159,7 @@ def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp
         for run, weight in zip(tiny_runs, (0.75, 0.0, 0.25), strict=True)
     ]
     (tmp_path / "record.json").write_text(json.dumps({"members": members}))
-    teacher = Distiller([str(tmp_path)]).load(student(tiny_runs[0]))
+    teacher = Distiller([str(tmp_path)]).load(student(tiny_runs[0]), *DATA)
     images = torch.rand(2, 1, 24, 24)
     nets = [load_module(tiny_runs[i] / BEST).eval() for i in (0, 2)]
     with torch.no_grad():
@@ -241,18 +248,26 @@ def test_a_missing_teacher_is_said_in_a_sentence(
 def test_an_unfit_teacher_is_refused(tiny_runs: list[Path]) -> None:
     distiller = Distiller(str(tiny_runs[0]))
     with pytest.raises(ValueError, match="loss=distillation"):
-        distiller.load(load_module(tiny_runs[1] / BEST))
+        distiller.load(load_module(tiny_runs[1] / BEST), *DATA)
     other = student(tiny_runs[1])
-    other.hparams["provenance"]["protocol"] = "kaggle"
-    with pytest.raises(ValueError, match="may have learnt the pictures that this run is measured on"):
-        distiller.load(other)
     other.classes = ["yes", "no"]
     with pytest.raises(ValueError, match="this run learns yes, no"):
-        distiller.load(other)
+        distiller.load(other, *DATA)
 
 
-def test_a_teacher_of_other_pictures_is_refused(tiny_runs: list[Path]) -> None:
-    taught = student(tiny_runs[1])
-    taught.hparams["provenance"] = {**taught.hparams["provenance"], "data_fingerprint": "0" * 64}
-    with pytest.raises(ValueError, match="may have learnt the pictures that this run is measured on"):
-        Distiller([str(tiny_runs[0])]).load(taught)
+def test_a_teacher_has_not_seen_what_its_student_is_measured_on(tiny_runs: list[Path], tmp_path: Path) -> None:
+    taught, distiller = student(tiny_runs[1]), Distiller([str(tiny_runs[0])])
+    with pytest.raises(
+        ValueError, match=r"teacher .*best\.ckpt was trained .* and has learnt 13 of the 13 images of val"
+    ):
+        distiller.load(taught, FACES, kaggle(FACES))
+    distiller.load(taught, FACES, subset(FACES))
+    resized = replace(FACES, fingerprint="0" * 64)
+    distiller.load(taught, resized, official(resized))
+    with pytest.raises(ValueError, match=r"trained on another state of synthetic .* may have learnt images of val"):
+        distiller.load(taught, resized, kfold(resized))
+    content = torch.load(tiny_runs[0] / BEST, weights_only=True)
+    content["hyper_parameters"]["provenance"] = None
+    torch.save(content, tmp_path / "unknown.ckpt")
+    with pytest.raises(ValueError, match=r"unknown\.ckpt has no provenance, so it may have learnt"):
+        Distiller([str(tmp_path / "unknown.ckpt")]).load(taught, *DATA)

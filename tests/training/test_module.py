@@ -24,7 +24,7 @@ def small_module(evaluation: dict | None = None) -> FERModule:
         **options,
         loss={"_target_": "fer_lightning.training.losses.CrossEntropyLoss"},
         scheduler={"_target_": "fer_lightning.training.optim.constant"},
-        evaluation=evaluation or {"views": view("identity"), "average": "probabilities"},
+        evaluation=evaluation or {"views": view("identity"), "validation": None, "average": "probabilities"},
         classes=list("abcdefg"),
         class_counts=[1] * 7,
     )
@@ -46,7 +46,7 @@ def view(name: str, **options: float) -> dict:
 
 
 def test_validation_looks_once_and_the_test_by_its_views() -> None:
-    evaluation = {"views": view("flip"), "average": "probabilities"}  # as in checkpoints without the validation key
+    evaluation = {"views": view("flip"), "validation": None, "average": "probabilities"}
     assert seen_by("validation", evaluation) == [(2, 1, 48, 48)]
     assert seen_by("test", evaluation) == [(2, 1, 48, 48)] * 2
 

@@ -41,16 +41,6 @@ def is_leaky(protocol: str) -> bool:
     return protocol.startswith("leaky_")
 
 
-def has_official_parts(protocol: str) -> bool:
-    """Whether a protocol trains only on Training images, selects on PublicTest and tests on PrivateTest."""
-    return protocol.partition("(")[0] in ("official", "subset", "fer_plus", "stored_copies")
-
-
-def same_images(data: str, other: str) -> bool:
-    """Whether two data set names denote the same images, such as FER2013's csv and Kaggle's JPEGs."""
-    return data == other or {data, other} == {"fer2013", "fer2013_kaggle"}
-
-
 def name_with_seed(name: str, seed: int) -> str:
     """A protocol name with the seed of its random draws if that is not 0: `subset(0.1, seed=1)`."""
     return name if seed == 0 else f"{name.removesuffix(')')}{', ' if name.endswith(')') else '('}seed={seed})"

@@ -13,7 +13,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from fer_lightning.data.arrays import DataError, FaceArrays
-from fer_lightning.data.protocols.split import Split, has_official_parts
+from fer_lightning.data.protocols.split import Split
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
 from fer_lightning.labels import FERPLUS_COLUMNS, USAGES
 
@@ -237,15 +237,3 @@ def test_fer2013():
     assert len(parts["train"]) + len(parts["val"]) == 28_709
     fraction = np.bincount(data.labels[parts["val"]]) / np.bincount(data.labels[data.usage == "Training"])
     assert np.abs(fraction - 0.1).max() < 0.005
-
-
-@pytest.mark.parametrize(
-    ("name", "official"),
-    [
-        ("official", True), ("subset(0.1)", True), ("subset(0.1, seed=1)", True), ("fer_plus(soft)", True),
-        ("stored_copies(copies=2)", True), ("kfold(fold=0 of 5)", False), ("kaggle(val_fraction=0.1)", False),
-        ("leaky_pooled", False),
-    ],
-)  # fmt: skip
-def test_protocols_with_official_parts(name: str, official: bool) -> None:
-    assert has_official_parts(name) == official
