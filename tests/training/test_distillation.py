@@ -180,7 +180,7 @@ def trained_on_crops(tiny_runs: list[Path], tmp_path: Path) -> Path:
 
 
 def test_teachers_trained_on_crops_see_the_centre_once(tiny_runs: list[Path], trained_on_crops: Path) -> None:
-    teacher = Distiller([str(trained_on_crops), str(tiny_runs[2])]).load(student(tiny_runs[1]))
+    teacher = Distiller([str(trained_on_crops), str(tiny_runs[2])]).load(student(tiny_runs[1]), *DATA)
     images, asked = torch.rand(2, 1, 24, 24), []
     for network in teacher.networks:
         network.body.register_forward_hook(lambda *_: asked.append(1))
@@ -197,7 +197,7 @@ def test_teachers_trained_on_crops_see_the_centre_once(tiny_runs: list[Path], tr
 def test_of_a_students_windows_a_teacher_sees_at_most_all(
     tiny_runs: list[Path], trained_on_crops: Path, view: float, crop: float
 ) -> None:
-    teacher = Distiller(str(trained_on_crops)).load(student(tiny_runs[1]), view)
+    teacher = Distiller(str(trained_on_crops)).load(student(tiny_runs[1]), *DATA, view)
     assert teacher.networks[0].crop == pytest.approx(crop)
 
 
