@@ -52,9 +52,8 @@ from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
-from fer_lightning.run.preflight import check_same, read_training
 from fer_lightning.run.resolvers import register_resolvers
-from fer_lightning.run.resume import STATE, RunState
+from fer_lightning.run.resume import STATE, RunState, StartPoint
 from fer_lightning.run.train import train
 from fer_lightning.studies.audit.findings import out_of_fold
 from fer_lightning.studies.compare import Measured, compare
@@ -462,8 +461,8 @@ def feed_checkpoint(content: bytes, folder: Path) -> None:
     path.write_bytes(content)
     refused = None
     try:
-        before = read_training(path)
-        check_same(path, before, OmegaConf.create(HYPERPARAMETERS), network().body)
+        config = OmegaConf.create({**HYPERPARAMETERS, "trainer": {"max_epochs": 1}})
+        StartPoint.read(path).check_config(config, network().body)
     except ValueError as error:
         refused = error
     assert load_module(path).classes
@@ -649,7 +648,7 @@ def feed_training(words: list[str], folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         where = [f"paths.output_dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
         config = compose("config", [*words, *where])
-    with mock.patch("fer_lightning.run.data.prepare_data", side_effect=ReachedDataError):
+    with mock.patch("fer_lightning.run.train.prepare_data", side_effect=ReachedDataError):
         try:
             train(config)
         except ReachedDataError:

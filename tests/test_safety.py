@@ -35,7 +35,7 @@ from fer_lightning.inference.bundle import Bundle, BundleError
 from fer_lightning.inference.images import PictureError, read_picture
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.network import load_weights
-from fer_lightning.run.preflight import read_training
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.studies.trained import compose_for
 from fer_lightning.training.module import FERModule, load_module
 
@@ -75,7 +75,7 @@ def evil_files(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("read", [load_module, read_training, lambda path: load_weights(network(), path)])
+@pytest.mark.parametrize("read", [load_module, StartPoint.read, lambda path: load_weights(network(), path)])
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, read: Callable[[Path], object]) -> None:
     for path in evil_files(tmp_path):
         with pytest.raises(ValueError, match="holds more than tensors and plain data: refused"):

@@ -121,6 +121,11 @@ def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> s
     )
 
 
+def refusal_to_train(origin: Provenance, faces: FaceArrays, split: Split) -> str | None:
+    """The reason why no training must begin with a network or learn from it: it selects on val and measures test."""
+    return refusal(origin, faces, split, "val") or refusal(origin, faces, split, "test")
+
+
 def _kind(protocol: str) -> str:
     """`kfold` of `kfold(fold=0 of 5)`."""
     return protocol.partition("(")[0]

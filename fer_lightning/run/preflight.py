@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,40 +13,41 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
-from fer_lightning.data.provenance import Provenance
 from fer_lightning.files import one_line
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
-from fer_lightning.run.resume import differences
-from fer_lightning.training.checkpoint_io import read_checkpoint
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
 from fer_lightning.training.metrics import EPOCH_SCORES
 from fer_lightning.training.optim import build_optimizer
 from fer_lightning.training.resizing import ProgressiveResizing
 
+log = logging.getLogger(__name__)
+
 STAND_IN_CLASSES = 7
 
 
-def dry_run(config: DictConfig, checkpoint: Path | None = None) -> None:
+def dry_run(config: DictConfig, start: StartPoint) -> None:
     """Builds each part of a run on stand-ins and lets the network see one empty picture, without memory or weights.
 
     Args:
         config: The composed configuration.
-        checkpoint: What the run goes on from.
+        start: Where the run starts.
 
     Raises:
-        ValueError: Something cannot be built, or the checkpoint is of another network or optimizer.
+        ValueError: Something cannot be built, or the checkpoint to continue from is of another network or optimizer.
         FileNotFoundError: The file of `model.weights` is not there.
     """
     check_monitored(config)
-    if (weights := config.model.get("weights")) and not checkpoint:
+    weights = config.model.get("weights")
+    if weights and not start.path:
         check_weights_file(Path(weights))
-    saved = read_training(checkpoint) if checkpoint else {}
-    classes = len(saved["hyper_parameters"]["classes"]) if saved else STAND_IN_CLASSES
+    if config.finetune.callback and not (config.model.get("pretrained") or weights or config.resume):
+        log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
+    classes = len(start.hyperparameters.get("classes", ())) or STAND_IN_CLASSES
     check_image_size(config.model.image_size)
     body = body_without_memory(plain(config.model), classes)
-    if checkpoint:
-        check_same(checkpoint, saved, config, body)
+    start.check_config(config, body)
     looks = {key: config.model[key] for key in ("image_size", "channels")}
     FERNetwork(body, **looks, **{key: plain(config.model[key]) for key in ("mean", "std")})
     loss = build(plain(config.loss), class_counts=[1] * classes)
@@ -234,63 +236,3 @@ def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any])
         other_size = f"{key}, which {model['_target_']} with model.image_size={whole} cannot look at"
         with suiting(other_size), suppress(NotImplementedError), torch.device("meta"):
             body(torch.zeros(1, model["channels"], side, side))
-
-
-def read_training(path: Path) -> dict[str, Any]:
-    """The state of a training, without its tensors in memory; no code in the file is run.
-
-    Raises:
-        ValueError: It is not a checkpoint of this project.
-    """
-    try:
-        saved = read_checkpoint(path, mmap=True)
-        origin = Provenance.read(saved["hyper_parameters"].get("provenance"))
-        if not saved["history"] or "optimizer_states" not in saved or origin is None:
-            raise ValueError("it holds no state of a training")
-        return saved
-    except ValueError as error:
-        raise ValueError(f"resume={path} is not a checkpoint that a run can go on from ({error})") from None
-
-
-def check_same(path: Path, saved: Mapping[str, Any], config: DictConfig, body: nn.Module) -> None:
-    """Refuses to go on from a checkpoint of another network, optimizer or schedule.
-
-    Raises:
-        ValueError: With the options that differ.
-    """
-    prefix = "network.body."
-    then = {key[len(prefix) :]: value.shape for key, value in saved["state_dict"].items() if key.startswith(prefix)}
-    if then != {key: value.shape for key, value in body.state_dict().items()}:
-        differ = differences(saved["hyper_parameters"]["model"], plain(config.model))
-        raise ValueError(f"resume={path} is of another network: model differs in {differ or 'its code'}")
-    given = saved["hyper_parameters"]
-    callbacks = config.get("callbacks") or {}
-    averages = [part for part in callbacks.values() if part and str(part.get("_target_")).endswith(".EMA")]
-    if "current_model_state" in saved and not averages:
-        raise ValueError(
-            f"resume={path} holds a moving average beside the trained weights: add callbacks=ema to go on, or give "
-            f"model.weights={path} to start from the average"
-        )
-    for part in ("optimizer", "scheduler"):
-        before, now = given[part].get("_target_"), config[part]["_target_"]
-        if before != now:
-            raise ValueError(
-                f"resume={path} was trained with {part} {before}, which is {now} now; it cannot go on with that"
-            )
-    # what a state dict holds comes back with it, whatever the configuration says
-    plateau = str(given["scheduler"]["_target_"]).endswith("plateau")
-    held: dict[str, tuple[str, ...]] = {
-        "optimizer": (),
-        "loss": ("_target_", "class_weights"),
-        "model": ("mean", "std"),
-    }
-    for part, keys in (held | {"scheduler": ()} if plateau else held).items():
-        old, new = ({k: v for k, v in d.items() if not keys or k in keys} for d in (given[part], plain(config[part])))
-        if differ := differences(old, new):
-            raise ValueError(f"resume={path}: {part} differs in {differ}; a checkpoint goes on with its own")
-    before = given["provenance"].get("config")
-    for key in ("callbacks", "early_stopping"):
-        before = before.get(key) if isinstance(before, Mapping) else None
-    now = plain(config.get("callbacks") or {}).get("early_stopping")
-    if isinstance(before, Mapping) and now and (differ := differences(before, now)):
-        raise ValueError(f"resume={path}: early_stopping differs in {differ}; a checkpoint goes on with its own")

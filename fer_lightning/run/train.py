@@ -18,19 +18,20 @@ from rich.console import Console
 from fer_lightning.config import build, check, flatten, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
+from fer_lightning.data.provenance import Provenance, refusal_to_train
 from fer_lightning.files import write_json
 from fer_lightning.models.cost import cost
-from fer_lightning.models.network import count_parameters
+from fer_lightning.models.network import count_parameters, weights_origin
 from fer_lightning.redaction import redact, redact_hydra_files
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.environment import machine
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run.data import prepare_data
+from fer_lightning.run.folder import lock_folder, refuse_overwrite
 from fer_lightning.run.job import GROUPS, Job
-from fer_lightning.run.preflight import check_monitored, dry_run, read_training
+from fer_lightning.run.preflight import check_monitored, dry_run
 from fer_lightning.run.record import description, part_name, place_of_result, recorded_parts
-from fer_lightning.run.resume import RunState, settings
-from fer_lightning.run.start import check_start, find_checkpoint, lock_folder, refuse_overwrite
+from fer_lightning.run.resume import RunState, StartPoint, settings
 from fer_lightning.run.trainer import be_first_process, build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
@@ -48,14 +49,12 @@ class PreparedRun(NamedTuple):
 
     Attributes:
         datamodule: Its data.
-        checkpoint: What it goes on from, None for a fresh network.
-        earlier: What its folder says of it, where it goes on there.
+        start: Where it starts.
         published: The file in `paths.results_dir` that its record goes to, None where there is no such folder.
     """
 
     datamodule: FERDataModule
-    checkpoint: Path | None
-    earlier: RunState | None
+    start: StartPoint
     published: Path | None
 
 
@@ -96,19 +95,19 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if first:
                 stack.enter_context(lock_folder(folder))
             prepared = prepare_run(config, job, folder, console)
-            if config.resume == "auto" and prepared.earlier and (ended := prepared.earlier.objective) is not None:
+            start = prepared.start
+            if config.resume == "auto" and start.state and (ended := start.state.objective) is not None:
                 told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
                 console.print(told, soft_wrap=True)
                 return ended
-            if prepared.checkpoint:
-                epoch = read_training(prepared.checkpoint)["history"][-1]["epoch"]
-                prepared.datamodule.first_epoch = epoch
-                console.print(f"goes on after epoch {epoch} with {prepared.checkpoint}", soft_wrap=True)
-            module = build_module(config, job, prepared.datamodule, fresh=not prepared.checkpoint)
+            if start.path:
+                prepared.datamodule.first_epoch = start.epoch
+                console.print(f"continues after epoch {start.epoch} with {start.path}", soft_wrap=True)
+            module = build_module(config, job, prepared.datamodule, fresh=not start.path)
             head = description(config, job, prepared.datamodule)
             if first:  # from here on the run leaves traces
                 RunState(settings(config)).write(folder)
-            resumed = prepared.earlier is not None
+            resumed = start.state is not None
             loggers = stack.enter_context(open_tracking(config, job, head, prepared.datamodule.faces, folder, resumed))
             training = assemble(config, job, folder, module, loggers, console)
         trainer, datamodule = training.trainer, prepared.datamodule
@@ -122,7 +121,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             precision=str(trainer.precision),
             folder=folder,
         )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=prepared.checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
         with user_errors():
             best_row = load_best_epoch(module, training.best.best_model_path, config.resume)
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
@@ -158,14 +157,31 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
     refuse_overwrite(folder, config)  # in every process: those that got through would wait for the others
     if is_first_process():
         redact_hydra_files(folder, job.sweep_dir)
-    checkpoint, earlier = find_checkpoint(config, folder, console)
-    dry_run(config, checkpoint)
+    start = StartPoint.find(config, folder, console)
+    dry_run(config, start)
     published = place_of_result(config, job)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = prepare_data(config)
     check_monitored(config, datamodule.faces.classes)
-    check_start(config, checkpoint, datamodule.faces, datamodule.split, console)
-    return PreparedRun(datamodule, checkpoint, earlier, published)
+    check_weights(config, datamodule)
+    start.check_data(config, datamodule.faces, datamodule.split, console)
+    return PreparedRun(datamodule, start, published)
+
+
+def check_weights(config: DictConfig, datamodule: FERDataModule) -> None:
+    """Refuses `model.weights` that have seen images which the run selects or measures on.
+
+    Raises:
+        ValueError: They have, or may have.
+    """
+    weights = config.model.get("weights")
+    origin = Provenance.read(weights_origin(Path(weights))) if weights else None
+    if origin is None:  # none are given, or they come from elsewhere, such as timm's from ImageNet
+        return
+    if reason := refusal_to_train(origin, datamodule.faces, datamodule.split):
+        raise ValueError(
+            f"model.weights={weights} {reason}; leave it out, or keep the data and the protocol of its training"
+        )
 
 
 def assemble(

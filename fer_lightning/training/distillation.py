@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols.split import Split
-from fer_lightning.data.provenance import Provenance, refusal
+from fer_lightning.data.provenance import Provenance, refusal_to_train
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.errors import user_errors
 from fer_lightning.training.module import FERModule, load_module
@@ -128,9 +128,8 @@ class Distiller(Callback):
                     f"teacher {path} has no provenance, so it may have learnt images that this run is measured on; "
                     "name a checkpoint that train.py wrote"
                 )
-            for part in ("val", "test"):
-                if reason := refusal(origin, faces, split, part):
-                    raise ValueError(f"teacher {path} {reason}; name one trained on the data and protocol of this run")
+            if reason := refusal_to_train(origin, faces, split):
+                raise ValueError(f"teacher {path} {reason}; name one trained on the data and protocol of this run")
         networks = [module.network_for_whole_images() for module in modules]
         for network in networks:
             network.crop = min(1.0, network.crop / view)

@@ -12,6 +12,7 @@ import fer_lightning.models
 from fer_lightning.cli.command_line import check_words
 from fer_lightning.run.preflight import dry_run
 from fer_lightning.run.resolvers import register_resolvers
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.train import train
 
 
@@ -145,7 +146,7 @@ from fer_lightning.run.train import train
     ],
 )
 def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:
-    monkeypatch.setattr("fer_lightning.run.data.prepare_data", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=named) as caught:
         train(composed(*TINY, *override.split()))
     assert "\n" not in str(caught.value)
@@ -188,7 +189,7 @@ def test_what_is_wrong_with_a_model_of_ones_own_is_said(
     "where", ["scheduler=plateau scheduler.monitor", "callbacks=early_stopping callbacks.early_stopping.monitor"]
 )
 def test_a_monitor_that_nobody_logs_is_named(composed, monkeypatch, where: str) -> None:
-    monkeypatch.setattr("fer_lightning.run.data.prepare_data", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=r"monitor is 'val/macrof1'; did you mean 'val/macro_f1'\?"):
         train(composed(*TINY, *f"{where}=val/macrof1".split()))
 
@@ -206,7 +207,7 @@ def test_a_part_that_the_protocol_lacks_is_named_once_they_are_read(composed) ->
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str) -> None:
     named = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
-    dry_run(composed(f"model={model}", *named))  # nothing is fetched
+    dry_run(composed(f"model={model}", *named), StartPoint())  # nothing is fetched
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from fer_lightning.files import write_json
 from fer_lightning.run import resume
 from fer_lightning.run.job import Job
 from fer_lightning.run.resolvers import register_resolvers
-from fer_lightning.run.start import find_checkpoint
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.train import train
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 from fer_lightning.training.module import FERModule
@@ -154,10 +154,24 @@ def test_other_settings_in_the_same_folder_are_named(composed, tmp_path: Path) -
 
 
 def test_other_data_are_named(composed, tmp_path: Path, monkeypatch) -> None:
-    stopped_after(1, composed(*TINY, "trainer.max_epochs=2"), monkeypatch)
+    options = [*TINY, "trainer.max_epochs=2", "protocol=kaggle"]
+    stopped_after(1, composed(*options), monkeypatch)
     monkeypatch.setattr("fer_lightning.data.sources.synthetic.content_fingerprint", lambda *_: "0" * 64)
     with pytest.raises(CompactHydraException, match="the data have changed since"):
-        train(composed(*TINY, "trainer.max_epochs=2", "resume=auto"))
+        train(composed(*options, "resume=auto"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match=r"another state of synthetic .* may have learnt images of val"):
+        train(composed(*options, f"resume={last}"))
+
+
+def test_a_leaky_run_is_resumed_under_its_own_protocol_alone(composed, tmp_path: Path, monkeypatch) -> None:
+    options = [*TINY, "trainer.max_epochs=2"]
+    stopped_after(1, composed(*options, "protocol=leaky_selected"), monkeypatch)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CompactHydraException, match="under leaky_selected, which leaks"):
+        train(composed(*options, f"resume={last}", f"paths.output_dir={tmp_path / 'other'}"))
+    train(composed(*options, "protocol=leaky_selected", "resume=auto"))
+    assert len(saved(tmp_path / "run")["history"]) == 2
 
 
 def test_a_run_that_ended_on_other_data_is_not_taken_for_this_one(composed, monkeypatch) -> None:
@@ -232,9 +246,9 @@ def test_a_row_of_the_results_is_of_one_recipe(composed, tmp_path: Path) -> None
     train(composed(*TINY))
     folder = tmp_path / "run"
     options = [*TINY, f"resume={folder}/checkpoints/last.ckpt", "paths.results_dir=results"]
-    assert find_checkpoint(composed(*options), folder, Console())[0] is not None
+    assert StartPoint.find(composed(*options), folder, Console()).path is not None
     with pytest.raises(ValueError, match=r"model\.dropout .* \(now 0\.4\).* must be of one recipe"):
-        find_checkpoint(composed(*options, "model.dropout=0.4"), folder, Console())
+        StartPoint.find(composed(*options, "model.dropout=0.4"), folder, Console())
 
 
 def test_class_weights_follow_from_what_is_drawn_now(composed, tmp_path: Path) -> None:
@@ -275,10 +289,10 @@ def test_workers_draw_the_epoch_that_a_resumed_run_is_in(composed, tmp_path: Pat
         ("model.width=16", r"model differs in width 32 \(now 16\)"),
         ("model=sequential_cnn", "model differs in _target_"),
         ("optimizer=sgd", "trained with optimizer torch.optim.AdamW"),
-        ("optimizer.lr=1e-5", r"optimizer differs in lr .* \(now 1e-05\); a checkpoint goes on with its own"),
+        ("optimizer.lr=1e-5", r"optimizer differs in lr .* \(now 1e-05\); a checkpoint continues with its own"),
         ("loss=cross_entropy", r"loss differs in class_weights balanced \(now none\)"),
         ("loss=focal", "loss differs in _target_"),
-        ("model.mean=0.25", r"model differs in mean 0\.5 \(now 0\.25\); a checkpoint goes on with its own"),
+        ("model.mean=0.25", r"model differs in mean 0\.5 \(now 0\.25\); a checkpoint continues with its own"),
         ("scheduler=plateau", "trained with scheduler"),
     ],
 )
@@ -288,7 +302,7 @@ def test_a_checkpoint_of_something_else_is_refused_before_data_are_read(
     folder = tmp_path_factory.getbasetemp() / "trained"
     if not folder.exists():
         train(composed(*TINY, f"paths.output_dir={folder}"))
-    monkeypatch.setattr("fer_lightning.run.data.prepare_data", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=named):
         train(composed(*TINY, f"resume={folder}/checkpoints/last.ckpt", changed))
 
@@ -302,7 +316,7 @@ def test_a_checkpoint_of_another_class_order_is_refused(composed, tmp_path: Path
     with pytest.raises(CompactHydraException, match="knows the classes neutral, surprise"):
         train(composed(*TINY, f"resume={path}"))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CompactHydraException, match="not a checkpoint that a run can go on from"):
+    with pytest.raises(CompactHydraException, match="not a checkpoint that a run can continue from"):
         train(composed(*TINY, f"resume={path}"))
 
 
@@ -355,7 +369,6 @@ def test_a_run_of_any_model_is_found_again(composed, tmp_path: Path, path: Path)
     settings = resume.settings(composed(f"model={path.stem}", "++model.name=resnet10t"))
     resume.RunState(settings).write(tmp_path)
     assert resume.RunState.read(tmp_path).settings == settings
-    assert resume.state_to_resume(tmp_path, settings) is not None
 
 
 def test_options_of_equal_keys_are_other_settings() -> None:
@@ -456,7 +469,7 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on(
 
 
 def test_sigterm_while_data_are_read_requeues_too(composed, tmp_path: Path, monkeypatch, capfd) -> None:
-    monkeypatch.setattr("fer_lightning.run.data.prepare_data", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         train(composed(*TINY))
@@ -479,7 +492,7 @@ def test_the_command_line_goes_on_in_the_same_folder(tmp_path: Path) -> None:
     history = saved(folder)["history"]
     done = typed("resume=auto")
     assert done.returncode == 0, done.stderr
-    assert f"goes on after epoch 2 with {folder.relative_to(tmp_path)}" in done.stdout
+    assert f"continues after epoch 2 with {folder.relative_to(tmp_path)}" in done.stdout
     assert [*tmp_path.glob("outputs/*/*")] == [folder]
     assert saved(folder)["history"] == history
     assert OmegaConf.load(folder / "config.yaml").resume == "auto"

@@ -169,7 +169,7 @@ def test_a_run_is_not_trained_over(composed, tmp_path: Path) -> None:
     with pytest.raises(CompactHydraException, match="run holds this run already: add resume=auto"):
         train(composed(*TINY))
     (tmp_path / "run" / ".resume.json").write_text("")
-    with pytest.raises(CompactHydraException, match=r"does not say which it was: resume=.*last\.ckpt goes on"):
+    with pytest.raises(CompactHydraException, match="run holds another run: give this one a folder of its own"):
         train(composed(*TINY))
     (tmp_path / "run" / ".resume.json").write_bytes(kept[tmp_path / "run" / ".resume.json"])
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
