@@ -42,13 +42,13 @@ from PIL import Image
 
 from fer_lightning.__main__ import VERBS
 from fer_lightning.__main__ import main as verb
-from fer_lightning.app.choices import in_folder
+from fer_lightning.app.choices import choices_in
 from fer_lightning.cli.command_line import check_words, overrides_last
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.sources.cache import load
 from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import BundleError
-from fer_lightning.inference.images import PictureError, read_picture
+from fer_lightning.inference.images import PictureError, read_image
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
@@ -328,7 +328,7 @@ pictures = st.one_of(
 
 
 def feed_picture(content: bytes, folder: Path) -> None:
-    pixels = read_picture(content)
+    pixels = read_image(content)
     assert pixels.ndim == 2 or pixels.shape[2] == 3
 
 
@@ -544,7 +544,7 @@ def feed_bundle(given: dict[str, bytes] | bytes, folder: Path) -> None:
         place.mkdir()
         for name, content in given.items():
             (place / name).write_bytes(content)
-        in_folder(folder)
+        choices_in(folder)
     predictor = FERPredictor.load(place, threads=1)
     predictor.predict(np.zeros((48, 48), np.uint8))
 
@@ -586,7 +586,7 @@ def feed_run(given: tuple[bytes, bytes, bytes], folder: Path) -> None:
     (folder / "checkpoints" / "best.ckpt").touch()
     state = RunState.read(folder)
     assert state is None or isinstance(state.settings, dict)
-    assert len(in_folder(folder)) == 1
+    assert len(choices_in(folder)) == 1
     refused = None
     for read in (
         lambda: compare(Measured.read(folder), Measured.read(folder)),

@@ -1,4 +1,4 @@
-"""The app: pictures in a browser, with the models and runs of this machine.
+"""The browser app: predictions for uploaded images, with the models and runs of this machine.
 
-`command` starts it, `script` is what Streamlit runs; `faces_page` and `runs_page` are its two pages.
+`command` starts it and Streamlit runs `script`; `faces_page` and `runs_page` are its two pages.
 """

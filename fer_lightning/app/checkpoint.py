@@ -1,4 +1,4 @@
-"""A checkpoint as the pages want a model; imports torch and Lightning."""
+"""Implements `choices.Model` for checkpoints; imports torch and Lightning."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fer_lightning.training.module import load_module
 
 
 class CheckpointModel:
-    """A trained network; each face is looked at once, without test-time augmentation.
+    """A trained network, with a single view of each face (no test-time augmentation).
 
     Args:
-        checkpoint: A `best.ckpt` or `last.ckpt`.
+        checkpoint: Path of a `best.ckpt` or `last.ckpt`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a checkpoint of this project, or lacks the shape of the images that it was trained on.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a checkpoint of this project, or lacks the shape of its training images.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -35,27 +35,27 @@ class CheckpointModel:
         if not shape:
             raise ValueError(f"{checkpoint} lacks the shape of its training images; choose one that train.py wrote")
         self._size, self._channels = training_input_size(self._network, shape)
-        self._lock = threading.Lock()  # Grad-CAM hangs its hooks into the network
+        self._lock = threading.Lock()  # Grad-CAM registers hooks in the network
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
-        """As `models.Model`."""
-        answers = []
+        """See `choices.Model`."""
+        predictions = []
         for face in faces:
             probabilities = dict(
                 zip(self._classes, self._probabilities(self._input(face)[None])[0].tolist(), strict=True)
             )
             label = max(probabilities, key=lambda name: probabilities[name])
-            answers.append(Prediction(label, probabilities[label], probabilities))
-        return answers
+            predictions.append(Prediction(label, probabilities[label], probabilities))
+        return predictions
 
     def heat_map(self, face: NDArray[np.uint8], label: str) -> tuple[HeatMap, str]:
-        """As `models.Model`; Grad-CAM wherever the network has feature maps."""
-        target, prepared = self._classes.index(label), self._input(face)
+        """See `choices.Model`; uses Grad-CAM if the network has feature maps."""
+        target, network_input = self._classes.index(label), self._input(face)
         with self._lock:
-            found = grad_cam(self._network, prepared, target)
-        if found is not None:
-            return found, "Grad-CAM"
-        return occlusion_map(self._probabilities, prepared, target), "Occlusion map"
+            heat_map = grad_cam(self._network, network_input, target)
+        if heat_map is not None:
+            return heat_map, "Grad-CAM"
+        return occlusion_map(self._probabilities, network_input, target), "Occlusion map"
 
     def _input(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
         return to_input(face, self._size, self._channels)

@@ -1,4 +1,4 @@
-"""Which models there are to choose among, and how one is loaded."""
+"""Finds the available models and loads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fer_lightning.app.heatmaps import HeatMap, occlusion_map
 from fer_lightning.files import one_line
-from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled
+from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bundled_models
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.reporting.mlflow_store import LOCAL_STORE, RUN_ID, client
 from fer_lightning.reporting.records import read_record
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL_VARIABLE = "FER_APP_MODEL"
-"""The environment variable in which the command hands `--model` to the script."""
+"""The environment variable that passes `--model` from the command to the script."""
 
 CHECKPOINT = "checkpoints/best.ckpt"
 OUTPUTS = Path("outputs")
 NEWEST = 50
-"""Runs that are taken from MLflow's store at most."""
+"""Maximum number of runs from MLflow's store."""
 
 MLFLOW_TIMEOUT = 10
-"""Seconds that an MLflow server may take for a request: a page waits for it."""
+"""Timeout of an MLflow request in seconds, short because a page waits for it."""
 
 
 class Model(Protocol):
-    """The interface of a model for the pages."""
+    """Interface of a model for the pages."""
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
         """Predictions for faces, uint8 (H, W) or (H, W, 3)."""
         ...
 
     def heat_map(self, face: NDArray[np.uint8], label: str) -> tuple[HeatMap, str]:
-        """A heat map for that class, and the name of the method."""
+        """Heat map for a class, and the name of the method."""
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model that can be chosen.
+    """A model that the user can select.
 
     Attributes:
-        label: What people read.
-        about: One line: what it was trained on and how good it is.
-        synthetic: Whether it has seen drawn faces only.
-        accuracy: On its test part, or None.
+        label: Displayed name.
+        about: One line with its training data and test accuracy.
+        synthetic: Whether it was trained on synthetic faces.
+        accuracy: Accuracy on its test part, or None.
         kind: `bundle`, `checkpoint` or `mlflow`.
-        place: The bundle's name or path, the checkpoint's path, or the run's id.
+        location: Name or path of the bundle, path of the checkpoint, or id of the run.
     """
 
     label: str
@@ -66,92 +66,99 @@ class Choice:
     synthetic: bool
     accuracy: float | None
     kind: str
-    place: str
+    location: str
 
     @property
-    def whereabouts(self) -> str:
-        """Distinguishes it from another of the same name: the folder of the run or bundle, or the run's id."""
-        if self.kind == "mlflow" or not Path(self.place).exists():  # a bundle by its name
-            return self.place
-        folder = Path(self.place).resolve()
+    def display_location(self) -> str:
+        """The folder of the run or bundle, or the id of the run, to distinguish models with the same label."""
+        if self.kind == "mlflow" or not Path(self.location).exists():  # the name of a bundled model
+            return self.location
+        folder = Path(self.location).resolve()
         folder = run_of(folder) if self.kind == "checkpoint" else folder
         return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
     def load(self) -> Model:
-        """Reads the weights.
+        """Loads the model.
 
         Raises:
-            ValueError: They cannot be read.
+            ValueError: Its files cannot be read.
         """
         if self.kind == "bundle":
-            return BundleModel(FERPredictor.load(self.place))
+            return BundleModel(FERPredictor.load(self.location))
         from fer_lightning.app.checkpoint import CheckpointModel
 
         if self.kind == "checkpoint":
-            return CheckpointModel(Path(self.place))
-        return CheckpointModel(Path(_client().download_artifacts(self.place, CHECKPOINT)))
+            return CheckpointModel(Path(self.location))
+        return CheckpointModel(Path(_client().download_artifacts(self.location, CHECKPOINT)))
 
 
 class BundleModel:
-    """A bundle's graph."""
+    """The model of a bundle."""
 
     def __init__(self, predictor: FERPredictor) -> None:
         self._predictor = predictor
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
-        """As `Model`."""
+        """See `Model`."""
         return self._predictor.predict(faces)
 
     def heat_map(self, face: NDArray[np.uint8], label: str) -> tuple[HeatMap, str]:
-        """As `Model`; a graph gives no gradients."""
+        """See `Model`; graphs have no gradients, so this is an occlusion map."""
         predictor = self._predictor
         target = predictor.bundle.classes.index(label)
         return occlusion_map(predictor.probabilities, predictor.prepare(face), target), "Occlusion map"
 
 
-def available() -> tuple[list[Choice], list[str]]:
-    """All models that can be found, each once; and what could not be looked at.
+def available_choices() -> tuple[list[Choice], list[str]]:
+    """Finds all available models.
 
-    First those that were asked for, then those that have seen real faces, then the others.
+    Returns:
+        The models without duplicates, first those of `--model`, then those trained on real faces, then the others; and
+        messages about sources that could not be read.
     """
     problems: list[str] = []
-    wanted = os.environ.get(MODEL_VARIABLE)
-    asked = given(wanted) if wanted else []
-    found = [_bundle(name, "Bundled", name) for name in bundled()]
-    found += in_folder(OUTPUTS)
+    argument = os.environ.get(MODEL_VARIABLE)
+    requested = choices_from(argument) if argument else []
+    found = [_bundle(name, "Bundled", name) for name in bundled_models()]
+    found += choices_in(OUTPUTS)
     try:
-        runs = [*OUTPUTS.rglob(CHECKPOINT), *(Path(choice.place) for choice in asked if choice.kind == "checkpoint")]
-        here = [run_of(path) / RUN_ID for path in runs]
-        found += mlflow_runs(besides={file.read_text("utf-8").strip() for file in here if file.is_file()})
-    except Exception as error:  # whatever a store or server that is not ours may raise
-        problems.append(f"MLflow's runs are left out: {one_line(error)}")
-    found = [*asked, *sorted(found, key=lambda choice: choice.synthetic)]
-    once: dict[tuple[str, str], Choice] = {}
+        runs = [
+            *OUTPUTS.rglob(CHECKPOINT),
+            *(Path(choice.location) for choice in requested if choice.kind == "checkpoint"),
+        ]
+        id_files = [run_of(path) / RUN_ID for path in runs]
+        found += mlflow_runs(exclude={file.read_text("utf-8").strip() for file in id_files if file.is_file()})
+    except Exception as error:  # external stores and servers cause all kinds of errors
+        problems.append(f"MLflow's runs are not listed: {one_line(error)}")
+    found = [*requested, *sorted(found, key=lambda choice: choice.synthetic)]
+    unique: dict[tuple[str, str], Choice] = {}
     for choice in found:
-        once.setdefault((choice.kind, choice.whereabouts), choice)
-    alike = Counter(choice.label for choice in once.values())
-    told_apart = [replace(c, label=f"{c.label}, {c.whereabouts}") if alike[c.label] > 1 else c for c in once.values()]
-    return told_apart, problems
+        unique.setdefault((choice.kind, choice.display_location), choice)
+    counts = Counter(choice.label for choice in unique.values())
+    labelled = [
+        replace(c, label=f"{c.label}, {c.display_location}") if counts[c.label] > 1 else c for c in unique.values()
+    ]
+    return labelled, problems
 
 
-def given(place: str) -> list[Choice]:
-    """The models that `--model` names.
+def choices_from(argument: str) -> list[Choice]:
+    """The models that the argument of `--model` names.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such model.
     """
-    path = Path(place)
+    path = Path(argument)
     if path.suffix == ".ckpt" and path.is_file():
         return [_run(path, run_of(path).name if path.parent.name == "checkpoints" else path.name)]
     if path.is_dir() and not (path / DESCRIPTION).exists():
-        if not (found := in_folder(path)):
-            raise ValueError(f"{place} holds neither a bundle ({DESCRIPTION}) nor a run ({CHECKPOINT})")
+        if not (found := choices_in(path)):
+            raise ValueError(f"{argument} contains neither a bundle ({DESCRIPTION}) nor a run ({CHECKPOINT})")
         return found
-    return [_bundle(place, "Given", path.name)]
+    return [_bundle(argument, "Given", path.name)]
 
 
-def in_folder(folder: Path) -> list[Choice]:
-    """The bundles and runs below a folder, the newest first; what is no model is passed over."""
+def choices_in(folder: Path) -> list[Choice]:
+    """The bundles and runs below a folder, newest first; invalid bundles are skipped."""
     bundles = sorted(folder.rglob(DESCRIPTION), key=_age)
     runs = sorted(folder.rglob(CHECKPOINT), key=_age)
     return [*_bundles(bundles), *(_run(path, str(run_of(path))) for path in runs)]
@@ -161,15 +168,15 @@ def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
     for path in descriptions:
         try:
             yield _bundle(str(path.parent), "Export", str(path.parent))
-        except (BundleError, TypeError, ValueError, AttributeError) as error:  # of its scores, too
-            logging.getLogger(__name__).warning("left out: %s", error)
+        except (BundleError, TypeError, ValueError, AttributeError) as error:  # also from invalid scores
+            logging.getLogger(__name__).warning("skipped a bundle: %s", error)
 
 
-def mlflow_runs(besides: Set[str]) -> list[Choice]:
-    """The runs with a checkpoint in MLflow's store, the newest first; nothing is downloaded.
+def mlflow_runs(exclude: Set[str]) -> list[Choice]:
+    """The runs with a checkpoint in MLflow's store, newest first, without downloading anything.
 
     Args:
-        besides: Ids of runs that are known already: one in outputs/ is mostly in the store too.
+        exclude: Ids of runs to skip, because they were found in outputs/.
     """
     if not LOCAL_STORE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
         return []
@@ -177,7 +184,7 @@ def mlflow_runs(besides: Set[str]) -> list[Choice]:
     experiments = [experiment.experiment_id for experiment in store.search_experiments()]
     choices = []
     for run in store.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=NEWEST):
-        if run.info.run_id in besides:
+        if run.info.run_id in exclude:
             continue
         if any(file.path == CHECKPOINT for file in store.list_artifacts(run.info.run_id, "checkpoints")):
             tags, metrics = run.data.tags, run.data.metrics
@@ -202,11 +209,11 @@ def _age(path: Path) -> float:
 
 def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
     bundle = Bundle.load(name_or_path)
-    trained = bundle.description.get("training", {})
+    training = bundle.description.get("training", {})
     record = {
-        **trained,
+        **training,
         "name": name,
-        "synthetic": trained.get("data") == "synthetic",
+        "synthetic": training.get("data") == "synthetic",
         "test": bundle.scores.get("test"),
     }
     return _from_record(record, origin, "bundle", name_or_path)
@@ -220,11 +227,11 @@ def _run(checkpoint: Path, name: str) -> Choice:
         return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))
 
 
-def _from_record(record: dict[str, Any], origin: str, kind: str, place: str) -> Choice:
+def _from_record(record: dict[str, Any], origin: str, kind: str, location: str) -> Choice:
     accuracy = (record.get("test") or {}).get("accuracy")
     score = "" if accuracy is None else f" ({accuracy:.1%})"
     return Choice(
-        f"{origin}: {record['name']}{score}", _about(record), bool(record.get("synthetic")), accuracy, kind, place
+        f"{origin}: {record['name']}{score}", _about(record), bool(record.get("synthetic")), accuracy, kind, location
     )
 
 
@@ -235,5 +242,5 @@ def _about(record: dict[str, Any]) -> str:
     if test := record.get("test"):
         low, high = test.get("accuracy_interval", (None, None))
         interval = f" ({low:.1%} to {high:.1%})" if low is not None else ""
-        parts.append(f"right on {test['accuracy']:.1%}{interval} of the test pictures")
+        parts.append(f"test accuracy {test['accuracy']:.1%}{interval}")
     return ", ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""The first page: pictures in, expressions out."""
+"""The first page: predictions for uploaded images."""
 
 from __future__ import annotations
 
@@ -9,241 +9,245 @@ import pandas as pd
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from fer_lightning.app.cards import Picture, boxed, face_card, shrunk
-from fer_lightning.app.choices import Choice, Model, available
+from fer_lightning.app.cards import Image, draw_boxes, face_card, shrink_for_display
+from fer_lightning.app.choices import Choice, Model, available_choices
 from fer_lightning.app.heatmaps import HeatMap
 from fer_lightning.files import one_line
 from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
-from fer_lightning.inference.images import PictureError, read_picture, to_uint8
-from fer_lightning.inference.media import PICTURES
+from fer_lightning.inference.images import PictureError, read_image, to_uint8
+from fer_lightning.inference.media import IMAGE_SUFFIXES
 from fer_lightning.inference.predict import Prediction
 
 LIMITS = (
-    "A model names the expression that a face shows, as people who looked at photos would. It does not know what "
-    "anybody feels, and is often wrong: decide nothing about people by it."
+    "A model predicts the expression that people would see in a photo of the face. It does not know what "
+    "anybody feels, and is often wrong: do not use it for decisions about people."
 )
 SEARCHED_SIDE = 960
-"""Pixels at which pictures are searched: twice the default, so that smaller faces of a group are found."""
+"""Size of images for face detection in pixels: twice the default, to find smaller faces in groups."""
 
 PER_PAGE = 8
 TOP = 3
 
 
 @dataclass(frozen=True)
-class Looked:
-    """An upload after faces were looked for; of a photo with faces the full picture is not kept.
+class Upload:
+    """An image after face detection; the original is not stored if faces were detected.
 
     Attributes:
-        key: Of the upload and the way it was looked at.
-        name: The file's.
-        shown: The picture at the size of the page, or None where it could not be read.
-        boxes: Where its faces are in the upload, empty where the whole picture is taken as one.
-        scale: Size of `shown` over that of the upload.
-        faces: The crops.
-        problem: Why there are none, or nothing.
+        key: Id of the upload, and whether it is a cropped face.
+        name: File name.
+        shown: The image at display size, or None if it could not be read.
+        boxes: Bounding boxes of the faces in the original; empty if the whole image is one face.
+        scale: Size of `shown` relative to the original.
+        faces: Crops of the faces.
+        problem: Why there are no faces, or empty.
     """
 
     key: tuple[str, bool]
     name: str
-    shown: Picture | None
+    shown: Image | None
     boxes: tuple[Box, ...]
     scale: float
-    faces: tuple[Picture, ...]
+    faces: tuple[Image, ...]
     problem: str = ""
 
 
 @st.cache_resource(show_spinner="Loading the model", max_entries=4)
 def load(choice: Choice) -> Model:
-    """A model, shared by all visitors."""
+    """Loads a model, shared by all visitors."""
     return choice.load()
 
 
-@st.cache_data(ttl=60, show_spinner="Looking for models")
+@st.cache_data(ttl=60, show_spinner="Searching for models")
 def choices() -> tuple[list[Choice], list[str]]:
-    """The models to choose among."""
-    return available()
+    """The available models; see `available_choices`."""
+    return available_choices()
 
 
 @st.cache_resource
-def finder() -> FaceDetector:
+def face_detector() -> FaceDetector:
     """The face detector, shared by all visitors."""
     return detector(longest_side=SEARCHED_SIDE, step=1.1)
 
 
 def page() -> None:
-    """Uploaded or photographed pictures, and what one or two models say of each face in them."""
+    """Shows the predictions of one or two models for each face in uploaded or camera images."""
     st.title("Facial expressions", anchor=False)
     st.caption(LIMITS)
-    models = chosen_models()
+    models = select_models()
     if not models:
         return
-    uploads = given_pictures()
+    uploads = image_inputs()
     with st.container(horizontal=True, vertical_alignment="center"):
-        everything = st.toggle("All classes", help=f"Otherwise the {TOP} most probable ones")
-        heat = st.toggle("Heat map", help="Which parts of the face spoke for the answer: the brighter, the more")
-        cropped = st.toggle("Pictures are cropped faces", help="Take each whole picture as one face")
+        all_classes = st.toggle("All classes", help=f"Otherwise the {TOP} most probable classes")
+        heat_maps = st.toggle("Heat map", help="Brighter parts of the face contributed more to the prediction")
+        cropped = st.toggle("Images are cropped faces", help="Treat each whole image as one face")
     if not uploads:
-        st.info("Pictures stay in this computer's memory while the page is open; nothing is written to disk.")
+        st.info("Images stay in this computer's memory while the page is open; nothing is written to disk.")
         return
-    looked = look_at(uploads, cropped)
-    answers = {choice: predict_faces(choice, model, looked) for choice, model in models.items()}
-    kept = {picture.key for picture in looked}
-    maps = st.session_state.get("heat_maps", {})
-    st.session_state["heat_maps"] = {which: seen for which, seen in maps.items() if which[1] in kept}
-    table = as_table(looked, {choice.label: said for choice, said in answers.items()})
-    count = sum(len(picture.faces) for picture in looked)
+    images = process_uploads(uploads, cropped)
+    predictions = {choice: predict_faces(choice, model, images) for choice, model in models.items()}
+    keys = {image.key for image in images}
+    cached = st.session_state.get("heat_maps", {})
+    st.session_state["heat_maps"] = {key: value for key, value in cached.items() if key[1] in keys}
+    table = to_table(images, {choice.label: rows for choice, rows in predictions.items()})
+    count = sum(len(image.faces) for image in images)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.markdown(f"**{count} {'face' if count == 1 else 'faces'}** in {_pictures(len(looked))}")
+        st.markdown(f"**{count} {'face' if count == 1 else 'faces'}** in {_count_images(len(images))}")
         csv = table.to_csv(index=False).encode()
         st.download_button("CSV", csv, "expressions.csv", "text/csv", icon=":material/download:", on_click="ignore")
     first = 0
-    if len(looked) > PER_PAGE:
-        first = PER_PAGE * (st.pagination(-(-len(looked) // PER_PAGE), key="part") - 1)
-    for number in range(first, min(first + PER_PAGE, len(looked))):
+    if len(images) > PER_PAGE:
+        first = PER_PAGE * (st.pagination(-(-len(images) // PER_PAGE), key="part") - 1)
+    for number in range(first, min(first + PER_PAGE, len(images))):
         with st.container(border=True):
-            said = {choice: (model, answers[choice][number]) for choice, model in models.items()}
-            show(looked[number], said, everything=everything, heat=heat)
+            of_image = {choice: (model, predictions[choice][number]) for choice, model in models.items()}
+            show(images[number], of_image, all_classes=all_classes, heat_maps=heat_maps)
 
 
-def chosen_models() -> dict[Choice, Model]:
-    """One or two loaded models; what cannot be loaded is said."""
+def select_models() -> dict[Choice, Model]:
+    """Lets the user select one or two models; returns those that could be loaded and shows errors for the others."""
     found, problems = choices()
     for problem in problems:
         st.warning(problem)
     if not found:
         st.error(
-            "There is no model yet. Train one with `python train.py`, start the app in the folder that holds its "
-            "`outputs/`, or name one with `--model`."
+            "No model was found. Train one with `python train.py`, start the app in the folder that contains its "
+            "`outputs/`, or pass `--model`."
         )
         return {}
     left, right = st.columns(2)
-    one = left.selectbox("Model", found, format_func=lambda choice: choice.label)
-    others = [choice for choice in found if choice != one]
-    two = right.selectbox(
+    first = left.selectbox("Model", found, format_func=lambda choice: choice.label)
+    others = [choice for choice in found if choice != first]
+    second = right.selectbox(
         "Compare with", others, index=None, format_func=lambda choice: choice.label, placeholder="no other model"
     )
     models = {}
-    for column, choice in ((left, one), (right, two)):
+    for column, choice in ((left, first), (right, second)):
         if choice is None:
             continue
         column.caption(choice.about)
         if choice.synthetic:
-            column.warning("Trained on faces drawn by the program: what it says of real ones means nothing.")
+            column.warning("Trained on synthetic faces: its predictions for real faces are meaningless.")
         try:
             models[choice] = load(choice)
-        except Exception as error:  # a damaged file makes torch, ONNX Runtime or MLflow raise anything
-            column.error(f"It cannot be loaded: {one_line(error)}")
+        except Exception as error:  # damaged files cause all kinds of errors in torch, ONNX Runtime and MLflow
+            column.error(f"The model cannot be loaded: {one_line(error)}")
     return models
 
 
-def given_pictures() -> list[UploadedFile]:
-    """The pictures that were uploaded or taken."""
-    source = st.segmented_control("Pictures", ["Upload", "Camera"], default="Upload", label_visibility="collapsed")
+def image_inputs() -> list[UploadedFile]:
+    """Lets the user upload images or use the camera."""
+    source = st.segmented_control("Images", ["Upload", "Camera"], default="Upload", label_visibility="collapsed")
     if source == "Camera":
-        taken = st.camera_input("Take a picture", label_visibility="collapsed")
-        return [taken] if taken else []
-    return st.file_uploader("Pictures", PICTURES, accept_multiple_files=True, label_visibility="collapsed")
+        photo = st.camera_input("Take a photo", label_visibility="collapsed")
+        return [photo] if photo else []
+    return st.file_uploader("Images", IMAGE_SUFFIXES, accept_multiple_files=True, label_visibility="collapsed")
 
 
-def look_at(uploads: Sequence[UploadedFile], cropped: bool) -> list[Looked]:
-    """Reads the uploads and finds their faces, each once a session; what was removed is forgotten."""
-    before: dict[tuple[str, bool], Looked] = st.session_state.get("looked", {})
-    now = {}
-    with st.spinner("Looking for faces"):
+def process_uploads(uploads: Sequence[UploadedFile], cropped: bool) -> list[Upload]:
+    """Reads the uploads and detects their faces, once per session; results of removed uploads are deleted."""
+    cached: dict[tuple[str, bool], Upload] = st.session_state.get("uploads", {})
+    current = {}
+    with st.spinner("Detecting faces"):
         for upload in uploads:
             key = (upload.file_id, cropped)
-            now[key] = before[key] if key in before else look(upload, cropped)
-    st.session_state["looked"] = now
-    return list(now.values())
+            current[key] = cached[key] if key in cached else process_upload(upload, cropped)
+    st.session_state["uploads"] = current
+    return list(current.values())
 
 
-def look(upload: UploadedFile, cropped: bool) -> Looked:
-    """Reads one upload and finds its faces."""
+def process_upload(upload: UploadedFile, cropped: bool) -> Upload:
+    """Reads one upload and detects its faces."""
     key, name = (upload.file_id, cropped), upload.name
     try:
-        picture = to_uint8(read_picture(upload.getvalue(), name))
+        image = to_uint8(read_image(upload.getvalue(), name))
     except PictureError as error:
-        return Looked(key, name, None, (), 1.0, (), str(error).removeprefix(f"{name}: "))
-    shown, scale = shrunk(picture)
+        return Upload(key, name, None, (), 1.0, (), str(error).removeprefix(f"{name}: "))
+    shown, scale = shrink_for_display(image)
     if cropped:
-        return Looked(key, name, shown, (), scale, (picture,))
-    found = finder()(picture)
-    problem = "" if found else "No face was found. If the whole picture is a cropped face, say so above."
-    faces = tuple(crop(picture, face) for face in found)
-    return Looked(key, name, shown, tuple(face.box for face in found), scale, faces, problem)
+        return Upload(key, name, shown, (), scale, (image,))
+    found = face_detector()(image)
+    problem = "" if found else "No face was found. If the image is a cropped face, select so above."
+    faces = tuple(crop(image, face) for face in found)
+    return Upload(key, name, shown, tuple(face.box for face in found), scale, faces, problem)
 
 
-def predict_faces(choice: Choice, model: Model, looked: Sequence[Looked]) -> list[list[Prediction]]:
-    """Predictions of a model for all faces, picture by picture; each is computed once a session."""
-    before: dict[Choice, dict[tuple[str, bool], list[Prediction]]] = st.session_state.setdefault("answers", {})
-    known = before.get(choice, {})
-    rest = iter(model.predict([face for picture in looked if picture.key not in known for face in picture.faces]))
-    now = {p.key: known[p.key] if p.key in known else [next(rest) for _ in p.faces] for p in looked}
-    before[choice] = now
-    return list(now.values())
+def predict_faces(choice: Choice, model: Model, images: Sequence[Upload]) -> list[list[Prediction]]:
+    """Predictions of a model for the faces of each image; each is computed once per session."""
+    cached: dict[Choice, dict[tuple[str, bool], list[Prediction]]] = st.session_state.setdefault("predictions", {})
+    known = cached.get(choice, {})
+    new = iter(model.predict([face for image in images if image.key not in known for face in image.faces]))
+    cached[choice] = {
+        image.key: known[image.key] if image.key in known else [next(new) for _ in image.faces] for image in images
+    }
+    return list(cached[choice].values())
 
 
-def as_table(looked: Sequence[Looked], answers: dict[str, list[list[Prediction]]]) -> pd.DataFrame:
-    """A row for each face and model, and one for each picture without a face, which says why."""
+def to_table(images: Sequence[Upload], predictions: dict[str, list[list[Prediction]]]) -> pd.DataFrame:
+    """One row for each face and model, and one for each image without faces, with the reason."""
     rows: list[dict[str, object]] = []
-    for number, picture in enumerate(looked):
-        if not picture.faces:
-            rows.append({"picture": picture.name, "problem": picture.problem})
-        for model, said in answers.items():
-            for face, answer in enumerate(said[number], start=1):
-                box = picture.boxes[face - 1] if picture.boxes else (None,) * 4
+    for number, image in enumerate(images):
+        if not image.faces:
+            rows.append({"picture": image.name, "problem": image.problem})
+        for model, of_model in predictions.items():
+            for face, prediction in enumerate(of_model[number], start=1):
+                box = image.boxes[face - 1] if image.boxes else (None,) * 4
                 rows.append(
                     {
-                        "picture": picture.name,
+                        "picture": image.name,
                         "face": face,
                         "model": model,
-                        "label": answer.label,
-                        "confidence": answer.confidence,
+                        "label": prediction.label,
+                        "confidence": prediction.confidence,
                         **dict(zip(("x", "y", "width", "height"), box, strict=True)),
-                        **{f"p_{name}": share for name, share in answer.probabilities.items()},
+                        **{f"p_{name}": probability for name, probability in prediction.probabilities.items()},
                         "problem": "",
                     }
                 )
     table = pd.DataFrame(rows)
-    whole = [name for name in ("face", "x", "y", "width", "height") if name in table]
-    return table.astype(dict.fromkeys(whole, "Int64"))
+    integers = [name for name in ("face", "x", "y", "width", "height") if name in table]
+    return table.astype(dict.fromkeys(integers, "Int64"))
 
 
-def show(picture: Looked, said: dict[Choice, tuple[Model, list[Prediction]]], *, everything: bool, heat: bool) -> None:
-    """One picture with its faces and what the models say of them; two models stand side by side for each face."""
-    st.markdown(f"**{_plain(picture.name)}**")
-    if picture.shown is None:
-        st.error(_plain(picture.problem))
+def show(
+    image: Upload, predictions: dict[Choice, tuple[Model, list[Prediction]]], *, all_classes: bool, heat_maps: bool
+) -> None:
+    """Shows an image and the predictions for its faces; those of two models are side by side for each face."""
+    st.markdown(f"**{_plain(image.name)}**")
+    if image.shown is None:
+        st.error(_plain(image.problem))
         return
-    left, right = st.columns([2, 3]) if len(said) == 1 else (st.container(width=480), st.container())
-    small = max(picture.shown.shape) < 300
-    left.image(boxed(picture.shown, picture.boxes, picture.scale), width="content" if small else "stretch")
-    if not picture.faces:
-        right.warning(picture.problem)
-    for number, face in enumerate(picture.faces):
-        for column, (choice, (model, answers)) in zip(right.columns(len(said)), said.items(), strict=True):
-            answer = answers[number]
-            seen = heat_map(choice, model, picture.key, number, face, answer.label) if heat else None
-            count = len(answer.probabilities) if everything else TOP
-            by = choice.label if len(said) > 1 else ""
-            column.html(face_card(number + 1, face, answer, count, seen, by))
+    left, right = st.columns([2, 3]) if len(predictions) == 1 else (st.container(width=480), st.container())
+    small = max(image.shown.shape) < 300
+    left.image(draw_boxes(image.shown, image.boxes, image.scale), width="content" if small else "stretch")
+    if not image.faces:
+        right.warning(image.problem)
+    for number, face in enumerate(image.faces):
+        columns = right.columns(len(predictions))
+        for column, (choice, (model, of_model)) in zip(columns, predictions.items(), strict=True):
+            prediction = of_model[number]
+            overlay = heat_map(choice, model, image.key, number, face, prediction.label) if heat_maps else None
+            count = len(prediction.probabilities) if all_classes else TOP
+            name = choice.label if len(predictions) > 1 else ""
+            column.html(face_card(number + 1, face, prediction, count, overlay, name))
 
 
 def heat_map(
-    choice: Choice, model: Model, key: tuple[str, bool], number: int, face: Picture, label: str
+    choice: Choice, model: Model, key: tuple[str, bool], number: int, face: Image, label: str
 ) -> tuple[HeatMap, str]:
-    """Heat maps of a model (`Model.heat_map`); each is computed once a session."""
-    before: dict[tuple[object, ...], tuple[HeatMap, str]] = st.session_state.setdefault("heat_maps", {})
-    which = (choice, key, number)
-    if which not in before:
-        before[which] = model.heat_map(face, label)
-    return before[which]
+    """Heat map of a model (`Model.heat_map`), computed once per session."""
+    cached: dict[tuple[object, ...], tuple[HeatMap, str]] = st.session_state.setdefault("heat_maps", {})
+    cache_key = (choice, key, number)
+    if cache_key not in cached:
+        cached[cache_key] = model.heat_map(face, label)
+    return cached[cache_key]
 
 
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
+def _count_images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _plain(text: str) -> str:
-    """Text of a user's file name, which Markdown must not read."""
+    """Escapes Markdown in text that comes from a file name."""
     return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-.!|~$:&" else char for char in text)

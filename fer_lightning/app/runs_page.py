@@ -1,4 +1,4 @@
-"""The second page: what was measured, and the reports of the runs."""
+"""The second page: measured baselines and the reports of runs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ REPORT = {
     "confusion_matrix.png": "Confusion matrix",
     "per_class_f1.png": "F1 of each class",
     "training_curves.png": "Training",
-    "confidently_wrong.png": "Its worst errors",
+    "confidently_wrong.png": "Most confident errors",
 }
 SCORES = ("Validation accuracy", "Test accuracy", "Test macro F1")
 PERCENT = st.column_config.NumberColumn(format="percent")
 
 
 def page() -> None:
-    """The measured rows of the results table, and the runs of MLflow's store with their figures."""
+    """Shows the measured rows of the results table, and the runs in outputs/ with their figures."""
     st.title("Results", anchor=False)
-    published()
-    own_runs()
+    show_baselines()
+    show_runs()
 
 
-def published() -> None:
-    """The table of the published systems that were measured, with their confusion matrices."""
+def show_baselines() -> None:
+    """Shows the table of measured baselines with their confusion matrices."""
     try:
         rows = baselines()
-    except ValueError as error:  # a record in results/ is damaged, or belongs elsewhere
+    except ValueError as error:  # a record in results/ is damaged or misplaced
         st.error(str(error))
         return
     measured = [row for row in rows if row.records]
@@ -43,8 +43,8 @@ def published() -> None:
         st.info("None was measured yet: `python -m fer_lightning baselines` lists them.")
         return
     st.caption(
-        "Chosen on PublicTest, measured on PrivateTest at the end; 95% bootstrap intervals. *Without copies* leaves "
-        f"out test pictures that are also in the other parts. {len(rows) - len(measured)} more can be run."
+        "Selected on PublicTest, finally measured on PrivateTest; 95% bootstrap intervals. *Without copies* excludes "
+        f"test images that also occur in the other parts. {len(rows) - len(measured)} more can be run."
     )
     cells = [row.cells() for row in measured]
     st.dataframe(pd.DataFrame([{column: row[column] for column in HEAD} for row in cells]), hide_index=True)
@@ -59,24 +59,24 @@ def published() -> None:
                     st.image(matrix, width="stretch")
 
 
-@st.cache_data(ttl=30, show_spinner="Looking for runs")
-def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs below a folder with their records, the newest first."""
-    found = []
+@st.cache_data(ttl=30, show_spinner="Searching for runs")
+def find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs below a folder with their records, newest first."""
+    runs = []
     for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
         try:
             record = read_record(path, "name")
-        except (OSError, ValueError):  # being written, or not ours
+        except (OSError, ValueError):  # incomplete, or not a record of this project
             continue
         if all(isinstance(record.get(part, {}), dict) for part in ("val", "test")):
-            found.append((path.parent, record))
-    return found
+            runs.append((path.parent, record))
+    return runs
 
 
-def own_runs() -> None:
-    """The runs in outputs/ and the report of the one that is chosen."""
+def show_runs() -> None:
+    """Shows the runs in outputs/ and the report of the selected run."""
     st.subheader("Runs of this machine", anchor=False)
-    runs = records(OUTPUTS)
+    runs = find_runs(OUTPUTS)
     if not runs:
         st.info(f"There is no finished run in `{OUTPUTS}/` yet: `python train.py` makes one.")
         return
@@ -84,22 +84,22 @@ def own_runs() -> None:
     columns = {"Run": st.column_config.Column(width="medium"), **dict.fromkeys(SCORES, PERCENT)}
     st.dataframe(table, hide_index=True, column_config=columns)
     position = st.selectbox(
-        "Report of", range(len(runs)), format_func=lambda at: f"{runs[at][1]['name']}, {runs[at][0].name}"
+        "Report of", range(len(runs)), format_func=lambda i: f"{runs[i][1]['name']}, {runs[i][0].name}"
     )
     folder, record = runs[position]
     if record.get("synthetic"):
-        st.warning("Faces drawn by the program: these numbers say nothing about real faces.")
+        st.warning("Trained or measured on synthetic faces: these numbers say nothing about real faces.")
     st.caption(f"{folder}, {record.get('command', '')}")
-    pictures = [(folder / name, title) for name, title in REPORT.items() if (folder / name).exists()]
-    if not pictures:
-        st.info("This run has no report; trials of a sweep write none.")
+    figures = [(folder / name, title) for name, title in REPORT.items() if (folder / name).exists()]
+    if not figures:
+        st.info("This run has no report; trials of a sweep do not write one.")
         return
-    for tab, (path, _) in zip(st.tabs([title for _, title in pictures]), pictures, strict=True):
+    for tab, (path, _) in zip(st.tabs([title for _, title in figures]), figures, strict=True):
         tab.image(path, width="stretch")
 
 
 def run_row(record: dict[str, Any]) -> dict[str, Any]:
-    """A run as a row of the table; what it has not measured stays empty."""
+    """A run as a row of the table; missing values are None."""
     test = record.get("test", {})
     return {
         "Run": record["name"],

@@ -1,4 +1,4 @@
-"""The script that Streamlit runs: the frame around the pages."""
+"""The script that Streamlit runs: page configuration and navigation."""
 
 from __future__ import annotations
 

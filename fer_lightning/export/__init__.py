@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: ONNX, int8, ExecuTorch, parity with PyTorch, the model card."""
+"""Exports checkpoints as bundles: ONNX, int8, ExecuTorch, parity with PyTorch and the model card."""

@@ -1,4 +1,4 @@
-"""Builds a bundle: graphs in every format, compared with PyTorch on real faces, their description and model card."""
+"""Builds a bundle: graphs in every format, their comparison with PyTorch, description and model card."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fer_lightning.export import graphs
 from fer_lightning.export.description import description
 from fer_lightning.export.graphs import Faces, Runner
 from fer_lightning.export.model_card import model_card
-from fer_lightning.export.parity import MAX_INT8_LOSS, accuracy, check, compare, in_batches, parity_table
+from fer_lightning.export.parity import MAX_INT8_LOSS, accuracy, check_parity, compare, parity_table, run_in_batches
 from fer_lightning.export.source import ExportSource
 from fer_lightning.files import check_writable, sha256, write_json
 from fer_lightning.inference.bundle import CARD, DESCRIPTION, Bundle
-from fer_lightning.inference.images import read_picture, to_input
+from fer_lightning.inference.images import read_image, to_input
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork
@@ -53,46 +53,46 @@ def export(
     int8: bool = False,
     console: Console | None = None,
 ) -> Bundle:
-    """Builds a bundle and prints how its graphs compare with PyTorch.
+    """Builds a bundle and prints the comparison of its graphs with PyTorch.
 
     Args:
-        source: A trained network, or several that vote, and their data.
-        out: The bundle's folder, written as a whole or not at all; an existing bundle is replaced. `bundle` in the
-            source's folder by default.
-        name: The bundle's name, by default that of its folder.
-        formats: Some of `FORMATS`; ONNX is always written.
-        int8: Also write int8 graphs as ONNX and, where it is one of the formats, ExecuTorch.
-        console: Prints the report.
+        source: A trained network or an ensemble, with its data.
+        out: Folder of the bundle, written atomically; an existing bundle is replaced. Default: `bundle` in the folder
+            of the source.
+        name: Name of the bundle; default: the name of its folder.
+        formats: Formats from `FORMATS`; ONNX is always written.
+        int8: Also write int8 graphs as ONNX and, if it is one of the formats, ExecuTorch.
+        console: Console for the report.
 
     Raises:
         ExportError: A float export differs from PyTorch by more than `MAX_DIFFERENCE`, or int8 loses more than
-            `MAX_INT8_LOSS`; nothing is kept.
+            `MAX_INT8_LOSS` accuracy; no files are left behind.
         ValueError: A format is unknown, a package is missing, or `out` cannot be written or is not a bundle.
     """
     _check_packages(formats)
     out = (out or source.folder / "bundle").absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file())):
-        raise ValueError(f"out={out} exists and is no bundle; name another folder")
+        raise ValueError(f"out={out} exists and is not a bundle; give another folder")
     check_writable(out, f"out={out}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
-        folder = Path(aside) / "new"
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary) / "new"
         folder.mkdir()
         _build(folder, source, name or out.name, formats, int8, console or Console(quiet=True))
         for graph in Bundle.load(folder).graphs:
-            FERPredictor.load(folder, graph=graph)  # raises where the graph does not fit its description
+            FERPredictor.load(folder, graph=graph)  # raises if the graph does not match its description
         if out.exists():
-            out.rename(Path(aside) / "before")
+            out.rename(Path(temporary) / "previous")
         folder.rename(out)
     return Bundle.load(out)
 
 
 def _check_packages(formats: Sequence[str]) -> None:
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise ValueError(f"format={unknown[0]} is unknown; there are {', '.join(FORMATS)}")
+        raise ValueError(f"format={unknown[0]} is unknown; formats are {', '.join(FORMATS)}")
     needed = ["onnx", "onnxscript", "onnxruntime"] + ["executorch", "torchao"] * ("executorch" in formats)
     if missing := [package for package in needed if find_spec(package) is None]:
-        raise ValueError(f"exporting needs {', '.join(missing)}: pip install -e '.[export]'")
+        raise ValueError(f"export needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
 def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
@@ -107,7 +107,7 @@ def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str]
     runners = _runners(folder, network)
     parity = compare(runners, faces.parity, faces.test.faces, faces.test.labels)
     console.print(parity_table(parity, f"{net.faces.name}, {net.split.name}"))
-    check(parity)
+    check_parity(parity)
 
     run, _ = runners["ONNX"]
     scores = score_part(faces.test.predictions(run), "test", net.split, net.module.classes, 1000, net.config.seed)
@@ -128,10 +128,10 @@ def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str]
 
 
 class LabelledFaces(NamedTuple):
-    """A part of the data as the graph takes it.
+    """A part of the data, as inputs of the graph.
 
     Attributes:
-        positions: int64 (N,), in the data set.
+        positions: int64 (N,), indices into the data set.
         faces: float32 (N, channels, size, size) in [0, 1].
         labels: int64 (N,).
     """
@@ -141,8 +141,8 @@ class LabelledFaces(NamedTuple):
     labels: NDArray[np.int64]
 
     def predictions(self, run: Runner) -> Predictions:
-        """The predictions of a network or graph for them."""
-        logits = in_batches(run, self.faces)
+        """Predictions of a network or graph for these faces."""
+        logits = run_in_batches(run, self.faces)
         return Predictions(torch.from_numpy(self.positions), torch.from_numpy(logits), torch.from_numpy(self.labels))
 
 
@@ -150,10 +150,10 @@ class ExportFaces(NamedTuple):
     """The faces that an export needs.
 
     Attributes:
-        val: The val part, which fits the temperature and chooses the calibration of int8.
-        test: The test part, which is scored.
-        calibration: Up to `CALIBRATION_FACES` of the val part, evenly spaced, for the ranges of int8.
-        parity: Up to `PARITY_FACES` of both parts, evenly spaced, on which exports are compared with PyTorch.
+        val: The val part, used to fit the temperature and to choose the int8 calibration.
+        test: The test part, used for scores.
+        calibration: Up to `CALIBRATION_FACES` of the val part, evenly spaced, used for the int8 ranges.
+        parity: Up to `PARITY_FACES` of both parts, evenly spaced, used to compare exports with PyTorch.
     """
 
     val: LabelledFaces
@@ -163,28 +163,28 @@ class ExportFaces(NamedTuple):
 
     @classmethod
     def of(cls, net: Trained, size: int, channels: int) -> ExportFaces:
-        """The faces of a network's data, as float32 (channels, size, size)."""
+        """Converts the faces of a run's data to float32 (channels, size, size)."""
 
         def part(name: str) -> LabelledFaces:
             positions = net.split.indices[name]
-            faces = [to_input(read_picture(image), size, channels) for image in net.faces.images[positions]]
+            faces = [to_input(read_image(image), size, channels) for image in net.faces.images[positions]]
             return LabelledFaces(positions, np.stack(faces), net.faces.labels[positions])
 
         val, test = part("val"), part("test")
-        parity = np.concatenate([evenly(faces, PARITY_FACES // 2) for faces in (val.faces, test.faces)])
-        return cls(val, test, evenly(val.faces, CALIBRATION_FACES), parity)
+        parity = np.concatenate([evenly_spaced(faces, PARITY_FACES // 2) for faces in (val.faces, test.faces)])
+        return cls(val, test, evenly_spaced(val.faces, CALIBRATION_FACES), parity)
 
 
-def evenly(rows: NDArray[T], count: int) -> NDArray[T]:
-    """At most `count` of these rows, evenly spaced."""
+def evenly_spaced(rows: NDArray[T], count: int) -> NDArray[T]:
+    """Selects at most `count` evenly spaced rows."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
 
 
 def _fit_temperature(network: FERNetwork | Ensemble, faces: ExportFaces) -> dict[str, Any]:
-    """Sets the temperature of a network, fitted on the val part.
+    """Fits the temperature of a network on the val part and sets it.
 
     Returns:
-        Its description, with the calibration error on the test part without it.
+        Its entry in `bundle.json`, with the calibration error on the test part without it.
     """
     run = graphs.torch_runner(network)
     without = calibration_scores(faces.test.predictions(run))
@@ -213,29 +213,29 @@ def _write_graphs(
 
 
 def _write_best_int8(float_graph: Path, path: Path, faces: ExportFaces) -> str:
-    """Writes an int8 ONNX graph by the first calibration that loses next to nothing on the val part, else by the best.
+    """Writes an int8 ONNX graph, calibrated by the first method with a small loss on the val part, else the best.
 
     Returns:
-        The name of that calibration.
+        The name of the calibration.
     """
 
     def val_accuracy(graph: Path) -> float:
-        return accuracy(in_batches(graphs.onnx_runner(graph), faces.val.faces), faces.val.labels)
+        return accuracy(run_in_batches(graphs.onnx_runner(graph), faces.val.faces), faces.val.labels)
 
-    goal = val_accuracy(float_graph) - MAX_INT8_LOSS / 4
-    found: dict[str, float] = {}
+    required = val_accuracy(float_graph) - MAX_INT8_LOSS / 4
+    accuracies: dict[str, float] = {}
     for name in graphs.CALIBRATIONS:
         graphs.write_int8(float_graph, path, faces.calibration, name)
-        found[name] = val_accuracy(path)
-        if found[name] >= goal:
+        accuracies[name] = val_accuracy(path)
+        if accuracies[name] >= required:
             return name
-    best = max(found, key=lambda name: found[name])
+    best = max(accuracies, key=lambda name: accuracies[name])
     graphs.write_int8(float_graph, path, faces.calibration, best)
     return best
 
 
 def _runners(folder: Path, network: FERNetwork | Ensemble) -> dict[str, tuple[Runner, Path | None]]:
-    """Runners of the network and of each graph in the folder with its file, by their names in the parity report."""
+    """Runner and file of the network and of each graph in the folder, by name in the parity report."""
     runners: dict[str, tuple[Runner, Path | None]] = {"PyTorch": (graphs.torch_runner(network), None)}
     one_thread = partial(graphs.onnx_runner, threads=1)
     for name, file, open_graph in (

@@ -1,4 +1,4 @@
-"""`python -m fer_lightning export checkpoint=...`: a trained network as a bundle, compared with PyTorch."""
+"""`python -m fer_lightning export checkpoint=...`: exports a trained network as a bundle."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from fer_lightning.run.trainer import quiet
 
 HELP = """usage: python -m fer_lightning export checkpoint=RUN [key=value ...]
 
-Makes a bundle: a folder with the network as ONNX, what is to know of it, and how it answers beside PyTorch. RUN is a
-run's folder, a checkpoint, or the folder of an ensemble, whose nets then vote inside of one graph. Confidences are made
-true by one temperature, fitted on the validation part and divided by inside the graph.
+Creates a bundle: a folder with the network as ONNX, its description and its comparison with PyTorch. RUN is the folder
+of a run, a checkpoint, or the folder of an ensemble, which becomes one graph. Confidences are calibrated: one
+temperature, fitted on the validation split, divides the logits inside the graph.
 
-  out=FOLDER              where to; RUN/bundle unless given
-  name=NAME               what people call it; the name of the folder unless given
-  int8=true               also as static int8, calibrated on faces of the validation part
-  format=executorch       besides ONNX: executorch (model.pte) or torch_export (model.pt2)
-  mlflow=true             also log it as an MLflow model, which mlflow.pyfunc loads and `mlflow models serve` serves
-  data.path=fer2013.csv   any change to the run's configuration, where the data has moved
+  out=FOLDER              output folder (default: RUN/bundle)
+  name=NAME               name of the bundle (default: name of the folder)
+  int8=true               also write static int8, calibrated on faces of the validation split
+  format=executorch       also write executorch (model.pte) or torch_export (model.pt2)
+  mlflow=true             also log the bundle as an MLflow model for mlflow.pyfunc and `mlflow models serve`
+  data.path=fer2013.csv   any override of the run's configuration, for example if the data has moved
 
-Replace the model that comes with the package:
+To replace the bundled model:
 
   python -m fer_lightning export checkpoint=RUN int8=true out=fer_lightning/inference/bundles/default
 
-Exit status: 0 done, 1 the export answers otherwise than PyTorch and was not kept, 2 wrong use.
+Exit status: 0 done, 1 the export deviates too much from PyTorch and was discarded, 2 usage error.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
-    own = ("checkpoint", "out", "name", "format", "int8", "mlflow")
-    once = "a graph looks at each face once, and its scores are those of the test part"
-    return run_verb("export", HELP, _run, arguments, own, {"eval": once})
+    """Runs the subcommand and returns its exit status."""
+    own_arguments = ("checkpoint", "out", "name", "format", "int8", "mlflow")
+    single_view = "a graph uses a single view of each face, and its scores are those of the test part"
+    return run_verb("export", HELP, _run, arguments, own_arguments, {"eval": single_view})
 
 
 def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
@@ -54,9 +54,9 @@ def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     try:
         bundle = export(source, out, given.get("name"), formats=formats, int8=int8, console=console)
     except ExportError as error:
-        print(f"fer export: {error}; nothing was kept", file=sys.stderr)
+        print(f"fer export: {error}; the export was discarded", file=sys.stderr)
         return 1
-    console.print(f"bundle: {os.path.relpath(bundle.place)}", soft_wrap=True, highlight=False)
+    console.print(f"bundle: {os.path.relpath(bundle.path)}", soft_wrap=True, highlight=False)
     if to_mlflow:
         from fer_lightning.export.mlflow_run import log_model
 

@@ -1,4 +1,4 @@
-"""What `bundle.json` says of an exported network before it is measured: input, output and origin."""
+"""The part of `bundle.json` that needs no measurement: input, output and origin of the network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fer_lightning.studies.trained import Trained
 
 
 def description(source: ExportSource, name: str, size: int, channels: int) -> dict[str, Any]:
-    """The content of `bundle.json` without graphs, temperature, scores and parity.
+    """Content of `bundle.json` without graphs, temperature, scores and parity.
 
     Args:
-        source: What is exported.
-        name: The name of the bundle.
-        size: Of the graph's input in pixels.
-        channels: Of the graph's input, 1 or 3.
+        source: The exported network or ensemble.
+        name: Name of the bundle.
+        size: Height and width of the graph's input in pixels.
+        channels: Channels of the graph's input, 1 or 3.
     """
     net, crops = source.first, any(each.module.crop != 1 for each in source.nets)
     return {
@@ -36,7 +36,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
             "dtype": "float32",
             "layout": "batch, channel, row, column",
             "range": [0, 1],
-            "resize": "to a square, bilinear, antialiased where it shrinks",
+            "resize": "to a square, bilinear, antialiased when shrinking",
             "gray": "ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B",
         },
         "output": {"name": "logits", "activation": "softmax gives the probabilities"},
@@ -55,7 +55,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
 
 
 def _network(net: Trained, weight: float) -> dict[str, Any]:
-    """The description of one network in a bundle."""
+    """Description of one network of a bundle."""
     network = net.module.network
     return {
         "weight": weight,

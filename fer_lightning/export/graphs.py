@@ -1,4 +1,4 @@
-"""From a network to the files that other runtimes read."""
+"""Exports networks to other runtimes, and runs the exported graphs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Faces = NDArray[np.float32]
 """(N, channels, size, size) in [0, 1]."""
 
 Runner = Callable[[Faces], NDArray[np.float32]]
-"""From faces (N, channels, size, size) to logits (N, classes)."""
+"""Maps faces (N, channels, size, size) to logits (N, classes)."""
 
 CALIBRATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "min and max": {},
     "99.99th percentile": {"calibrate_method": "Percentile", "percentile": 99.99},
     "min and max, first and last layer in float": {"float_ends": True},
 }
-"""Ways to choose the ranges of int8, in the order in which they are tried."""
+"""Methods of choosing the int8 ranges, in the order in which they are tried."""
 
 
 def write_onnx(network: nn.Module, path: Path, channels: int, size: int) -> None:
-    """ONNX for any batch: `image` float32 (batch, channels, size, size) in [0, 1] to `logits` (batch, classes)."""
+    """Writes ONNX for any batch: `image` float32 (batch, channels, size, size) in [0, 1], `logits` (batch, classes)."""
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -49,12 +49,12 @@ def write_onnx(network: nn.Module, path: Path, channels: int, size: int) -> None
 
 
 def write_int8(float_graph: Path, path: Path, faces: Faces, calibration: str) -> None:
-    """A static int8 copy of an ONNX graph: weights symmetric and by channel, ranges of activations from faces.
+    """Writes a static int8 copy of an ONNX graph, with symmetric per-channel weights and calibrated activations.
 
     Args:
-        float_graph: What `write_onnx` wrote.
-        path: Where to.
-        faces: To see how large activations get.
+        float_graph: Output of `write_onnx`.
+        path: Output file.
+        faces: Faces to calibrate the ranges of activations.
         calibration: One of `CALIBRATIONS`.
     """
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
@@ -90,7 +90,7 @@ def write_int8(float_graph: Path, path: Path, faces: Faces, calibration: str) ->
 
 
 def write_torch_export(network: nn.Module, path: Path, channels: int, size: int) -> None:
-    """A `torch.export` program of the same input and output, for `torch.export.load`, AOTInductor and others."""
+    """Writes a `torch.export` program with the input and output of `write_onnx`, for AOTInductor and others."""
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.export.export(
@@ -102,14 +102,14 @@ def write_torch_export(network: nn.Module, path: Path, channels: int, size: int)
 def write_executorch(
     network: nn.Module, path: Path, channels: int, size: int, calibration: Faces | None = None
 ) -> None:
-    """An ExecuTorch program for phones, lowered to XNNPACK, for one face at a time.
+    """Writes an ExecuTorch program for phones, lowered to XNNPACK, for one face at a time.
 
     Args:
-        network: From pixels to logits.
-        path: Where to.
-        channels: Of the input.
-        size: Of the input in pixels.
-        calibration: Faces: then weights and activations are int8 (weights by channel, static ranges).
+        network: Maps pixels to logits.
+        path: Output file.
+        channels: Channels of the input.
+        size: Height and width of the input in pixels.
+        calibration: Faces to calibrate int8 (per-channel weights, static ranges); None for float32.
     """
     example = (torch.zeros(1, channels, size, size),)
     with _quiet():
@@ -135,7 +135,7 @@ def write_executorch(
 
 
 def torch_runner(network: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
-    """Runs a network by PyTorch."""
+    """Runner of a network in PyTorch."""
 
     def run(faces: Faces) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -145,16 +145,16 @@ def torch_runner(network: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
 
 
 def torch_export_runner(path: Path) -> Runner:
-    """Runs a program of `write_torch_export` by PyTorch."""
+    """Runner of a `write_torch_export` program in PyTorch."""
     return torch_runner(torch.export.load(path).module())
 
 
 def onnx_runner(path: Path, threads: int | None = None) -> Runner:
-    """Runs a graph of `write_onnx` or `write_int8` as `FERPredictor` does, by ONNX Runtime on the CPU.
+    """Runner of a `write_onnx` or `write_int8` graph in ONNX Runtime on the CPU, as in `FERPredictor`.
 
     Args:
         path: The graph.
-        threads: For one batch; None for as many as there are cores.
+        threads: Threads per batch; None for the number of cores.
     """
     session = open_session(path.read_bytes(), threads)
 
@@ -166,27 +166,27 @@ def onnx_runner(path: Path, threads: int | None = None) -> Runner:
 
 
 def executorch_runner(path: Path) -> Runner:
-    """Runs a program of `write_executorch`, one face after the other."""
+    """Runner of a `write_executorch` program, one face at a time."""
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
 
     def run(faces: Faces) -> NDArray[np.float32]:
-        ones = (torch.from_numpy(face[None]) for face in faces)
-        # copied: the next call writes into the same memory
-        return np.concatenate([method.execute([one])[0].numpy().copy() for one in ones])
+        batches = (torch.from_numpy(face[None]) for face in faces)
+        # the next call writes to the same memory
+        return np.concatenate([method.execute([batch])[0].numpy().copy() for batch in batches])
 
     return run
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the messages of exporters."""
-    before = logging.root.manager.disable
+    """Suppresses the messages of exporters."""
+    previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(previous)

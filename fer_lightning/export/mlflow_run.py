@@ -1,4 +1,4 @@
-"""Logs a bundle as an MLflow model: data alone, no pickle."""
+"""Logs a bundle as an MLflow model, as plain data without pickle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from fer_lightning.config import build
 from fer_lightning.inference import mlflow_model
 from fer_lightning.inference.bundle import Bundle
-from fer_lightning.inference.mlflow_model import PicturesModel
+from fer_lightning.inference.mlflow_model import ImagesModel
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.reporting.tracking import RunLogger
 
@@ -29,34 +29,34 @@ _CODE: Final = (
     "_torchvision_compat.py",
     *(f"inference/{name}.py" for name in ("__init__", "bundle", "images", "mlflow_model", "predict")),
 )
-"""Files of this package that a served bundle needs."""
+"""Files of this package that are needed to serve a bundle."""
 
 
 def log_bundle(bundle: Bundle) -> ModelInfo:
     """Logs a bundle into the active MLflow run, with signature and input example.
 
-    Beside the bundle lies the code that runs it, so that it can be served where nothing but MLflow, NumPy, Pillow and
-    ONNX Runtime is installed.
+    The inference code is logged with the bundle, so that serving needs only MLflow, NumPy, pandas, Pillow and ONNX
+    Runtime.
 
     Args:
-        bundle: A folder.
+        bundle: A bundle in a folder, not a zip.
     """
     import mlflow
 
-    example = pd.DataFrame({"image": [_example(bundle)]})
-    answer = PicturesModel(FERPredictor(bundle)).predict(example)
+    example = pd.DataFrame({"image": [_example_image(bundle)]})
+    predictions = ImagesModel(FERPredictor(bundle)).predict(example)
     package = Path(__file__).parents[1]
-    with tempfile.TemporaryDirectory() as aside:
-        code = Path(aside) / package.name
+    with tempfile.TemporaryDirectory() as temporary:
+        code = Path(temporary) / package.name
         (code / "inference").mkdir(parents=True)
         for file in _CODE:
             shutil.copy(package / file, code / file)
         logged: ModelInfo = mlflow.pyfunc.log_model(
             name="model",
             loader_module=mlflow_model.__name__,
-            data_path=str(bundle.place),
+            data_path=str(bundle.path),
             code_paths=[str(code)],
-            signature=mlflow.models.infer_signature(example, answer),
+            signature=mlflow.models.infer_signature(example, predictions),
             input_example=example,
             pip_requirements=[
                 f"{package}=={version(package)}" for package in ("numpy", "onnxruntime", "pandas", "pillow")
@@ -66,23 +66,23 @@ def log_bundle(bundle: Bundle) -> ModelInfo:
 
 
 def log_model(bundle: Bundle, store: Mapping[str, Any]) -> tuple[str, str]:
-    """Logs a bundle as a run of its own, with its scores.
+    """Logs a bundle and its scores as a new MLflow run.
 
     Args:
-        bundle: A folder.
-        store: conf/tracking of MLflow.
+        bundle: A bundle in a folder, not a zip.
+        store: The configuration of conf/tracking/mlflow.yaml.
 
     Returns:
-        The address that `mlflow.pyfunc.load_model` takes, and that of the store which it asks (`MLFLOW_TRACKING_URI`).
+        The model URI for `mlflow.pyfunc.load_model`, and the tracking URI (`MLFLOW_TRACKING_URI`).
 
     Raises:
-        ValueError: Tracking is not by MLflow.
+        ValueError: `store` does not track with MLflow.
     """
     import mlflow
 
     training = bundle.description["training"]
     tags = {key: str(training[key]) for key in ("data", "data_fingerprint", "protocol", "command")}
-    opened = build(store, folder=bundle.place, run_name=f"bundle {bundle.name}", tags=tags, params={}, sweep_dir=None)
+    opened = build(store, folder=bundle.path, run_name=f"bundle {bundle.name}", tags=tags, params={}, sweep_dir=None)
     with opened as loggers:
         logger = next((logger for logger in loggers if isinstance(logger, RunLogger)), None)
         if logger is None:
@@ -94,8 +94,8 @@ def log_model(bundle: Bundle, store: Mapping[str, Any]) -> tuple[str, str]:
             return log_bundle(bundle).model_uri, logger.uri
 
 
-def _example(bundle: Bundle) -> bytes:
-    """A picture of the right size, shaded from left to right, as a PNG."""
+def _example_image(bundle: Bundle) -> bytes:
+    """A PNG of the input size with a horizontal gradient."""
     shades = np.linspace(0, 255, bundle.input_size, dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(np.tile(shades, (bundle.input_size, 1))).save(file, "PNG")

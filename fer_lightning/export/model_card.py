@@ -1,4 +1,4 @@
-"""The model card of a bundle (Mitchell et al. 2019): what it is, what it scores, what it is for and what it is not."""
+"""The model card of a bundle (Mitchell et al. 2019): description, scores, intended and excluded uses."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from typing import Any
 
 from fer_lightning.reporting.markdown import with_interval
 
-_INTENDED = """## Intended use
+_INTENDED_USE = """## Intended use
 
-Research and teaching; sorting one's own pictures; interfaces and games that react to a face that a person shows on
-purpose, with their consent, where a wrong answer does no harm.
+Research and teaching; sorting one's own photos; interfaces and games that react to a deliberately shown facial
+expression, with the person's consent, where a wrong prediction does no harm.
 
-Not for decisions about people: hiring, grading, credit, policing, border control, diagnosis, lie detection. Reading
-emotions of people at work or in education is forbidden in the European Union (Regulation 2024/1689, article 5(1)(f)),
-save for medical or safety reasons.
+Not for decisions about people: hiring, grading, credit, policing, border control, diagnosis, lie detection. Emotion
+recognition of people at work or in education is prohibited in the European Union (Regulation 2024/1689, article
+5(1)(f)), except for medical or safety reasons.
 
-## What reading emotions from faces cannot do
+## Limitations of emotion recognition from faces
 
-The answer is the word that taggers would choose for the look of a face, not what the person feels. How people move
-their faces when they feel something varies with culture, situation and person, and the same movement means different
-things (Barrett et al. 2019, *Emotional Expressions Reconsidered*). FER2013's labels are noisy themselves: people agreed
-with them on about 65% of the pictures (Goodfellow et al. 2013).
+The prediction is the label that annotators would choose for the appearance of a face, not what the person feels. How
+people move their faces when they feel something varies with culture, situation and person, and the same movement has
+different meanings (Barrett et al. 2019, *Emotional Expressions Reconsidered*). FER2013's labels are noisy: people
+agreed with them on about 65% of the images (Goodfellow et al. 2013).
 
-The data says nothing of age, gender, skin or origin of the people in it, so how equally the network treats them was not
-measured. Faces that are turned away, covered, very dark or smaller than the input are outside of what it learnt. Every
-face gets one of the classes; a low highest probability means that the network does not know."""
+The data does not record age, gender, skin colour or origin of the people in it, so the fairness of the network was not
+measured. Faces that are turned away, occluded, very dark or smaller than the input are outside of the training
+distribution. Every face is assigned one of the classes; a low highest probability indicates an uncertain prediction."""
 
 
 def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[int]]) -> str:
-    """Markdown.
+    """Model card in Markdown.
 
     Args:
         bundle: The content of `bundle.json`.
-        confusion_matrix: Of the test part; rows are the true classes.
+        confusion_matrix: Confusion matrix of the test part; rows are the true classes.
     """
-    given, training, scores, on = (bundle[key] for key in ("input", "training", "scores", "measured_on"))
+    model_input, training, scores, measured_on = (bundle[key] for key in ("input", "training", "scores", "measured_on"))
     temperature = bundle["temperature"]
-    classes, size = bundle["classes"], given["size"]
-    colours = "gray" if given["channels"] == 1 else "RGB"
+    classes, size = bundle["classes"], model_input["size"]
+    colours = "gray" if model_input["channels"] == 1 else "RGB"
     synthetic = (
-        "**Trained on synthetic faces, drawn by the program: these numbers say nothing about real faces.**\n\n"
-        if "synthetic" in (training["data"], on["data"])
+        "**Trained or measured on synthetic faces: these numbers say nothing about real faces.**\n\n"
+        if "synthetic" in (training["data"], measured_on["data"])
         else ""
     )
     networks = bundle["networks"]
-    epochs = _listed([str(network["epoch"]) for network in networks])
+    epochs = _join([str(network["epoch"]) for network in networks])
     if len(networks) == 1:
-        who, chosen = "", f"epoch {epochs}, the best on the validation part."
+        ensemble, selection = "", f"epoch {epochs}, the best on the validation split."
     else:
-        who = f"{len(networks)} networks vote; "
-        chosen = f"epochs {epochs}, each network's best on the validation part."
+        ensemble = f"an ensemble of {len(networks)} networks; "
+        selection = f"epochs {epochs}, each network's best on the validation split."
     parts = "\n".join(
         f"| {part} | {row['n']:,} | {with_interval(row['accuracy'], row['accuracy_interval'])} | "
         f"{with_interval(row['macro_f1'], row['macro_f1_interval'])} | {row['ece']:.1%} |"
@@ -66,57 +66,56 @@ def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[in
     )
     return f"""# {bundle["name"]}
 
-{synthetic}Says which of {len(classes)} expressions a face shows: {", ".join(classes)}.
-Takes {size}x{size} {colours} pictures of one face each; {who}{training["parameters"]:,} parameters.
+{synthetic}Classifies the facial expression as one of {len(classes)} classes: {", ".join(classes)}.
+Input: {size}x{size} {colours} images of one face each; {ensemble}{training["parameters"]:,} parameters.
 
 ## Training
 
 Trained on {training["data"]} ({training["data_fingerprint"][:12]}), protocol {training["protocol"]};
-{chosen}
+{selection}
 
     {training["command"]}
 
 ## Scores
 
-Measured on {on["data"]}, protocol {on["protocol"]}, {bundle["views"]}, with 95% intervals.
-`test_deduplicated` leaves out test pictures whose exact pixels are also among those the network was trained or chosen
-on.
+Measured on {measured_on["data"]}, protocol {measured_on["protocol"]}, {bundle["views"]}, with 95% intervals.
+`test_deduplicated` excludes test images whose exact pixels also occur in the training or validation split.
 
-| part | pictures | accuracy | macro F1 | calibration error |
+| part | images | accuracy | macro F1 | calibration error |
 | --- | --- | --- | --- | --- |
 {parts}
 
-Its logits are divided by a temperature of {temperature["value"]:.3f}, fitted on the validation part, which changes no
-answer, only how sure it is of it; without, the calibration error on the test part is
+The logits are divided by a temperature of {temperature["value"]:.3f}, fitted on the validation split, which calibrates
+the confidences and changes no predicted class. Without it, the calibration error on the test split is
 {temperature["test_ece_without"]:.1%}.
 
 | class | {" | ".join(classes)} |
 | --- | {" | ".join("---" for _ in classes)} |
 | F1 | {" | ".join(f"{per_class[name]:.1%}" for name in classes)} |
 
-| file | test accuracy | probability off PyTorch by | same label | MB |
+| file | test accuracy | probability difference from PyTorch | same class | MB |
 | --- | --- | --- | --- | --- |
 {exports}
 
 ## Known weaknesses
 
-Weakest at {_listed([f"{name} (F1 {per_class[name]:.0%})" for name in weakest])}. Most often it mistakes
-{_listed(_mistakes(classes, confusion_matrix))}.
+Lowest F1: {_join([f"{name} ({per_class[name]:.0%})" for name in weakest])}. Most frequent errors:
+{_join(_frequent_errors(classes, confusion_matrix))}.
 
-{_INTENDED}
+{_INTENDED_USE}
 """
 
 
-def _mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], count: int = 3) -> list[str]:
-    """The most frequent mistakes, as shares of the true class."""
+def _frequent_errors(classes: Sequence[str], matrix: Sequence[Sequence[int]], count: int = 3) -> list[str]:
+    """The most frequent errors, as fractions of the true class."""
     cells = [
-        (matrix[true][said] / max(1, sum(matrix[true])), f"{classes[true]} for {classes[said]}")
+        (matrix[true][predicted] / max(1, sum(matrix[true])), f"{classes[true]} predicted as {classes[predicted]}")
         for true in range(len(classes))
-        for said in range(len(classes))
-        if true != said
+        for predicted in range(len(classes))
+        if true != predicted
     ]
-    return [f"{what} ({share:.0%} of them)" for share, what in sorted(cells, reverse=True)[:count]]
+    return [f"{error} ({fraction:.0%})" for fraction, error in sorted(cells, reverse=True)[:count]]
 
 
-def _listed(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+def _join(items: Sequence[str]) -> str:
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)

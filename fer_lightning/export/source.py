@@ -1,4 +1,4 @@
-"""What is exported: a trained network, or several that vote, with the data of their run."""
+"""The source of an export: a trained network or an ensemble, with the data of its run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fer_lightning.training.soft_voting import ensemble_members
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A trained network, or several that vote.
+    """A trained network or an ensemble.
 
     Attributes:
-        folder: The run's, or the ensemble's.
-        nets: One or more, with the same data, protocol and classes.
-        weights: The weight of each vote, above 0, together 1.
-        command: The command that trains the network or builds the ensemble.
+        folder: Folder of the run or ensemble.
+        nets: One or more trained networks with the same data, protocol and classes.
+        weights: Weight of each network's vote, above 0, with a sum of 1.
+        command: Command that trains the network or builds the ensemble.
     """
 
     folder: Path
@@ -41,13 +41,13 @@ class ExportSource:
         """Loads the networks and opens their data.
 
         Args:
-            path: A checkpoint, or the folder of a run or an ensemble.
-            overrides: Hydra overrides on top of those of each run.
+            path: A checkpoint, or the folder of a run or ensemble.
+            overrides: Hydra overrides, applied after those of each run.
 
         Raises:
             FileNotFoundError: A checkpoint does not exist.
-            ValueError: A checkpoint is not one of this project, a network has learnt from its val or test part, or the
-                networks cannot vote together.
+            ValueError: A checkpoint was not written by this project, a network was trained on images of its val or test
+                part, or the networks are incompatible.
         """
         members = ensemble_members(path)
         nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in members]
@@ -63,16 +63,16 @@ class ExportSource:
 
     @property
     def first(self) -> Trained:
-        """The network whose data, protocol and classes hold for all."""
+        """The first network; its data, protocol and classes are those of all."""
         return self.nets[0]
 
     def network(self) -> FERNetwork | Ensemble:
-        """A new module from images to logits, float32 on the CPU, ready for exporters."""
-        networks = [exportable(net.module.network_for_whole_images()) for net in self.nets]
+        """A new module that maps images to logits, float32 on the CPU, ready for export."""
+        networks = [copy_for_export(net.module.network_for_whole_images()) for net in self.nets]
         return Ensemble(networks, self.weights).eval().requires_grad_(False) if len(networks) > 1 else networks[0]
 
     def graph_input(self) -> tuple[int, int]:
-        """Size in pixels and channels (1 or 3) of the graph's input: the largest that any of the networks uses."""
+        """Size in pixels and channels (1 or 3) of the graph's input: the maximum over all networks."""
         inputs = [
             training_input_size(net.module.network_for_whole_images(), net.faces.images.shape[1:]) for net in self.nets
         ]
@@ -80,12 +80,12 @@ class ExportSource:
 
 
 def training_command(net: Trained) -> str:
-    """The command that repeats the training of a network, without passwords."""
+    """Command that repeats the training of a network, with passwords removed."""
     return train_command(net.provenance["overrides"])
 
 
-def exportable(network: FERNetwork) -> FERNetwork:
-    """A float32 copy on the CPU in evaluation mode, contiguous and without gradients, ready for exporters."""
-    ready = copy.deepcopy(network).cpu().float().eval()
-    ready.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
-    return ready.requires_grad_(False)
+def copy_for_export(network: FERNetwork) -> FERNetwork:
+    """Copies a network to the CPU as float32, contiguous, in evaluation mode and without gradients."""
+    copied = copy.deepcopy(network).cpu().float().eval()
+    copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stubs
+    return copied.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A bundle in, answers out: what runs where nothing is trained.
+"""Prediction with exported networks (bundles), without the training framework.
 
-`bundle`, `images` and `predict` need NumPy, Pillow and ONNX Runtime alone. `export` makes bundles from checkpoints.
+`bundle`, `images` and `predict` need only NumPy, Pillow and ONNX Runtime. `export` creates bundles from checkpoints.
 """

@@ -1,4 +1,4 @@
-"""Pictures with their faces boxed and named."""
+"""Images with boxes and labels drawn around their faces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_lightning.inference.images import read_picture, to_uint8
+from fer_lightning.inference.images import read_image, to_uint8
 from fer_lightning.inference.media import Source
 from fer_lightning.inference.predict import Prediction
 
@@ -16,42 +16,46 @@ YELLOW: Final = "#ffd400"
 
 
 class Annotator:
-    """Saves pictures with their faces boxed and named.
+    """Saves images with boxes and labels drawn around their faces.
 
     Args:
-        folder: Where to; a picture keeps its place below the folder that was named on the command line.
+        folder: Output folder; paths below the folders named on the command line are preserved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._taken: set[Path] = set()
+        self._used: set[Path] = set()
 
     def save(self, source: Source, faces: Sequence[Prediction]) -> Path:
-        """Draws and saves as PNG; two pictures of one name get different names."""
-        picture = Image.fromarray(to_uint8(read_picture(source.image))).convert("RGB")
-        draw = ImageDraw.Draw(picture)
-        size = max(10, min(picture.size) // 24)
+        """Saves an annotated PNG under a name that this object has not used yet, and returns its path."""
+        image = Image.fromarray(to_uint8(read_image(source.image))).convert("RGB")
+        draw = ImageDraw.Draw(image)
+        size = max(10, min(image.size) // 24)
         font = ImageFont.load_default(size)
         for face in faces:
-            x, y, width, height = face.box or (0, 0, *picture.size)
+            x, y, width, height = face.box or (0, 0, *image.size)
             draw.rectangle((x, y, x + width - 1, y + height - 1), outline=YELLOW, width=max(2, size // 8))
             text = f"{face.label} {face.confidence:.0%}"
             _, _, right, bottom = (int(side) + 3 for side in draw.textbbox((0, 0), text, font))
-            x = max(0, min(x, picture.width - right))
-            y = y - bottom if y >= bottom else max(0, y)  # above the box, or in it at the picture's upper edge
+            x = max(0, min(x, image.width - right))
+            y = y - bottom if y >= bottom else max(0, y)  # inside the box at the upper edge of the image
             draw.rectangle((x, y, x + right, y + bottom), fill=YELLOW)
             draw.text((x + 2, y + 1), text, "black", font)
-        path = self._free(source)
+        path = self._unique_path(source)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        image.save(path)
         return path
 
-    def _free(self, source: Source) -> Path:
-        stem = source.below.stem if source.seconds is None else f"{source.below.stem}_{source.seconds:09.3f}s"
-        below = self.folder / source.below.parent
+    def _unique_path(self, source: Source) -> Path:
+        stem = (
+            source.relative_path.stem
+            if source.seconds is None
+            else f"{source.relative_path.stem}_{source.seconds:09.3f}s"
+        )
+        below = self.folder / source.relative_path.parent
         path, number = below / f"{stem}_faces.png", 1
-        while path in self._taken:
+        while path in self._used:
             number += 1
             path = below / f"{stem}_faces_{number}.png"
-        self._taken.add(path)
+        self._used.add(path)
         return path

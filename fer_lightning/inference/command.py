@@ -1,4 +1,4 @@
-"""`python -m fer_lightning predict photo.jpg folder/ video.mp4`: expressions in pictures, folders and videos."""
+"""`python -m fer_lightning predict photo.jpg folder/ video.mp4`: facial expressions in images, folders and videos."""
 
 from __future__ import annotations
 
@@ -26,50 +26,56 @@ if TYPE_CHECKING:
     from fer_lightning.inference.detect import FaceDetector
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the command-line parser."""
+    parser = argparse.ArgumentParser(
         prog="fer predict",
-        description="Names the expression of every face in pictures, folders of them, and videos.",
-        epilog="At a terminal each face is a line with its three best classes; into a pipe goes csv. "
-        "Exit status: 0 all was read, 1 some could not be, 2 wrong use.",
+        description="Predicts the facial expression of every face in images, folders and videos.",
+        epilog="Prints one line per face with its three most probable classes at a terminal, csv otherwise. "
+        "Exit status: 0 all images read, 1 some could not be read, 2 usage error.",
     )
-    made.add_argument("inputs", nargs="+", metavar="FILE", help="picture, video or folder; - reads one from stdin")
-    made.add_argument("--model", default="default", help="a bundled model's name, or a bundle's folder or zip")
-    made.add_argument("--graph", default="float", help="float, or int8 where the bundle has it")
-    how = made.add_mutually_exclusive_group()
-    how.add_argument("--detect", dest="detect", action="store_true", default=True, help="find the faces (default)")
-    how.add_argument("--whole", dest="detect", action="store_false", help="each picture is one face already cut out")
-    made.add_argument("--detector", choices=("opencv", "mediapipe"), default="opencv", help="what finds the faces")
-    made.add_argument(
-        "--detector_model", type=Path, metavar="FILE", help="MediaPipe's model file, else downloaded once"
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="image, video or folder; - reads an image from stdin")
+    parser.add_argument(
+        "--model", default="default", help="name of a bundled model, or path of a bundle (default: default)"
     )
-    made.add_argument("--fps", type=float, default=1.0, help="frames a second to look at in videos (1)")
-    made.add_argument("--out", type=Path, metavar="FILE", help=f"results as {', '.join(OUTPUTS)}")
-    made.add_argument("--format", choices=("text", "csv", "jsonl"), help="of what goes to stdout")
-    made.add_argument("--annotate", type=Path, metavar="FOLDER", help="save pictures with the faces boxed and named")
-    return made
+    parser.add_argument("--graph", default="float", help="float, or int8 if the bundle has it (default: float)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--detect", dest="detect", action="store_true", default=True, help="detect faces first (default)")
+    mode.add_argument("--whole", dest="detect", action="store_false", help="each image is one cropped face")
+    parser.add_argument(
+        "--detector", choices=("opencv", "mediapipe"), default="opencv", help="face detector (default: opencv)"
+    )
+    parser.add_argument(
+        "--detector_model", type=Path, metavar="FILE", help="MediaPipe's model file; downloaded once if not given"
+    )
+    parser.add_argument("--fps", type=float, default=1.0, help="frames per second to read from videos (default: 1)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"write results to {', '.join(OUTPUTS)}")
+    parser.add_argument("--format", choices=("text", "csv", "jsonl"), help="format of stdout")
+    parser.add_argument(
+        "--annotate", type=Path, metavar="FOLDER", help="save images with boxes and labels drawn around faces"
+    )
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
-    command = parser()
-    options = command.parse_args(arguments)
+    """Runs the subcommand and returns its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     if options.out and options.out.suffix not in OUTPUTS:
-        command.error(f"--out {options.out} must end in {', '.join(OUTPUTS)}")
+        parser.error(f"--out {options.out} must end in {', '.join(OUTPUTS)}")
     if options.out and options.out.suffix == ".parquet" and not (find_spec("pandas") and find_spec("pyarrow")):
-        command.error(f"--out {options.out} needs pandas and pyarrow: pip install pandas pyarrow, or take .csv")
+        parser.error(f"--out {options.out} needs pandas and pyarrow: pip install pandas pyarrow, or use .csv")
     if not 0 < options.fps < math.inf:
-        command.error(f"--fps {options.fps:g} must be a number above 0")
+        parser.error(f"--fps {options.fps:g} must be a number above 0")
     if options.annotate and options.annotate.resolve() in {Path(name).resolve() for name in options.inputs}:
-        command.error(f"--annotate {options.annotate} is where pictures are read from: give another folder")
+        parser.error(f"--annotate {options.annotate} is also an input: give another folder")
     try:
         if options.out:
             check_writable(options.out, "--out")
         if options.annotate:
-            check_writable(options.annotate / "picture", "--annotate")
+            check_writable(options.annotate / "image", "--annotate")
         return _run(options)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of the pipe has closed it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, ImportError, OSError) as error:
@@ -81,57 +87,57 @@ def _run(options: argparse.Namespace) -> int:
     predictor = FERPredictor.load(options.model, graph=options.graph)
     messages = _Messages()
     reader = Reader(options.fps, messages.unreadable, options.annotate)
-    listed = reader.listed(options.inputs)
+    files = reader.list_files(options.inputs)
     if options.annotate:
-        _refuse_beside(options.annotate, listed)
+        _check_not_beside_inputs(options.annotate, files)
     results = _Results(options, predictor.bundle.classes, messages)
     with _progress(messages.console) as progress:
-        task = progress.add_task("reading", total=len(listed))
+        task = progress.add_task("reading", total=len(files))
 
         def sources() -> Iterator[Source]:
-            for file, below in listed:
-                yield from reader.sources(file, below)
+            for file, relative_path in files:
+                yield from reader.sources(file, relative_path)
                 progress.advance(task)
 
-        for source, answer in _answers(predictor, sources(), options):
-            if isinstance(answer, PictureError):
-                messages.unreadable(_sentence(source, answer))
+        for source, result in _predictions(predictor, sources(), options):
+            if isinstance(result, PictureError):
+                messages.unreadable(_error_text(source, result))
             else:
-                results.add(source, answer)
+                results.add(source, result)
     results.finish()
     sys.stdout.flush()
-    return 1 if messages.unread else 0
+    return 1 if messages.unreadable_count else 0
 
 
 class _Messages:
-    """Messages on stderr, one a line.
+    """Prints messages to stderr, one per line.
 
     Attributes:
         console: Writes to stderr.
-        unread: How many inputs could not be read.
+        unreadable_count: Number of inputs that could not be read.
     """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        self.unread = 0
+        self.unreadable_count = 0
 
-    def unreadable(self, sentence: str) -> None:
-        """Says why an input could not be read, and counts it."""
-        self.unread += 1
-        self.warn(sentence)
+    def unreadable(self, message: str) -> None:
+        """Reports why an input could not be read, and counts it."""
+        self.unreadable_count += 1
+        self.warn(message)
 
-    def warn(self, sentence: str) -> None:
-        """Says something about an input."""
-        self.console.print(f"fer predict: {sentence}")
+    def warn(self, message: str) -> None:
+        """Prints a message about an input."""
+        self.console.print(f"fer predict: {message}")
 
 
 class _Results:
-    """Where predictions go: stdout, a file, annotated pictures, and the timelines of videos.
+    """Writes predictions to stdout, a file, annotated images and the timelines of videos.
 
     Args:
-        options: The command line.
-        classes: In the order of the bundle.
-        messages: Gets what is no result.
+        options: The parsed command line.
+        classes: Class names in the order of the bundle.
+        messages: Prints warnings and the summary.
     """
 
     def __init__(self, options: argparse.Namespace, classes: Sequence[str], messages: _Messages) -> None:
@@ -139,13 +145,13 @@ class _Results:
         self._classes = classes
         self._messages = messages
         self._annotator = Annotator(options.annotate) if options.annotate else None
-        form = options.format or ("text" if sys.stdout.isatty() else "csv")
-        self._show = printer(form, classes) if options.out is None or options.format else None
+        format_name = options.format or ("text" if sys.stdout.isatty() else "csv")
+        self._show = printer(format_name, classes) if options.out is None or options.format else None
         self._rows: list[Row] = []
         self._timelines: dict[str, Timeline] = {}
 
     def add(self, source: Source, faces: Sequence[Prediction]) -> None:
-        """The faces of one picture or frame."""
+        """Adds the faces of one image or frame."""
         if source.seconds is not None:
             self._timelines.setdefault(source.name, Timeline()).add(source.seconds, faces)
         elif not faces:
@@ -158,44 +164,43 @@ class _Results:
             self._annotator.save(source, faces)
 
     def finish(self) -> None:
-        """Prints the timelines and writes the file."""
+        """Prints the timelines and writes the output file."""
         for name, timeline in self._timelines.items():
             self._messages.console.print(f"{name}: {timeline}")
         if self._out:
             write_rows(self._rows, self._out)
-            pictures = len({(row["picture"], row["seconds"]) for row in self._rows})
-            found = sum(bool(row["face"]) for row in self._rows)
-            counts = f"{_counted(found, 'face')} in {_counted(pictures, 'picture')}"
+            images = len({(row["picture"], row["seconds"]) for row in self._rows})
+            faces = sum(bool(row["face"]) for row in self._rows)
+            counts = f"{_count(faces, 'face')} in {_count(images, 'image')}"
             self._messages.console.print(f"{counts}: {self._out}")
 
 
-def _answers(
+def _predictions(
     predictor: FERPredictor, sources: Iterable[Source], options: argparse.Namespace
 ) -> Iterator[tuple[Source, list[Prediction] | PictureError]]:
-    """Every picture with its faces, or with why it could not be read."""
-    waiting: deque[Source] = deque()
+    """Yields every image with the predictions for its faces, or with the error that occurred."""
+    pending: deque[Source] = deque()
 
     def images() -> Iterator[Path | bytes | Pixels]:
         for source in sources:
-            waiting.append(source)
+            pending.append(source)
             yield source.image
 
-    ahead = 4 if options.annotate else BATCH  # frames wait with their pixels for the box to be drawn
-    answers = predictor.stream(images(), options.detect, detector=_finder(options), errors="return", batch=ahead)
-    for answer in answers:
-        whole = isinstance(answer, Prediction)  # the only face of its picture
-        yield waiting.popleft(), [answer] if whole else answer
+    batch = 4 if options.annotate else BATCH  # pending frames hold their pixels in memory
+    results = predictor.stream(images(), options.detect, detector=_detector(options), errors="return", batch=batch)
+    for result in results:
+        yield pending.popleft(), [result] if isinstance(result, Prediction) else result
 
 
-def _sentence(source: Source, error: PictureError) -> str:
-    """What is wrong with a picture; begins with its name."""
+def _error_text(source: Source, error: PictureError) -> str:
+    """The error message of an image, starting with its name."""
     if isinstance(source.image, Path):
         return str(error)
-    return f"{source.name}: {str(error).partition(': ')[2]}"  # in place of its number
+    return f"{source.name}: {str(error).partition(': ')[2]}"  # instead of its number
 
 
 def _progress(errors: Console) -> Progress:
-    """A bar that counts files, at a terminal alone."""
+    """A progress bar that counts files; disabled if stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -204,35 +209,39 @@ def _progress(errors: Console) -> Progress:
         console=errors,
         disable=not errors.is_terminal,
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # rich would else send what is meant for a file to stderr's terminal
+        redirect_stdout=sys.stdout.isatty(),  # otherwise rich sends redirected stdout to the terminal
     )
 
 
-def _refuse_beside(folder: Path, listed: Sequence[tuple[Path | str, Path]]) -> None:
-    """Refuses to save annotated pictures beside the pictures that they are of.
+def _check_not_beside_inputs(folder: Path, files: Sequence[tuple[Path | str, Path]]) -> None:
+    """Checks that no annotated image would be saved in the folder of its original.
+
+    Args:
+        folder: Of `--annotate`.
+        files: Input files with their relative paths, as from `Reader.list_files`.
 
     Raises:
-        ValueError: The folder is where one of these files, with its place below what was named, lies.
+        ValueError: An annotated image would be saved beside its original.
     """
-    for file, below in listed:
-        if (folder / below.parent).resolve() == Path(file).resolve().parent:
-            raise ValueError(f"--annotate {folder} would write beside {file}: give another folder")
+    for file, relative_path in files:
+        if (folder / relative_path.parent).resolve() == Path(file).resolve().parent:
+            raise ValueError(f"--annotate {folder} would write to the folder of {file}: give another folder")
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _finder(options: argparse.Namespace) -> FaceDetector | str:
-    """What finds the faces, or its name.
+def _detector(options: argparse.Namespace) -> FaceDetector | str:
+    """The face detector, or its name.
 
     Raises:
-        ValueError: Another detector than MediaPipe is to take a model file.
+        ValueError: A model file is given for a detector other than MediaPipe.
     """
     if not options.detector_model:
         return str(options.detector)
     if options.detector != "mediapipe":
-        raise ValueError("--detector_model is a file for --detector mediapipe")
-    from fer_lightning.inference import detect  # which needs OpenCV
+        raise ValueError("--detector_model needs --detector mediapipe")
+    from fer_lightning.inference import detect  # needs OpenCV
 
     return detect.detector(options.detector, model=options.detector_model)

@@ -1,4 +1,4 @@
-"""Faces in a picture, and the crop of one as FER2013 cut its own."""
+"""Face detection, and cropping of faces in the way of FER2013."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from fer_lightning.files import atomic_write, user_cache
 
 Image = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
-"""x, y, width and height in pixels of the picture; it may reach beyond the picture's edge."""
+"""x, y, width and height in pixels of the image; may extend beyond the image."""
 
 Eyes = tuple[tuple[float, float], tuple[float, float]]
-"""x and y of the eye that lies left in the picture, then of the other."""
+"""x and y of the eye on the left of the image, then of the other."""
 
 MARGIN: Final = 1.04
-"""Side of the crop over the side of the box: on FER2013's own pictures the cascade's box is 0.96 of the side."""
+"""Side of the crop relative to the side of the box: in FER2013's images the cascade's box has 0.96 of the side."""
 
-BLAZEFACE_SIDE: Final = 1.23
-BLAZEFACE_RISE: Final = 0.11
-"""FER2013's pictures are so many times as large as BlazeFace's box, and their middle lies so much of it higher: medians
-over faces of Training, pasted on gray."""
+BLAZEFACE_SCALE: Final = 1.23
+BLAZEFACE_SHIFT: Final = 0.11
+"""Side of FER2013's images relative to BlazeFace's box, and the distance of their centre above the box's, as a fraction
+of the box's side. Medians over faces of Training, pasted on gray."""
 
 MAX_ROLL: Final = 30.0
-"""Degrees. A cascade for upright faces finds none that is turned more: then an eye was mistaken."""
+"""Degrees. The cascade detects only upright faces, so a larger roll means that an eye was detected wrongly."""
 
 MEDIAPIPE_URL: Final = (
     "https://storage.googleapis.com/mediapipe-models/face_detector/blaze_face_short_range/float16/1/"
@@ -47,11 +47,11 @@ MEDIAPIPE_SHA256: Final = "b4578f35940bf5a1a655214a1cce5cab13eba73c1297cd78e1a04
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """A face that was found.
+    """A detected face.
 
     Attributes:
-        box: Where it is.
-        eyes: The two eyes, or None where the detector did not see both.
+        box: Bounding box.
+        eyes: Positions of both eyes; None if the detector did not find both.
     """
 
     box: Box
@@ -59,23 +59,26 @@ class DetectedFace:
 
 
 class FaceDetector(Protocol):
-    """Finds faces."""
+    """Interface of a face detector."""
 
     def __call__(self, image: Image) -> list[DetectedFace]:
-        """The faces of a picture, the largest first, none mostly inside another; an empty list where there is none.
+        """Detects the faces of an image.
 
         Args:
             image: uint8 (H, W) gray or (H, W, 3) RGB.
+
+        Returns:
+            The faces, largest first, none mostly inside another; empty if there is none.
         """
         ...
 
 
 def detector(name: str = "opencv", **options: Any) -> FaceDetector:
-    """The detector of that name.
+    """Creates a face detector by name.
 
     Args:
         name: `opencv` (no download) or `mediapipe` (an extra package and a model file).
-        options: Of `OpenCVDetector` or `MediaPipeDetector`.
+        options: Arguments of `OpenCVDetector` or `MediaPipeDetector`.
 
     Raises:
         ValueError: There is no such detector.
@@ -89,13 +92,13 @@ def detector(name: str = "opencv", **options: Any) -> FaceDetector:
 class OpenCVDetector:
     """The Haar cascade that comes with OpenCV (Viola and Jones 2001; Lienhart and Maydt 2002).
 
-    It finds faces that look at the camera and are turned by at most some 20 degrees. May be called from any thread.
+    It detects frontal faces with a roll of at most about 20 degrees. Thread-safe.
 
     Args:
-        longest_side: Pixels. Larger pictures are searched at this size, which decides the speed; the smallest face
-            that is found has a sixteenth of it.
-        step: Ratio of one size of face that is looked for to the next, above 1; 1.1 finds some more and takes twice as
-            long.
+        longest_side: Pixels. Larger images are shrunk to this size, which determines the speed; the smallest face that
+            can be detected has a sixteenth of it.
+        step: Ratio between successive sizes of the search window, above 1; 1.1 detects some more faces and takes twice
+            as long.
     """
 
     def __init__(self, longest_side: int = 480, step: float = 1.2) -> None:
@@ -103,25 +106,25 @@ class OpenCVDetector:
         self._step = step
         self._faces = _cascade("frontalface_alt2")
         self._eyes = _cascade("eye")
-        self._lock = threading.Lock()  # a cascade holds the picture that it searches
+        self._lock = threading.Lock()  # a cascade stores the image that it searches
 
     def __call__(self, image: Image) -> list[DetectedFace]:
-        """As `FaceDetector`."""
-        gray = _gray(image)
+        """See `FaceDetector`."""
+        gray = _to_gray(image)
         scale = min(1.0, self._longest_side / max(gray.shape))
         size = [max(1, round(side * scale)) for side in reversed(gray.shape)]
         small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA) if scale < 1 else gray
-        edge = max(small.shape) // 10  # a face that fills the picture has its box at the very edge, or beyond
+        edge = max(small.shape) // 10  # the box of a face that fills the image lies at the edge or beyond
         small = np.asarray(cv2.copyMakeBorder(small, edge, edge, edge, edge, cv2.BORDER_REPLICATE), np.uint8)
-        smallest = max(20, min(self._longest_side, max(small.shape)) // 16)  # 20 is the cascade's own window
+        smallest = max(20, min(self._longest_side, max(small.shape)) // 16)  # 20 is the window of the cascade
         with self._lock:
             found = self._faces.detectMultiScale(small, self._step, 3, minSize=(smallest, smallest))
-            boxes = _merged([(int(x), int(y), int(w), int(h)) for x, y, w, h in found])
+            boxes = _suppress_overlaps([(int(x), int(y), int(w), int(h)) for x, y, w, h in found])
             eyes = [self._eyes_in(small, box) for box in boxes]
-        return [_scaled(DetectedFace(box, pair), 1 / scale, -edge) for box, pair in zip(boxes, eyes, strict=True)]
+        return [_rescale(DetectedFace(box, pair), 1 / scale, -edge) for box, pair in zip(boxes, eyes, strict=True)]
 
     def _eyes_in(self, gray: Image, box: Box) -> Eyes | None:
-        """Each eye is looked for in its own half of the face, between forehead and nose."""
+        """Searches each eye in its half of the face, between forehead and nose."""
         x, y, width, height = box
         rows = slice(y + height // 5, y + height * 3 // 5)
         centres = []
@@ -141,11 +144,10 @@ class MediaPipeDetector:
     """MediaPipe's BlazeFace for faces within two metres (Bazarevsky et al. 2019); `pip install mediapipe`.
 
     Args:
-        model: `blaze_face_short_range.tflite`; None takes the one in `~/.cache/fer_lightning`, where it is put on the
-            first use.
+        model: `blaze_face_short_range.tflite`; None uses the one in `~/.cache/fer_lightning`, downloaded on first use.
 
     Raises:
-        ValueError: MediaPipe is not installed, or there is no model file and none can be had.
+        ValueError: MediaPipe is not installed, or the model file is missing, invalid or cannot be downloaded.
     """
 
     def __init__(self, model: str | Path | None = None) -> None:
@@ -154,44 +156,46 @@ class MediaPipeDetector:
             from mediapipe.tasks.python import BaseOptions, vision
         except ImportError as error:
             raise ValueError(f"detector mediapipe needs a package ({error}): pip install -e '.[mediapipe]'") from None
-        content = mediapipe_model() if model is None else _bytes_of(Path(model))
+        content = mediapipe_model() if model is None else _read_model(Path(model))
         self._mediapipe: Any = mediapipe
         self._lock = threading.Lock()
         try:
-            with _silence():
+            with _silence_stderr():
                 options = vision.FaceDetectorOptions(BaseOptions(model_asset_buffer=content))
                 self._detector = vision.FaceDetector.create_from_options(options)
                 weakref.finalize(self, _close, self._detector)
-                self(np.zeros((128, 128), np.uint8))  # the first picture has it say more
+                self(np.zeros((128, 128), np.uint8))  # more log messages appear at the first image
         except (RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise ValueError(f"MediaPipe cannot use {model or MEDIAPIPE_URL} as a face detector: {reason}") from None
 
     def __call__(self, image: Image) -> list[DetectedFace]:
-        """As `FaceDetector`."""
-        gray = _gray(image)
+        """See `FaceDetector`."""
+        gray = _to_gray(image)
         rgb = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else np.ascontiguousarray(image)
-        picture = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=rgb)
+        mediapipe_image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=rgb)
         with self._lock:
-            found = self._detector.detect(picture).detections
+            found = self._detector.detect(mediapipe_image).detections
         height, width = gray.shape
         eyes: dict[Box, Eyes] = {}
         for detection in found:
             frame = detection.bounding_box
             first, second = sorted((point.x * width, point.y * height) for point in detection.keypoints[:2])
-            eyes[_widened(frame.origin_x, frame.origin_y, frame.width, frame.height)] = first, second
-        return [DetectedFace(box, eyes[box]) for box in _merged(list(eyes))]
+            eyes[_to_cascade_box(frame.origin_x, frame.origin_y, frame.width, frame.height)] = first, second
+        return [DetectedFace(box, eyes[box]) for box in _suppress_overlaps(list(eyes))]
 
 
-def _widened(x: int, y: int, width: int, height: int) -> Box:
-    """BlazeFace's box, which ends at the brows, as the cascade would have drawn it."""
+def _to_cascade_box(x: int, y: int, width: int, height: int) -> Box:
+    """Converts BlazeFace's box, which ends at the brows, to the extent of the cascade's boxes."""
     side = max(width, height)
-    whole = round(side * BLAZEFACE_SIDE / MARGIN)
-    return round(x + (width - whole) / 2), round(y + (height - whole) / 2 - BLAZEFACE_RISE * side), whole, whole
+    new_side = round(side * BLAZEFACE_SCALE / MARGIN)
+    left = round(x + (width - new_side) / 2)
+    top = round(y + (height - new_side) / 2 - BLAZEFACE_SHIFT * side)
+    return left, top, new_side, new_side
 
 
 def _close(task: Any) -> None:
-    """Closes a task of MediaPipe; at exit its threads are gone already, and left alone it would print a traceback."""
+    """Closes a MediaPipe task; at exit its threads have already stopped, which would print a traceback."""
     try:
         task.close()
     except RuntimeError:
@@ -199,8 +203,8 @@ def _close(task: Any) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps what native libraries write of their own to the terminal away from it."""
+def _silence_stderr() -> Iterator[None]:
+    """Suppresses what native libraries write to stderr."""
     before = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
@@ -212,13 +216,13 @@ def _silence() -> Iterator[None]:
 
 
 def crop(image: Image, face: DetectedFace) -> Image:
-    """Cuts a face out as FER2013's are: square, filled by the face, the eyes level.
+    """Crops a face as in FER2013: square, filled by the face, with the eyes level.
 
-    What lies beyond the picture's edge is filled with the edge's pixels.
+    Pixels outside of the image repeat those at its edge.
 
     Args:
         image: uint8 (H, W) or (H, W, 3).
-        face: A face of it.
+        face: A face detected in it.
 
     Returns:
         uint8 (S, S) or (S, S, 3).
@@ -227,40 +231,40 @@ def crop(image: Image, face: DetectedFace) -> Image:
     side = max(1, round(MARGIN * max(width, height)))
     centre = np.array([x + width / 2, y + height / 2])
     roll = _roll(face.eyes)
-    reach = math.ceil(side / math.sqrt(2)) + 2  # as far as a corner comes when it is turned
+    reach = math.ceil(side / math.sqrt(2)) + 2  # distance of a rotated corner from the centre
     low = np.clip(np.floor(centre) - reach, 0, np.array(image.shape[1::-1]) - 1).astype(int)
     high = np.maximum(low + 1, np.ceil(centre) + reach).astype(int)
     near = image[low[1] : high[1], low[0] : high[0]]
     matrix = cv2.getRotationMatrix2D((float(centre[0] - low[0]), float(centre[1] - low[1])), roll, 1.0)
-    matrix[:, 2] -= np.round(centre - side / 2) - low  # whole pixels: what is not turned is copied as it is
+    matrix[:, 2] -= np.round(centre - side / 2) - low  # whole pixels, so that unrotated crops copy the image exactly
     return np.asarray(
         cv2.warpAffine(near, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8
     )
 
 
 def mediapipe_model() -> bytes:
-    """MediaPipe's face detector, downloaded once and verified.
+    """Returns MediaPipe's face detection model from the cache, or downloads and verifies it.
 
     Raises:
-        ValueError: It cannot be had, or is another file than it should be.
+        ValueError: The download failed, or the file has another sha256.
     """
     path = user_cache() / Path(MEDIAPIPE_URL).name
-    advice = f"fetch {MEDIAPIPE_URL} on a machine with network, and give it as model=PATH, or --detector_model PATH"
+    advice = f"download {MEDIAPIPE_URL} on another machine and pass it as model=PATH or --detector_model PATH"
     if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == MEDIAPIPE_SHA256:
         return content
     try:
-        with urllib.request.urlopen(MEDIAPIPE_URL, timeout=20) as answer:
-            content = bytes(answer.read())
+        with urllib.request.urlopen(MEDIAPIPE_URL, timeout=20) as response:
+            content = bytes(response.read())
     except OSError as error:
         raise ValueError(f"MediaPipe's model is not at {path} and cannot be downloaded ({error}): {advice}") from None
     if (sha256 := hashlib.sha256(content).hexdigest()) != MEDIAPIPE_SHA256:
-        raise ValueError(f"what {MEDIAPIPE_URL} gave is not MediaPipe's model (sha256 {sha256}): {advice}")
-    with atomic_write(path) as aside:
-        aside.write_bytes(content)
+        raise ValueError(f"the file at {MEDIAPIPE_URL} is not MediaPipe's model (sha256 {sha256}): {advice}")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
     return content
 
 
-def _bytes_of(model: Path) -> bytes:
+def _read_model(model: Path) -> bytes:
     try:
         return model.read_bytes()
     except OSError as error:
@@ -275,17 +279,17 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
     return cascade
 
 
-def _gray(image: Image) -> Image:
-    """uint8 (H, W); a gray picture as it is."""
+def _to_gray(image: Image) -> Image:
+    """Returns uint8 (H, W), without a copy if the image is gray."""
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)) or not image.size:
         raise ValueError(
-            f"a picture must be uint8 (H, W) or (H, W, 3) and not empty; this is {image.dtype} {image.shape}"
+            f"an image must be uint8 (H, W) or (H, W, 3) and not empty; this is {image.dtype} {image.shape}"
         )
     return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _merged(boxes: Sequence[Box]) -> list[Box]:
-    """Of boxes that share more than half of the smaller one the largest, in order of size."""
+def _suppress_overlaps(boxes: Sequence[Box]) -> list[Box]:
+    """Removes boxes that overlap a larger one by more than half of their area; returns the rest, largest first."""
     kept: list[Box] = []
     for box in sorted(boxes, key=lambda b: (-b[2] * b[3], b)):
         x, y, width, height = box
@@ -298,8 +302,8 @@ def _merged(boxes: Sequence[Box]) -> list[Box]:
     return kept
 
 
-def _scaled(face: DetectedFace, scale: float, shift: int) -> DetectedFace:
-    """The face in a picture that is shifted first and then `scale` times as large."""
+def _rescale(face: DetectedFace, scale: float, shift: int) -> DetectedFace:
+    """Shifts the coordinates of a face and then multiplies them by `scale`."""
     x, y, width, height = face.box
     box = (round((x + shift) * scale), round((y + shift) * scale), round(width * scale), round(height * scale))
     if face.eyes is None:
@@ -309,7 +313,7 @@ def _scaled(face: DetectedFace, scale: float, shift: int) -> DetectedFace:
 
 
 def _roll(eyes: Eyes | None) -> float:
-    """Degrees by which the line through the eyes goes down to the right; 0 where that is not to be believed."""
+    """Roll in degrees, positive if the right eye of the image is lower; 0 if it exceeds `MAX_ROLL`."""
     if eyes is None:
         return 0.0
     (left, top), (right, bottom) = eyes

@@ -1,4 +1,4 @@
-"""Pictures in what a command line names: files, folders, videos, stdin."""
+"""Images in the files, folders, videos and stdin that a command line names."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from typing import Final
 from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable
 from fer_lightning.inference.video import frames
 
-PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
-VIDEOS: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture on its way to the predictor.
+    """One image to predict.
 
     Attributes:
-        name: What the results call it.
+        name: Name in the results.
         image: A path, bytes or pixels.
-        seconds: When it is shown, for a frame of a video.
-        below: Where it stands under what was named on the command line, for the names of annotated pictures.
+        seconds: Time of a video frame.
+        relative_path: Path below the argument on the command line, for the names of annotated images.
     """
 
     name: str
     image: Path | bytes | Pixels
-    below: Path
+    relative_path: Path
     seconds: float | None = None
 
 
 @dataclass
 class Reader:
-    """Walks through what the command line names.
+    """Reads the inputs that the command line names.
 
     Attributes:
-        fps: Frames a second of video to look at.
-        complain: Is told of what cannot be read.
-        skip: A folder that is not walked into.
+        fps: Frames per second to read from videos.
+        on_error: Called with a message for each input that cannot be read.
+        skip: A folder to ignore.
     """
 
     fps: float
-    complain: Callable[[str], None]
+    on_error: Callable[[str], None]
     skip: Path | None = None
 
-    def listed(self, names: Sequence[str]) -> list[tuple[Path | str, Path]]:
-        """Every file with its place below what was named, in order; `-` stays `-`."""
+    def list_files(self, names: Sequence[str]) -> list[tuple[Path | str, Path]]:
+        """Lists every file, or `-` for stdin, with its relative path (see `Source`), in order."""
         found: list[tuple[Path | str, Path]] = []
         for name in names:
             path = Path(name)
@@ -57,36 +57,36 @@ class Reader:
             elif path.is_dir():
                 inside = list(self._walk(path))
                 if not inside:
-                    self.complain(f"{printable(name)}: holds no picture and no video")
-                below = Path(os.path.abspath(path)).name  # of `..` too
-                found += [(file, below / file.relative_to(path)) for file in inside]
+                    self.on_error(f"{printable(name)}: contains no image or video")
+                folder_name = Path(os.path.abspath(path)).name  # also for `..`
+                found += [(file, folder_name / file.relative_to(path)) for file in inside]
             else:
                 found.append((path, Path(path.name)))
         return found
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         def unreadable(error: OSError) -> None:
-            self.complain(f"{printable(error.filename)}: {error.strerror}")
+            self.on_error(f"{printable(error.filename)}: {error.strerror}")
 
-        for above, folders, files in os.walk(folder, onerror=unreadable):
-            folders[:] = sorted(f for f in folders if not f.startswith(".") and not self._is_skipped(Path(above, f)))
+        for parent, folders, files in os.walk(folder, onerror=unreadable):
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and not self._is_skipped(Path(parent, f)))
             for file in sorted(files):
-                if not file.startswith(".") and Path(file).suffix.lower() in PICTURES + VIDEOS:
-                    yield Path(above, file)
+                if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+                    yield Path(parent, file)
 
     def _is_skipped(self, folder: Path) -> bool:
         return self.skip is not None and folder.resolve() == self.skip.resolve()
 
-    def sources(self, file: Path | str, below: Path) -> Iterator[Source]:
-        """The pictures in one file: one, or as many as the video has."""
+    def sources(self, file: Path | str, relative_path: Path) -> Iterator[Source]:
+        """Yields the image in a file, or the sampled frames of a video."""
         name = printable(str(file))
         if file == "-":
-            yield Source("-", sys.stdin.buffer.read(MAX_BYTES + 1), below)
-        elif Path(file).suffix.lower() in VIDEOS:
+            yield Source("-", sys.stdin.buffer.read(MAX_BYTES + 1), relative_path)
+        elif Path(file).suffix.lower() in VIDEO_SUFFIXES:
             try:
                 for seconds, pixels in frames(Path(file), self.fps):
-                    yield Source(name, pixels, below, seconds)
+                    yield Source(name, pixels, relative_path, seconds)
             except PictureError as error:
-                self.complain(str(error))
+                self.on_error(str(error))
         else:
-            yield Source(name, Path(file), below)
+            yield Source(name, Path(file), relative_path)

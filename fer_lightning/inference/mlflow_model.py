@@ -1,4 +1,4 @@
-"""A bundle as an MLflow model: data alone, no pickle; loaded by `mlflow.pyfunc`, served by `mlflow models serve`."""
+"""A bundle as an MLflow model: plain data without pickle, for `mlflow.pyfunc` and `mlflow models serve`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pandas as pd
 from fer_lightning.inference.predict import FERPredictor
 
 
-class PicturesModel:
-    """The model for MLflow: a table with the column `image`, the bytes of a picture file each (base64 over HTTP)."""
+class ImagesModel:
+    """Predicts a table with the column `image`, which contains the bytes of image files (base64 over HTTP)."""
 
     def __init__(self, predictor: FERPredictor) -> None:
         self.predictor = predictor
 
     def predict(self, table: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """One row a picture, taken whole as one face: `label`, `confidence` and `p_CLASS` of every class."""
-        answers = self.predictor.predict(list(table["image"]))
+        """Returns one row per image, each a whole face: `label`, `confidence` and `p_CLASS` of every class."""
+        predictions = self.predictor.predict(list(table["image"]))
         return pd.DataFrame(
             {
-                "label": answer.label,
-                "confidence": answer.confidence,
-                **{f"p_{name}": probability for name, probability in answer.probabilities.items()},
+                "label": prediction.label,
+                "confidence": prediction.confidence,
+                **{f"p_{name}": probability for name, probability in prediction.probabilities.items()},
             }
-            for answer in answers
+            for prediction in predictions
         )
 
 
-def _load_pyfunc(path: str) -> PicturesModel:
-    """MLflow's way in: the model from its folder."""
-    return PicturesModel(FERPredictor.load(path))
+def _load_pyfunc(path: str) -> ImagesModel:
+    """Called by MLflow to load the model from its folder."""
+    return ImagesModel(FERPredictor.load(path))

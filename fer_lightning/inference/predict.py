@@ -1,4 +1,4 @@
-"""FERPredictor: pictures in, expressions out. Needs NumPy, Pillow and ONNX Runtime, and nothing that trains."""
+"""Prediction of facial expressions in images. Needs only NumPy, Pillow and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fer_lightning.inference.bundle import Bundle, BundleError
-from fer_lightning.inference.images import PictureError, Pixels, read_picture, to_input, to_uint8
+from fer_lightning.inference.images import PictureError, Pixels, read_image, to_input, to_uint8
 
 if TYPE_CHECKING:
     from fer_lightning.inference.detect import FaceDetector
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Box", "FERPredictor", "PictureError", "Prediction"]
 
 Box = tuple[int, int, int, int]
-"""x, y, width, height in pixels of the picture, from its upper left corner."""
+"""x, y, width, height in pixels, from the upper left corner of the image."""
 
 BATCH: Final = 64
-"""Faces that the graph sees at once."""
+"""Faces per batch."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Prediction:
 
     Attributes:
         label: The most probable class.
-        confidence: Its probability.
-        probabilities: Of every class, in the order of the bundle.
-        box: Where the face was; None where the whole picture was taken as one face.
+        confidence: Probability of `label`.
+        probabilities: Probability of every class, in the order of the bundle.
+        box: Bounding box of the face; None if the whole image is one face.
     """
 
     label: str
@@ -44,33 +44,33 @@ class Prediction:
     box: Box | None = None
 
     def top(self, count: int = 3) -> list[tuple[str, float]]:
-        """The `count` most probable classes with their probabilities, best first."""
+        """The `count` most probable classes with their probabilities, in descending order."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
 
 class FERPredictor:
-    """Names the expression of faces in pictures; may be shared by threads.
+    """Predicts the facial expressions of faces in images; thread-safe.
 
     Args:
         bundle: The exported network.
-        graph: `float`, or `int8` where the bundle has it.
-        threads: That one batch may use; None for as many as there are cores.
+        graph: `float`, or `int8` if the bundle has it.
+        threads: Threads per batch; None for the number of cores.
 
     Raises:
-        BundleError: The graph is damaged or does not fit what the bundle says of it.
+        BundleError: The graph is damaged or does not match the description of the bundle.
         ImportError: ONNX Runtime is not installed.
     """
 
     def __init__(self, bundle: Bundle, graph: str = "float", threads: int | None = None) -> None:
         self.bundle = bundle
         self.graph = graph
-        self._session = _session(bundle, graph, threads)
+        self._session = _open_graph(bundle, graph, threads)
 
     @classmethod
     def load(
         cls, name_or_path: str | Path = "default", *, graph: str = "float", threads: int | None = None
     ) -> FERPredictor:
-        """A predictor from a bundled model's name, a bundle's folder or its zip; the rest is as for the class."""
+        """Loads a bundled model by its name, or a bundle by the path of its folder or zip; see the class."""
         return cls(Bundle.load(name_or_path), graph, threads)
 
     @overload
@@ -93,24 +93,24 @@ class FERPredictor:
         detector: FaceDetector | str = "opencv",
         errors: str = "raise",
     ) -> list[Any]:
-        """The expressions in one or many pictures.
+        """Predicts the facial expressions in one or many images.
 
         Args:
-            images: One picture or an iterable of them, each a path, bytes of a file, an open file, a Pillow image, an
-                array or a tensor of any size (`images.read_picture`); an array of four dimensions is many pictures.
-                Paths are read as they are needed, so thousands take no more memory than 64 faces.
-            detect: Find the faces first; otherwise the whole picture is one face.
-            detector: What finds them, or its name for `detect.detector`.
-            errors: `raise` stops at the first picture that cannot be used; `return` puts its `PictureError` into its
-                place, so that the others go through.
+            images: One image or an iterable of images, each a path, the bytes of a file, an open file, a Pillow image,
+                an array or a tensor of any size (see `images.read_image`); a four-dimensional array is a batch. Paths
+                are read lazily, so thousands need no more memory than 64 faces.
+            detect: Detect faces first; otherwise each whole image is one face.
+            detector: Face detector, or its name for `detect.detector`.
+            errors: `raise` stops at the first image that cannot be used; `return` returns its `PictureError` in place
+                of a prediction and continues.
 
         Returns:
-            One answer a picture, in order, also for one picture: a `Prediction`, or with `detect` a list of them,
-            empty where no face was found.
+            One element per image, in order, also for a single image: a `Prediction`, or with `detect` a list of
+            predictions, empty if no face was found.
 
         Raises:
-            PictureError: A picture cannot be used; it says which and why.
-            ValueError: An argument is none of its values.
+            PictureError: An image cannot be used; the message names it and the reason.
+            ValueError: `errors` or `detector` is unknown.
         """
         return list(self.stream(images, detect, detector=detector, errors=errors))
 
@@ -123,67 +123,69 @@ class FERPredictor:
         errors: str = "raise",
         batch: int = BATCH,
     ) -> Iterator[Any]:
-        """As `predict`, but each answer comes when its batch is done; takes at most `batch` pictures ahead."""
+        """Like `predict`, but yields each result when its batch is done, reading at most `batch` images ahead."""
         if errors not in ("raise", "return"):
             raise ValueError(f"errors is {errors!r}; it must be 'raise' or 'return'")
-        find = _detector(detector) if detect else None
-        waiting: list[PictureError | list[Box | None]] = []
+        find = _resolve_detector(detector) if detect else None
+        pending: list[PictureError | list[Box | None]] = []
         faces: list[NDArray[np.float32]] = []
-        for number, image in enumerate(_each(images), start=1):
+        for number, image in enumerate(_as_iterable(images), start=1):
             try:
-                found, inputs = self._faces(read_picture(image, f"picture {number}"), find)
+                found, inputs = self._extract_faces(read_image(image, f"image {number}"), find)
             except PictureError as error:
                 if errors == "raise":
                     raise
-                waiting.append(error)
+                pending.append(error)
             else:
-                waiting.append(found)
+                pending.append(found)
                 faces += inputs
-            if len(waiting) >= batch or len(faces) >= BATCH:
-                yield from self._answers(waiting, faces, detect)
-                waiting, faces = [], []
-        yield from self._answers(waiting, faces, detect)
+            if len(pending) >= batch or len(faces) >= BATCH:
+                yield from self._predictions(pending, faces, detect)
+                pending, faces = [], []
+        yield from self._predictions(pending, faces, detect)
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
-        """A whole picture as the graph takes it: float32 (channels, input_size, input_size) in [0, 1]."""
-        return to_input(read_picture(image), self.bundle.input_size, self.bundle.channels)
+        """Converts a whole image to the input of the graph: float32 (channels, input_size, input_size) in [0, 1]."""
+        return to_input(read_image(image), self.bundle.input_size, self.bundle.channels)
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Output of the graph, (B, classes), for prepared faces, (B, channels, input_size, input_size)."""
+        """Returns the logits, (B, classes), of prepared faces, (B, channels, input_size, input_size)."""
         batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
-        answers = [self._session.run(["logits"], {"image": batch})[0] for batch in batches]
-        return np.concatenate(answers) if answers else np.empty((0, len(self.bundle.classes)), np.float32)
+        outputs = [self._session.run(["logits"], {"image": batch})[0] for batch in batches]
+        return np.concatenate(outputs) if outputs else np.empty((0, len(self.bundle.classes)), np.float32)
 
     def probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """The softmax of `logits`, (B, classes)."""
         logits = self.logits(inputs).astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
 
-    def _faces(self, pixels: Pixels, find: FaceDetector | None) -> tuple[list[Box | None], list[NDArray[np.float32]]]:
-        """The faces of a picture, ready for the graph, and where they were."""
+    def _extract_faces(
+        self, pixels: Pixels, find: FaceDetector | None
+    ) -> tuple[list[Box | None], list[NDArray[np.float32]]]:
+        """Returns the boxes of the faces of an image, and the faces as inputs of the graph."""
         size, channels = self.bundle.input_size, self.bundle.channels
         if find is None:
             return [None], [to_input(pixels, size, channels)]
         from fer_lightning.inference.detect import crop
 
-        whole = to_uint8(pixels)
-        found = find(whole)
-        return [face.box for face in found], [to_input(crop(whole, face), size, channels) for face in found]
+        image = to_uint8(pixels)
+        found = find(image)
+        return [face.box for face in found], [to_input(crop(image, face), size, channels) for face in found]
 
-    def _answers(
+    def _predictions(
         self,
-        waiting: Sequence[PictureError | list[Box | None]],
+        pending: Sequence[PictureError | list[Box | None]],
         faces: Sequence[NDArray[np.float32]],
         detect: bool,
     ) -> Iterator[Any]:
         rows = iter(self.probabilities(np.stack(faces))) if faces else iter(())
-        for found in waiting:
+        for found in pending:
             if isinstance(found, PictureError):
                 yield found
                 continue
-            answers = [self._prediction(next(rows), box) for box in found]
-            yield answers if detect else answers[0]
+            predictions = [self._prediction(next(rows), box) for box in found]
+            yield predictions if detect else predictions[0]
 
     def _prediction(self, row: NDArray[np.float64], box: Box | None) -> Prediction:
         probabilities = dict(zip(self.bundle.classes, row.tolist(), strict=True))
@@ -191,19 +193,19 @@ class FERPredictor:
         return Prediction(label, probabilities[label], probabilities, box)
 
 
-def _each(images: Any) -> Iterable[Any]:
-    """One picture as the only one of many."""
+def _as_iterable(images: Any) -> Iterable[Any]:
+    """Wraps a single image in a list."""
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
         return [images]
     if hasattr(images, "__array__"):
         dimensions = getattr(images, "ndim", None) or np.asarray(images).ndim
-        return images if dimensions in (1, 4) else [images]  # one: a column of paths
+        return images if dimensions in (1, 4) else [images]  # one-dimensional: a column of paths
     if isinstance(images, Iterable):
         return images
     return [images]
 
 
-def _detector(detector: FaceDetector | str) -> FaceDetector:
+def _resolve_detector(detector: FaceDetector | str) -> FaceDetector:
     if not isinstance(detector, str):
         return detector
     from fer_lightning.inference import detect
@@ -213,11 +215,11 @@ def _detector(detector: FaceDetector | str) -> FaceDetector:
 
 
 def open_session(graph: bytes, threads: int | None) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """Creates an ONNX Runtime session on the CPU.
 
     Args:
         graph: The content of an ONNX file.
-        threads: For one batch; None for as many as there are cores.
+        threads: Threads per batch; None for the number of cores.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -225,24 +227,24 @@ def open_session(graph: bytes, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError("predicting needs ONNX Runtime: pip install onnxruntime") from None
+        raise ImportError("prediction needs ONNX Runtime: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _session(bundle: Bundle, graph: str, threads: int | None) -> Any:
+def _open_graph(bundle: Bundle, graph: str, threads: int | None) -> Any:
     content = bundle.read_graph(graph)
     try:
         session = open_session(content, threads)
         [image], [logits] = session.get_inputs(), session.get_outputs()
     except ImportError:
         raise
-    except Exception as error:  # ONNX Runtime raises classes of its own, all right below Exception
-        raise BundleError(f"{bundle.place}: ONNX Runtime cannot run its {graph} graph ({error})") from None
+    except Exception as error:  # ONNX Runtime raises its own subclasses of Exception
+        raise BundleError(f"{bundle.path}: ONNX Runtime cannot run its {graph} graph ({error})") from None
     size = bundle.input_size
-    wanted = ("image", [bundle.channels, size, size], "logits", [len(bundle.classes)])
-    if (image.name, image.shape[1:], logits.name, logits.shape[1:]) != wanted:
-        raise BundleError(f"{bundle.place}: its {graph} graph does not fit what bundle.json says of size and classes")
+    expected = ("image", [bundle.channels, size, size], "logits", [len(bundle.classes)])
+    if (image.name, image.shape[1:], logits.name, logits.shape[1:]) != expected:
+        raise BundleError(f"{bundle.path}: its {graph} graph does not match the input and classes in bundle.json")
     return session

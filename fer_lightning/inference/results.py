@@ -1,4 +1,4 @@
-"""Predictions as rows of a table, lines for a person, and the timeline of a video."""
+"""Predictions as table rows, text lines and the timeline of a video."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from fer_lightning.inference.media import Source
 from fer_lightning.inference.predict import Prediction
 
 OUTPUTS: Final = (".csv", ".json", ".jsonl", ".parquet")
-"""Endings of the files that `write_rows` knows."""
+"""File name suffixes that `write_rows` supports."""
 
 Row = dict[str, Any]
-"""One face, or one picture without any: `picture`, `seconds` (of a video), `face` counted from 1, `x`, `y`, `width`,
-`height` in pixels, `label`, `confidence`, and `p_CLASS` of every class; None where there is nothing to say."""
+"""One face, or one image without a face: `picture`, `seconds` (of a video), `face` counted from 1, `x`, `y`, `width`,
+`height` in pixels, `label`, `confidence`, and `p_CLASS` of every class; missing values are None."""
 
 
 @dataclass
 class Timeline:
-    """The timeline of a video: stretches over which the largest face keeps one label."""
+    """The timeline of a video: segments during which the largest face has the same label."""
 
-    stretches: list[tuple[str, float, float]] = field(default_factory=list)
+    segments: list[tuple[str, float, float]] = field(default_factory=list)
 
     def add(self, seconds: float, faces: Sequence[Prediction]) -> None:
-        """The faces of one frame."""
+        """Adds the faces of one frame."""
         largest = max(faces, key=lambda face: face.box[2] * face.box[3] if face.box else 0, default=None)
         label = largest.label if largest else "no face"
-        if self.stretches and self.stretches[-1][0] == label:
-            self.stretches[-1] = (label, self.stretches[-1][1], seconds)
+        if self.segments and self.segments[-1][0] == label:
+            self.segments[-1] = (label, self.segments[-1][1], seconds)
         else:
-            self.stretches.append((label, seconds, seconds))
+            self.segments.append((label, seconds, seconds))
 
     def __str__(self) -> str:
-        return ", ".join(f"{_clock(start)}-{_clock(end)} {label}" for label, start, end in self.stretches)
+        return ", ".join(f"{_clock(start)}-{_clock(end)} {label}" for label, start, end in self.segments)
 
 
 def _clock(seconds: float) -> str:
@@ -46,13 +46,13 @@ def _clock(seconds: float) -> str:
 
 
 def rows_of(source: Source, faces: Sequence[Prediction], classes: Sequence[str]) -> list[Row]:
-    """The rows of one picture; one row without a label where it has no face."""
-    head = {"picture": source.name, "seconds": source.seconds}
+    """Rows of one image; one row without a label if it has no face."""
+    common = {"picture": source.name, "seconds": source.seconds}
     keys = ("face", "x", "y", "width", "height", "label", "confidence", *(f"p_{name}" for name in classes))
     if not faces:
-        return [head | dict.fromkeys(keys)]
+        return [common | dict.fromkeys(keys)]
     return [
-        head
+        common
         | {"face": number, **dict(zip(("x", "y", "width", "height"), face.box or [None] * 4, strict=True))}
         | {"label": face.label, "confidence": face.confidence}
         | {f"p_{name}": face.probabilities[name] for name in classes}
@@ -61,23 +61,23 @@ def rows_of(source: Source, faces: Sequence[Prediction], classes: Sequence[str])
 
 
 def line_of(source: Source, number: int, face: Prediction) -> str:
-    """One face for a person to read: where, and its three best classes."""
-    where = source.name if source.seconds is None else f"{source.name} {_clock(source.seconds)}"
+    """One line of text for a face: its image, box and three most probable classes."""
+    location = source.name if source.seconds is None else f"{source.name} {_clock(source.seconds)}"
     box = " at {},{} {}x{}".format(*face.box) if face.box else ""
     best, *others = face.top(3)
-    answers = "  ".join([f"{best[0]} {best[1]:.0%}", *(f"{name} {share:.0%}" for name, share in others)])
-    return f"{where}  face {number}{box}  {answers}"
+    classes = "  ".join([f"{best[0]} {best[1]:.0%}", *(f"{name} {probability:.0%}" for name, probability in others)])
+    return f"{location}  face {number}{box}  {classes}"
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """All rows into a .csv, .json, .jsonl or .parquet file, whole or not at all."""
-    with atomic_write(path) as aside:
+    """Writes rows atomically to a .csv, .json, .jsonl or .parquet file."""
+    with atomic_write(path) as temporary:
         if path.suffix == ".parquet":
             import pandas as pd
 
-            pd.DataFrame(rows).to_parquet(aside, index=False)
+            pd.DataFrame(rows).to_parquet(temporary, index=False)
         else:
-            with aside.open("w", encoding="utf-8", newline="") as file:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
                 if path.suffix == ".json":
                     json.dump(rows, file, indent=1)
                 elif path.suffix == ".jsonl":
@@ -88,19 +88,19 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
                     table.writerows(rows)
 
 
-def printer(form: str, classes: Sequence[str]) -> Callable[[Source, Sequence[Prediction]], None]:
-    """A function that prints the faces of one picture to stdout, as `text`, `csv` or `jsonl`."""
+def printer(format_name: str, classes: Sequence[str]) -> Callable[[Source, Sequence[Prediction]], None]:
+    """Returns a function that prints the faces of one image to stdout, as `text`, `csv` or `jsonl`."""
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if form == "csv":
+    if format_name == "csv":
         table.writerow(rows_of(Source("", b"", Path()), [], classes)[0])
 
     def show(source: Source, faces: Sequence[Prediction]) -> None:
-        if form == "text":
+        if format_name == "text":
             for number, face in enumerate(faces, start=1):
                 print(line_of(source, number, face))
             return
         for row in rows_of(source, faces, classes):
-            if form == "csv":
+            if format_name == "csv":
                 table.writerow(row.values())
             else:
                 print(json.dumps(row))

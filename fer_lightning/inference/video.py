@@ -1,4 +1,4 @@
-"""Frames of a video at an even pace."""
+"""Frames of a video at a constant rate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fer_lightning.inference.images import MAX_PIXELS, PictureError, printable, 
 
 
 def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Frames with their times, the first one and then `fps` a second; fewer where the video has fewer.
+    """Yields the first frame and then `fps` frames per second, or fewer if the video has fewer.
 
     Args:
-        path: A video that OpenCV's FFmpeg reads.
-        fps: Frames a second, above 0.
+        path: A video that OpenCV's FFmpeg can read.
+        fps: Frames per second, above 0.
 
     Yields:
-        Seconds since the start, and the frame as uint8 (H, W, 3) RGB.
+        Time in seconds since the start, and the frame as uint8 (H, W, 3) RGB.
 
     Raises:
-        PictureError: It is missing or no video.
+        PictureError: The file is missing or not a video.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # one clear line is said here
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # the error below replaces its messages
     import cv2
     import cv2.utils.logging
 
@@ -38,19 +38,20 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         raise PictureError(f"{name}: {reason_of(error)}") from None
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
-        if (width := video.get(cv2.CAP_PROP_FRAME_WIDTH)) * video.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
-            raise PictureError(f"{name}: frames of {width:g} pixels' width, at most {MAX_PIXELS:,} pixels are read")
-        number, wanted, pace = 0, 0.0, video.get(cv2.CAP_PROP_FPS) or 25.0
+        width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if width * height > MAX_PIXELS:
+            raise PictureError(f"{name}: its frames are {width:g}x{height:g} pixels, the limit is {MAX_PIXELS:,}")
+        number, next_time, file_fps = 0, 0.0, video.get(cv2.CAP_PROP_FPS) or 25.0
         while video.grab():
-            # what the file says of each frame, or counted where it says nothing
-            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000 or number / pace
+            # some files have no time stamps
+            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000 or number / file_fps
             number += 1
-            if seconds >= wanted - 1e-6:
-                wanted += (int((seconds - wanted + 1e-6) * fps) + 1) / fps  # the next even time to come
+            if seconds >= next_time - 1e-6:
+                next_time += (int((seconds - next_time + 1e-6) * fps) + 1) / fps
                 good, frame = video.retrieve()
                 if good:
                     yield seconds, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         if number == 0:
-            raise PictureError(f"{name}: it is no video that OpenCV can read")
+            raise PictureError(f"{name}: it is not a video that OpenCV can read")
     finally:
         video.release()

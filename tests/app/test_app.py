@@ -1,4 +1,4 @@
-"""The app: its flows through Streamlit's AppTest, and once in a browser."""
+"""The app, tested with Streamlit's AppTest and in a browser."""
 
 import base64
 import io
@@ -47,11 +47,11 @@ SCRIPT = ROOT / "fer_lightning" / "app" / "script.py"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to start the app in, and empty caches."""
+    """An empty working directory, and empty caches."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(models.MODEL_VARIABLE, raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(models, "bundled", list)  # whatever comes with the package
+    monkeypatch.setattr(models, "bundled_models", list)  # independent of the models in the package
     st.cache_data.clear()
     st.cache_resource.clear()
     return tmp_path
@@ -59,7 +59,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A detector that finds two in every picture."""
+    """A detector that finds two faces in every image."""
     found = [DetectedFace((10, 10, 60, 60)), DetectedFace((90, 20, 40, 40))]
     monkeypatch.setattr(faces_page, "detector", lambda **_: lambda image: found)
 
@@ -97,7 +97,7 @@ def run_with_checkpoint(here: Path, small_network) -> Path:
     return run
 
 
-def picture(side: int = 160, kind: str = "PNG") -> bytes:
+def image_bytes(side: int = 160, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
@@ -105,7 +105,7 @@ def picture(side: int = 160, kind: str = "PNG") -> bytes:
 
 
 def huge_png() -> bytes:
-    """The header of a PNG of 20,000 x 20,000 pixels, and no more than that."""
+    """Only the header of a PNG of 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -114,7 +114,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def opened(*uploads: tuple[str, bytes]) -> AppTest:
+def open_app(*uploads: tuple[str, bytes]) -> AppTest:
     app = AppTest.from_file(str(SCRIPT), default_timeout=60).run()
     if uploads:
         app.file_uploader[0].set_value([(name, data, "image/jpeg") for name, data in uploads])
@@ -123,8 +123,8 @@ def opened(*uploads: tuple[str, bytes]) -> AppTest:
     return app
 
 
-def results() -> AppTest:
-    """The second page; AppTest reaches pages in files only."""
+def open_results() -> AppTest:
+    """The second page; AppTest can only open pages that are files."""
 
     def show() -> None:
         from fer_lightning.app import runs_page
@@ -152,16 +152,16 @@ def bundle(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return small_bundle
 
 
-def test_it_opens_and_says_what_it_cannot_do_and_that_nothing_is_kept(bundle) -> None:
-    app = opened()
+def test_the_first_page_states_its_limits_and_that_nothing_is_written(bundle) -> None:
+    app = open_app()
     assert "does not know what anybody feels" in texts(app.caption)
     assert "nothing is written to disk" in texts(app.info)
-    assert "50.0% of the test pictures" in texts(app.caption)
+    assert "test accuracy 50.0%" in texts(app.caption)
 
 
-def test_every_face_gets_its_three_most_probable_classes(bundle, two_faces) -> None:
-    app = opened(("a.png", picture()))
-    assert "**2 faces** in 1 picture" in texts(app.markdown)
+def test_every_face_has_its_three_most_probable_classes(bundle, two_faces) -> None:
+    app = open_app(("a.png", image_bytes()))
+    assert "**2 faces** in 1 image" in texts(app.markdown)
     assert len(cards(app)) == 2
     first = cards(app)[0]
     assert first.count("fer-bar") >= 3
@@ -170,33 +170,35 @@ def test_every_face_gets_its_three_most_probable_classes(bundle, two_faces) -> N
     assert all(f"<span>{name}</span>" in cards(app)[0] for name in EMOTIONS)
 
 
-def test_an_unsure_answer_is_called_so(bundle, two_faces, monkeypatch) -> None:
-    from fer_lightning.app import cards as drawing
+def test_an_unsure_prediction_is_marked(bundle, two_faces, monkeypatch) -> None:
+    from fer_lightning.app import cards as cards_module
 
-    for limit, said in ((0.0, False), (1.1, True)):
-        monkeypatch.setattr(drawing, "UNSURE", limit)
-        assert ("Unsure. It could also be" in cards(opened(("a.png", picture())))[0]) == said
+    for limit, unsure in ((0.0, False), (1.1, True)):
+        monkeypatch.setattr(cards_module, "UNSURE", limit)
+        assert ("Unsure. It could also be" in cards(open_app(("a.png", image_bytes())))[0]) == unsure
 
 
-def test_bad_uploads_are_messages_and_the_rest_goes_through(bundle, two_faces) -> None:
-    app = opened(
-        ("text.jpg", b"no picture"),
+def test_unreadable_uploads_are_reported_and_the_others_processed(bundle, two_faces) -> None:
+    app = open_app(
+        ("text.jpg", b"not an image"),
         ("empty.jpg", b""),
-        ("cut.jpg", picture(kind="JPEG")[:2000]),
+        ("cut.jpg", image_bytes(kind="JPEG")[:2000]),
         ("huge.png", huge_png()),
-        ("dot.png", picture(1)),
-        ("*good*.jpg", picture(kind="JPEG")),
+        ("dot.png", image_bytes(1)),
+        ("*good*.jpg", image_bytes(kind="JPEG")),
     )
-    said = [error.value for error in app.error]
-    assert len(said) == 5
-    for part, sentence in zip(("no picture", "empty", "cannot be read", "far more pixels", "1x1"), said, strict=True):
-        assert part in sentence.replace("\\", "")
-        assert "Traceback" not in sentence
+    errors = [error.value for error in app.error]
+    assert len(errors) == 5
+    for part, message in zip(
+        ("not an image", "empty", "cannot be read", "far more pixels", "1x1"), errors, strict=True
+    ):
+        assert part in message.replace("\\", "")
+        assert "Traceback" not in message
     assert len(cards(app)) == 2
 
 
-def test_no_face_is_said_and_a_cropped_face_can_be_taken_whole(bundle) -> None:
-    app = opened(("flat.png", picture(64)))
+def test_a_missing_face_is_reported_and_images_can_be_cropped_faces(bundle) -> None:
+    app = open_app(("flat.png", image_bytes(64)))
     assert "No face was found" in texts(app.warning)
     assert cards(app) == []
     app.toggle[2].set_value(True).run()
@@ -204,25 +206,25 @@ def test_no_face_is_said_and_a_cropped_face_can_be_taken_whole(bundle) -> None:
     assert len(cards(app)) == 1
 
 
-def test_a_removed_picture_is_forgotten(bundle, two_faces) -> None:
-    app = opened(("a.png", picture()), ("b.png", picture(200)))
-    assert len(app.session_state["looked"]) == 2
+def test_results_of_a_removed_image_are_deleted(bundle, two_faces) -> None:
+    app = open_app(("a.png", image_bytes()), ("b.png", image_bytes(200)))
+    assert len(app.session_state["uploads"]) == 2
     app.file_uploader[0].clear().run()
-    app.file_uploader[0].set_value([("b.png", picture(200), "image/png")]).run()
-    assert [kept.name for kept in app.session_state["looked"].values()] == ["b.png"]
-    assert [len(kept) for kept in app.session_state["answers"].values()] == [1]
+    app.file_uploader[0].set_value([("b.png", image_bytes(200), "image/png")]).run()
+    assert [upload.name for upload in app.session_state["uploads"].values()] == ["b.png"]
+    assert [len(cached) for cached in app.session_state["predictions"].values()] == [1]
 
 
-def test_many_pictures_come_in_pages(bundle, two_faces) -> None:
-    app = opened(*((f"{n}.png", picture(150 + n)) for n in range(10)))
-    assert "**20 faces** in 10 pictures" in texts(app.markdown)
+def test_many_images_are_paginated(bundle, two_faces) -> None:
+    app = open_app(*((f"{n}.png", image_bytes(150 + n)) for n in range(10)))
+    assert "**20 faces** in 10 images" in texts(app.markdown)
     assert len(cards(app)) == 16
     app.get("pagination")[0].set_value(2).run()
     assert len(cards(app)) == 4
 
 
-def test_two_models_stand_side_by_side_with_their_heat_maps(bundle, two_faces, run_with_checkpoint) -> None:
-    app = opened(("a.png", picture()))
+def test_two_models_are_shown_side_by_side_with_heat_maps(bundle, two_faces, run_with_checkpoint) -> None:
+    app = open_app(("a.png", image_bytes()))
     assert "Run: small seed=0 (62.5%)" in app.selectbox[1].options
     app.selectbox[1].select("Run: small seed=0 (62.5%)")
     app.toggle[1].set_value(True).run()
@@ -231,103 +233,105 @@ def test_two_models_stand_side_by_side_with_their_heat_maps(bundle, two_faces, r
     assert "Occlusion map" in by_bundle
     assert "Grad-CAM" in by_run
     assert len(cards(app)) == 4
-    answers = [card.split("fer-answer")[1].split("</div>")[0] for card in (by_bundle, by_run)]
-    assert answers[0] == answers[1]  # the bundle was exported from this network
+    predictions = [card.split("fer-prediction")[1].split("</div>")[0] for card in (by_bundle, by_run)]
+    assert predictions[0] == predictions[1]  # the bundle was exported from this network
 
 
-def test_the_table_has_a_row_for_each_face_and_model_and_each_picture_without(two_faces, bundle) -> None:
-    app = opened(("a.png", picture()), ("text.jpg", b"no picture"))
-    looked = list(app.session_state["looked"].values())
-    [by_key] = app.session_state["answers"].values()
-    table = faces_page.as_table(looked, {"x": list(by_key.values())})
+def test_the_table_has_a_row_for_each_face_and_each_image_without_a_face(two_faces, bundle) -> None:
+    app = open_app(("a.png", image_bytes()), ("text.jpg", b"not an image"))
+    uploads = list(app.session_state["uploads"].values())
+    [by_key] = app.session_state["predictions"].values()
+    table = faces_page.to_table(uploads, {"x": list(by_key.values())})
     table = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     assert list(table["picture"]) == ["a.png", "a.png", "text.jpg"]
     assert table.loc[1, ["x", "y", "width", "height"]].tolist() == [90, 20, 40, 40]
     assert table.loc[0, [f"p_{name}" for name in EMOTIONS]].sum() == pytest.approx(1)
     assert table.loc[0, "confidence"] == table.loc[0, f"p_{table.loc[0, 'label']}"]
-    assert "no picture of a known kind" in table.loc[2, "problem"]
+    assert "not an image in a known format" in table.loc[2, "problem"]
 
 
-def test_without_a_model_it_says_how_to_get_one() -> None:
-    app = opened()
+def test_without_a_model_the_error_names_the_remedy() -> None:
+    app = open_app()
     assert "python train.py" in texts(app.error)
     assert not app.file_uploader
 
 
-def test_a_damaged_checkpoint_is_a_message(run_with_checkpoint: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(run_with_checkpoint: Path) -> None:
     (run_with_checkpoint / "checkpoints" / "best.ckpt").write_bytes(b"damaged")
-    app = opened()
-    assert "It cannot be loaded" in texts(app.error)
+    app = open_app()
+    assert "The model cannot be loaded" in texts(app.error)
     assert "not a checkpoint that this project wrote" in texts(app.error)
 
 
-def test_a_model_of_drawn_faces_is_marked_and_comes_last(run_with_checkpoint: Path) -> None:
+def test_a_model_trained_on_synthetic_faces_is_marked_and_listed_last(run_with_checkpoint: Path) -> None:
     drawn = run_with_checkpoint.with_name("10-00-01_drawn")
     shutil.copytree(run_with_checkpoint, drawn)
     record = json.loads((drawn / "record.json").read_text()) | {"name": "drawn", "synthetic": True}
     (drawn / "record.json").write_text(json.dumps(record))
-    app = opened()
+    app = open_app()
     assert app.selectbox[0].options == ["Run: small seed=0 (62.5%)", "Run: drawn (62.5%)"]
     assert not app.warning
     app.selectbox[0].select_index(1).run()
-    assert "means nothing" in texts(app.warning)
+    assert "are meaningless" in texts(app.warning)
 
 
-def test_two_runs_of_one_name_and_score_are_told_apart(run_with_checkpoint: Path) -> None:
+def test_runs_with_the_same_name_and_score_have_different_labels(run_with_checkpoint: Path) -> None:
     shutil.copytree(run_with_checkpoint, run_with_checkpoint.with_name("10-00-01_again"))
-    labels = [choice.label for choice in models.available()[0]]
+    labels = [choice.label for choice in models.available_choices()[0]]
     assert sorted(labels) == [
         f"Run: small seed=0 (62.5%), outputs/today/{folder}"
         for folder in sorted(["10-00-01_again", run_with_checkpoint.name])
     ]
 
 
-def test_the_model_that_was_asked_for_comes_first(run_with_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_requested_model_is_listed_first(run_with_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = run_with_checkpoint.with_name("09-00-00_older")
     shutil.copytree(run_with_checkpoint, again)
     monkeypatch.setenv("FER_APP_MODEL", str(again.absolute()))
-    found, _ = models.available()
+    found, _ = models.available_choices()
     assert len(found) == 2
     assert found[0].label == f"Run: small seed=0 (62.5%), outputs/today/{again.name}"
 
 
 @pytest.mark.parametrize(
-    ("picture", "seen"),
+    ("shape", "expected"),
     [
         ([24, 24], (1, 24, 24)),
-        ([200, 200, 3], (1, 96, 96)),  # no more than it looks at
+        ([200, 200, 3], (1, 96, 96)),  # at most the input size of the network
     ],
 )
-def test_a_run_sees_pictures_like_those_it_learnt_from(
-    run_with_checkpoint: Path, picture: list[int], seen: tuple[int, ...]
+def test_a_run_gets_images_of_the_training_resolution(
+    run_with_checkpoint: Path, shape: list[int], expected: tuple[int, ...]
 ) -> None:
     path = run_with_checkpoint / "checkpoints" / "best.ckpt"
     saved = torch.load(path, weights_only=True)
     saved["hyper_parameters"]["model"]["image_size"] = 96
-    saved["hyper_parameters"]["provenance"] = {"picture": picture}
+    saved["hyper_parameters"]["provenance"] = {"picture": shape}
     torch.save(saved, path)
     sharp = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    assert models.available()[0][0].load()._input(sharp).shape == seen
+    assert models.available_choices()[0][0].load()._input(sharp).shape == expected
     saved["hyper_parameters"]["provenance"] = {}
     torch.save(saved, path)
     with pytest.raises(ValueError, match="lacks the shape of its training images"):
-        models.available()[0][0].load()
+        models.available_choices()[0][0].load()
 
 
-def test_a_run_trained_on_crops_sees_the_centre_of_a_face(run_with_checkpoint: Path, small_network) -> None:
+def test_a_run_trained_on_crops_gets_the_centre_of_a_face(run_with_checkpoint: Path, small_network) -> None:
     path = run_with_checkpoint / "checkpoints" / "best.ckpt"
     saved = torch.load(path, weights_only=True)
     views = {"_target_": "fer_lightning.models.tta.ten_crop", "_partial_": True, "size": 0.75}
     saved["hyper_parameters"]["evaluation"]["views"] = views
     torch.save(saved, path)
     face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
-    [answer] = models.available()[0][0].load().predict([face])
+    [prediction] = models.available_choices()[0][0].load().predict([face])
     with torch.no_grad():
-        wanted = small_network(torch.from_numpy(face[6:42, 6:42] / np.float32(255))[None, None]).softmax(dim=1)[0]
-    assert list(answer.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-5)
+        expected = small_network(torch.from_numpy(face[6:42, 6:42] / np.float32(255))[None, None]).softmax(dim=1)[0]
+    assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint: Path, here: Path, monkeypatch) -> None:
+def test_mlflow_s_runs_are_listed_once_and_downloaded_when_selected(
+    run_with_checkpoint: Path, here: Path, monkeypatch
+) -> None:
     def run(number: int, name: str, files: list[str]):
         info = types.SimpleNamespace(run_id=f"id{number}", run_name=name)
         data = types.SimpleNamespace(
@@ -338,7 +342,7 @@ def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint:
     best = ["checkpoints/best.ckpt"]
     (run_with_checkpoint / ".mlflow_run_id").write_text("id1")
     stored = [run(1, "small seed=0", best), run(2, "only there", best), run(3, "parent", [])]
-    asked: list[str] = []
+    downloaded: list[str] = []
 
     class Client:
         def search_experiments(self):
@@ -352,23 +356,23 @@ def test_mlflow_s_runs_are_listed_once_and_read_when_chosen(run_with_checkpoint:
             return [types.SimpleNamespace(path=file) for file in files]
 
         def download_artifacts(self, run_id: str, path: str) -> str:
-            asked.append(run_id)
+            downloaded.append(run_id)
             return str(run_with_checkpoint / path)
 
     monkeypatch.setattr(models, "_client", Client)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere")
-    found, problems = models.available()
+    found, problems = models.available_choices()
     assert [choice.label for choice in found] == ["Run: small seed=0 (62.5%)", "MLflow: only there (62.5%)"]
-    assert problems == asked == []
+    assert problems == downloaded == []
     assert found[1].load().predict([np.zeros((48, 48), np.uint8)])[0].label in EMOTIONS
-    assert asked == ["id2"]
-    monkeypatch.setattr(models, "_client", lambda: exec("raise OSError('nobody answers')"))
-    assert "MLflow's runs are left out: nobody answers" in texts(opened().warning)
+    assert downloaded == ["id2"]
+    monkeypatch.setattr(models, "_client", lambda: exec("raise OSError('no connection')"))
+    assert "MLflow's runs are not listed: no connection" in texts(open_app().warning)
 
 
 @pytest.mark.parametrize(("set_by_user", "seconds"), [(None, "10"), ("5", "5")])
-def test_a_page_waits_for_mlflow_no_longer_than_wanted(here: Path, set_by_user: str | None, seconds: str) -> None:
-    """10 seconds, where a training waits 30, unless the user has set another time; the local store by default."""
+def test_mlflow_requests_of_a_page_have_a_short_timeout(here: Path, set_by_user: str | None, seconds: str) -> None:
+    """10 seconds (30 in training) unless set by the user; the local store is the default."""
     code = (
         "import os, sys, types\n"
         "sys.modules['mlflow'] = types.SimpleNamespace(MlflowClient=str)\n"
@@ -381,17 +385,17 @@ def test_a_page_waits_for_mlflow_no_longer_than_wanted(here: Path, set_by_user: 
     assert done.stdout.split() == ["sqlite:///mlruns/mlflow.db", seconds]
 
 
-def test_the_results_page_shows_what_was_measured_and_the_runs(run_with_checkpoint: Path) -> None:
+def test_the_results_page_shows_measured_systems_and_runs(run_with_checkpoint: Path) -> None:
     Image.new("RGB", (40, 30)).save(run_with_checkpoint / "confusion_matrix.png")
-    app = results()
+    app = open_results()
     published, own = (frame.value for frame in app.dataframe)
     assert "custom_cnn" in published["experiment"].tolist()
     assert own.loc[0, ["Run", "Test accuracy"]].tolist() == ["small seed=0", 0.625]
     assert [tab.label for tab in app.tabs] == ["Confusion matrix"]
 
 
-def test_a_folder_without_runs_is_no_error() -> None:
-    app = results()
+def test_a_folder_without_runs_is_not_an_error() -> None:
+    app = open_results()
     assert "no finished run" in texts(app.info)
 
 
@@ -402,7 +406,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return calls
 
 
-def test_the_command_says_where_and_that_only_this_machine_can_open_it(served, capsys) -> None:
+def test_the_command_prints_the_url_and_who_can_open_it(served, capsys) -> None:
     port = free_port()
     assert entry.main(["app", "--port", str(port)]) == 0
     assert served == [("localhost", port)]
@@ -411,33 +415,33 @@ def test_the_command_says_where_and_that_only_this_machine_can_open_it(served, c
     assert "ANYBODY" in capsys.readouterr().out
 
 
-def test_the_command_s_mistakes_are_one_sentence(served, capsys, monkeypatch, tmp_path: Path) -> None:
-    def refused(*words: str) -> str:
-        assert entry.main(["app", *words]) == 2
+def test_usage_errors_are_one_sentence(served, capsys, monkeypatch, tmp_path: Path) -> None:
+    def error_of(*arguments: str) -> str:
+        assert entry.main(["app", *arguments]) == 2
         [sentence] = capsys.readouterr().err.strip().splitlines()[-1:]
         return sentence
 
-    assert "nowhere" in refused("--model", "nowhere")
-    assert "neither a bundle" in refused("--model", str(tmp_path))
+    assert "nowhere" in error_of("--model", "nowhere")
+    assert "neither a bundle" in error_of("--model", str(tmp_path))
     with socket.create_server(("localhost", 0)) as taken:
-        assert "choose another with --port" in refused("--port", str(taken.getsockname()[1]))
-    assert "--port" in refused("--port", "many")
+        assert "choose another with --port" in error_of("--port", str(taken.getsockname()[1]))
+    assert "--port" in error_of("--port", "many")
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
-    assert "pip install -e '.[app]'" in refused()
+    assert "pip install -e '.[app]'" in error_of()
     assert served == []
 
 
-def test_a_model_is_found_by_bundle_run_folder_and_checkpoint(run_with_checkpoint: Path, small_bundle: Path) -> None:
+def test_models_are_found_by_bundle_run_folder_and_checkpoint(run_with_checkpoint: Path, small_bundle: Path) -> None:
     checkpoint = run_with_checkpoint / "checkpoints" / "best.ckpt"
-    for place in (checkpoint, run_with_checkpoint, Path("outputs")):
-        [choice] = models.given(str(place))
-        assert (choice.kind, Path(choice.place).resolve()) == ("checkpoint", checkpoint)
-    [choice] = models.given(str(small_bundle))
+    for path in (checkpoint, run_with_checkpoint, Path("outputs")):
+        [choice] = models.choices_from(str(path))
+        assert (choice.kind, Path(choice.location).resolve()) == ("checkpoint", checkpoint)
+    [choice] = models.choices_from(str(small_bundle))
     assert choice.kind == "bundle"
 
 
 class Chromium:
-    """A page of a headless browser with a pretended camera, driven through the DevTools protocol."""
+    """A page of a headless browser with a fake camera, controlled through the DevTools protocol."""
 
     def __init__(self, program: str, folder: Path, width: int) -> None:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
@@ -447,8 +451,8 @@ class Chromium:
         )
         self._numbers = itertools.count(1)
         port = wait_for(lambda: (folder / "DevToolsActivePort").read_text().split("\n")[0])
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            [page] = [page for page in json.load(answer) if page["type"] == "page"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as response:
+            [page] = [page for page in json.load(response) if page["type"] == "page"]
         self._socket = connect(page["webSocketDebuggerUrl"], max_size=None).__enter__()
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
 
@@ -456,16 +460,16 @@ class Chromium:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            answer = json.loads(self._socket.recv(timeout=60))
-            if answer.get("id") == number:
-                if "error" in answer:  # as when the page was just drawn anew
-                    raise LookupError(answer["error"]["message"])
-                return answer["result"]
+            response = json.loads(self._socket.recv(timeout=60))
+            if response.get("id") == number:
+                if "error" in response:  # for example while the page is rendered again
+                    raise LookupError(response["error"]["message"])
+                return response["result"]
 
     def value(self, script: str) -> object:
         return self("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def see(self, text: str) -> None:
+    def wait_for_text(self, text: str) -> None:
         wait_for(
             lambda: text in str(self.value("document.body.innerText")), lambda: self.value("document.body.innerText")
         )
@@ -494,20 +498,20 @@ class Chromium:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def wait_for(found: Callable[[], Any], told: Callable[[], object] = lambda: "") -> Any:
+def wait_for(condition: Callable[[], Any], message: Callable[[], object] = lambda: "") -> Any:
     deadline = time.monotonic() + 300
     while True:
         try:
-            if value := found():
+            if value := condition():
                 return value
         except (FileNotFoundError, LookupError):
             pass
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)
 
 
 @contextmanager
-def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+def terminated(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -515,7 +519,7 @@ def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
         process.wait(20)
 
 
-def test_it_works_in_a_browser(small_bundle: Path, real_data: Path, tmp_path: Path, here: Path) -> None:
+def test_the_app_in_a_browser(small_bundle: Path, real_data: Path, tmp_path: Path, here: Path) -> None:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
@@ -529,10 +533,10 @@ def test_it_works_in_a_browser(small_bundle: Path, real_data: Path, tmp_path: Pa
     assert len(detector()(canvas)) == 1
     work = tmp_path / "work"
     work.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), np.uint8)  # a file that is larger than 1 MB
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), np.uint8)  # for a file larger than 1 MB
     cv2.imwrite(str(tmp_path / "face.png"), canvas)
     cv2.imwrite(str(tmp_path / "large.bmp"), np.hstack([noise, noise]))
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "fer_lightning", "app", "--port", str(port), "--model", str(small_bundle)],
@@ -541,30 +545,30 @@ def test_it_works_in_a_browser(small_bundle: Path, real_data: Path, tmp_path: Pa
         text=True,
         stdout=subprocess.PIPE,
     )
-    with stopped(server):
+    with terminated(server):
         assert server.stdout is not None
         assert "only this machine" in server.stdout.readline()
         wait_for(lambda: socket.socket().connect_ex(("localhost", port)) == 0)
         page = Chromium(program, tmp_path / "profile", width=390)
-        with stopped(page.process):
+        with terminated(page.process):
             page("Page.navigate", url=f"http://localhost:{port}")
-            page.see("nothing is written to disk")
+            page.wait_for_text("nothing is written to disk")
             assert page.value("document.documentElement.scrollWidth") <= 390
             page.upload(tmp_path / "face.png", tmp_path / "large.bmp", tmp_path / "text.jpg")
-            page.see("1 face in 3 pictures")
-            page.see("no picture of a known kind")
-            page.see("No face was found")
+            page.wait_for_text("1 face in 3 images")
+            page.wait_for_text("not an image in a known format")
+            page.wait_for_text("No face was found")
             assert page.value("document.querySelectorAll('.fer-card .fer-bar').length") == 3
             assert page.value("document.documentElement.scrollWidth") <= 390
-            page("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "got"))
+            page("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "downloads"))
             page.click("CSV")
-            table = pd.read_csv(io.StringIO(wait_for((tmp_path / "got" / "expressions.csv").read_text)))
+            table = pd.read_csv(io.StringIO(wait_for((tmp_path / "downloads" / "expressions.csv").read_text)))
             assert table["picture"].tolist() == ["face.png", "large.bmp", "text.jpg"]
             page.click("Camera", "[data-testid=stButtonGroup] *")
             wait_for(lambda: page.value("document.querySelector('video')?.readyState") == 4)
             page.click("Take Photo")
-            page.see("0 faces in 1 picture")  # Chromium's camera shows a clock
+            page.wait_for_text("0 faces in 1 image")  # Chromium's camera shows a clock
             assert page.screenshot().std() > 10
             page("Page.navigate", url=f"http://localhost:{port}/results")
-            page.see("Measured systems")
+            page.wait_for_text("Measured systems")
         assert not list(work.rglob("*"))

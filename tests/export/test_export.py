@@ -19,9 +19,9 @@ from fer_lightning import __main__ as entry
 from fer_lightning.data.sources import synthetic
 from fer_lightning.export import build, graphs, mlflow_run
 from fer_lightning.export import source as sources
-from fer_lightning.export.build import ExportFaces, LabelledFaces, evenly
-from fer_lightning.export.parity import ExportError, Parity, check
-from fer_lightning.export.source import ExportSource, exportable
+from fer_lightning.export.build import ExportFaces, LabelledFaces, evenly_spaced
+from fer_lightning.export.parity import ExportError, Parity, check_parity
+from fer_lightning.export.source import ExportSource, copy_for_export
 from fer_lightning.inference.bundle import Bundle
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
@@ -43,7 +43,7 @@ ONE_BLOCK = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished tiny run; nobody changes it."""
+    """The folder of a finished tiny run; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     subprocess.run(
         [sys.executable, "train.py", *RUN, f"hydra.run.dir={folder}"], cwd=ROOT, check=True, capture_output=True
@@ -51,12 +51,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def export(run: Path, *words: str) -> int:
-    return entry.main(["export", f"checkpoint={run}/checkpoints/best.ckpt", *words])
+def export(run: Path, *arguments: str) -> int:
+    return entry.main(["export", f"checkpoint={run}/checkpoints/best.ckpt", *arguments])
 
 
-def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(build, "MAX_INT8_LOSS", 0.05)  # of 20 faces one is 5 points
+def test_a_bundle_predicts_like_the_checkpoint(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(build, "MAX_INT8_LOSS", 0.05)  # one of 20 faces is 5 points
     out = tmp_path / "bundle"
     assert export(run, "int8=true", f"out={out}", "name=tiny") == 0
     assert sorted(path.name for path in out.iterdir()) == [
@@ -78,8 +78,8 @@ def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, caps
     training = bundle.description["training"]
     assert (training["data"], training["protocol"]) == ("synthetic", "official")
     assert "model.widths=[8,16]" in training["command"]
-    for said in ("# tiny", "these numbers say nothing about real faces", "Intended use", "Weakest at"):
-        assert said in bundle.card
+    for text in ("# tiny", "these numbers say nothing about real faces", "Intended use", "Lowest F1"):
+        assert text in bundle.card
     assert "ONNX int8" in capsys.readouterr().out
 
     assert entry.main(["calibrate", f"checkpoint={run}"]) == 0
@@ -88,13 +88,13 @@ def test_a_bundle_answers_as_the_checkpoint_does(run: Path, tmp_path: Path, caps
     assert temperature == pytest.approx(json.loads(calibrated.read_text())["temperature"], rel=1e-3)
     network = load_module(run / "checkpoints" / "best.ckpt").network.eval()
     faces = torch.rand(5, 1, 24, 24)
-    answers = FERPredictor.load(out).predict(faces)
+    predictions = FERPredictor.load(out).predict(faces)
     with torch.no_grad():
-        wanted = (network(faces) / temperature).softmax(dim=1).numpy()
-    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+        expected = (network(faces) / temperature).softmax(dim=1).numpy()
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
 
 
-def test_a_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     best = run / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
@@ -104,21 +104,21 @@ def test_a_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.input_size == 24
     assert bundle.description["networks"][0]["crop"] == 0.75
-    assert "of which nets trained on crops see the centre" in bundle.card
+    assert "its centre for networks trained on crops" in bundle.card
     network, temperature = load_module(best).network.eval(), bundle.description["temperature"]["value"]
     faces = torch.rand(5, 1, 24, 24)
     with torch.no_grad():
-        wanted = (network(faces[..., 3:21, 3:21]) / temperature).softmax(dim=1).numpy()
-    answers = FERPredictor(bundle).predict(faces)
-    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+        expected = (network(faces[..., 3:21, 3:21]) / temperature).softmax(dim=1).numpy()
+    predictions = FERPredictor(bundle).predict(faces)
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
 
 
-def test_an_ensemble_votes_inside_of_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
+def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    named = f"members=[{','.join(map(str, tiny_runs))}]"
-    assert entry.main(["ensemble", named, "weights=fitted", "publish=three", "eval=plain"]) == 0
+    members_argument = f"members=[{','.join(map(str, tiny_runs))}]"
+    assert entry.main(["ensemble", members_argument, "weights=fitted", "publish=three", "eval=plain"]) == 0
     folder = Path("outputs") / "ensembles" / "three"
     members = json.loads((folder / "record.json").read_text())["members"]
     for member, weight in zip(members, (0.6, 0.0, 0.4), strict=True):
@@ -134,68 +134,68 @@ def test_an_ensemble_votes_inside_of_one_graph(tiny_runs: list[Path], tmp_path: 
     assert [n["checkpoint_sha256"] for n in described["networks"]] == [m["checkpoint_sha256"] for m in voting]
     assert described["training"]["command"] == record["command"]
     assert described["training"]["parameters"] == sum(member["params"] for member in voting)
-    assert "2 networks vote" in bundle.card
+    assert "an ensemble of 2 networks" in bundle.card
     assert described["parity"]["ONNX"]["max_probability_difference"] < 1e-5
 
-    nets = [load_module(Path(member["checkpoint"])).network.eval() for member in voting]
+    networks = [load_module(Path(member["checkpoint"])).network.eval() for member in voting]
     faces = torch.rand(5, 1, 24, 24)
     with torch.no_grad():
-        vote = sum(share * net(faces).softmax(dim=1) for share, net in zip((0.6, 0.4), nets, strict=True))
-    wanted = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
-    answers = FERPredictor.load(folder / "bundle").predict(faces)
-    np.testing.assert_allclose([list(a.probabilities.values()) for a in answers], wanted, atol=1e-5)
+        vote = sum(weight * network(faces).softmax(dim=1) for weight, network in zip((0.6, 0.4), networks, strict=True))
+    expected = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
+    predictions = FERPredictor.load(folder / "bundle").predict(faces)
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
 
 
-def test_an_export_that_answers_otherwise_leaves_nothing(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_an_export_that_deviates_from_pytorch_is_discarded(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     out = tmp_path / "somewhere" / "bundle"
     write_onnx = graphs.write_onnx
 
-    def spoiled(network: FERNetwork, *arguments: object) -> None:
+    def write_wrong_onnx(network: FERNetwork, *arguments: object) -> None:
         network = copy.deepcopy(network)
         network.body.head[-1].bias.data[0] += 1
         write_onnx(network, *arguments)
 
-    monkeypatch.setattr(graphs, "write_onnx", spoiled)
+    monkeypatch.setattr(graphs, "write_onnx", write_wrong_onnx)
     assert export(run, f"out={out}") == 1
     assert "ONNX differs from PyTorch by" in capsys.readouterr().err
     assert list(out.parent.iterdir()) == []
     out.mkdir()
-    (out / "bundle.json").write_text("the bundle before")
+    (out / "bundle.json").write_text("the previous bundle")
     assert export(run, f"out={out}") == 1
-    assert [path.read_text() for path in out.iterdir()] == ["the bundle before"]
+    assert [path.read_text() for path in out.iterdir()] == ["the previous bundle"]
     monkeypatch.undo()
     assert export(run, f"out={out}") == 0
     assert Bundle.load(out).name == "bundle"
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_bundle_that_the_predictor_refuses_is_not_kept(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_bundle_that_cannot_be_loaded_is_discarded(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     description = build.description
     monkeypatch.setattr(build, "description", lambda *given: description(*given) | {"classes": ["only one"]})
     monkeypatch.setattr(build, "model_card", lambda *_: "")
     assert export(run, f"out={tmp_path}/made/bundle") == 2
-    assert "does not fit what bundle.json says" in capsys.readouterr().err
+    assert "does not match the input and classes in bundle.json" in capsys.readouterr().err
     assert list((tmp_path / "made").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["format=tflite"], "format=tflite is unknown; there are onnx, executorch, torch_export"),
+        (["format=tflite"], "format=tflite is unknown; formats are onnx, executorch, torch_export"),
         (["int8=yes"], "int8 is 'yes'; it must be true or false"),
-        (["out={run}"], "exists and is no bundle"),
+        (["out={run}"], "exists and is not a bundle"),
         (["protocol=nothing"], "nothing"),
     ],
 )
-def test_wrong_use_is_one_sentence(run: Path, capsys, monkeypatch, words: list[str], said: str) -> None:
-    monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("it began"))
-    assert export(run, *(word.format(run=run) for word in words)) == 2
+def test_usage_errors_are_one_sentence(run: Path, capsys, monkeypatch, arguments: list[str], message: str) -> None:
+    monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("the export started"))
+    assert export(run, *(argument.format(run=run) for argument in arguments)) == 2
     shown = capsys.readouterr().err
-    assert said in shown
+    assert message in shown
     assert "Traceback" not in shown
 
 
-def test_a_checkpoint_must_be_named(tmp_path: Path, capsys) -> None:
+def test_a_checkpoint_is_required(tmp_path: Path, capsys) -> None:
     assert entry.main(["export", "int8=true"]) == 2
     assert "checkpoint=" in capsys.readouterr().err
     assert entry.main(["export", f"checkpoint={tmp_path}/none.ckpt"]) == 2
@@ -207,39 +207,41 @@ def test_a_checkpoint_must_be_named(tmp_path: Path, capsys) -> None:
 ROW = Parity(0.0, 0.0, 1.0, 1000, 0.7, 0, 1.0)
 
 
-def test_what_is_let_through() -> None:
+def test_parity_limits() -> None:
     good = {
         "PyTorch": ROW,
         "ONNX": dataclasses.replace(ROW, max_probability_difference=9.9e-5),
         "ONNX int8": dataclasses.replace(ROW, max_probability_difference=0.3, test_accuracy=0.6901),
     }
-    check(good)
+    check_parity(good)
     for name, change in {
         "ONNX": {"max_probability_difference": 1.1e-4},
         "ExecuTorch": {"max_probability_difference": float("nan")},
         "ONNX int8": {"test_accuracy": 0.6899},
     }.items():
         with pytest.raises(ExportError, match=f"^{name} "):
-            check({**good, name: dataclasses.replace(ROW, **change)})
+            check_parity({**good, name: dataclasses.replace(ROW, **change)})
 
 
-def test_positions_are_evenly_spaced() -> None:
-    assert evenly(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
-    assert evenly(np.arange(3), 5).tolist() == [0, 1, 2]
+def test_evenly_spaced_rows() -> None:
+    assert evenly_spaced(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
+    assert evenly_spaced(np.arange(3), 5).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("network", "crop", "picture", "wanted"),
+    ("network", "crop", "shape", "expected"),
     [
         ({"image_size": 48, "channels": 1}, 1, (48, 48), (48, 1)),
-        ({"image_size": 96, "channels": 3}, 1, (48, 48), (48, 1)),  # the graph enlarges as in training
-        ({"image_size": 48, "channels": 1}, 1, (100, 100, 3), (48, 1)),  # the predictor shrinks, as the network would
+        ({"image_size": 96, "channels": 3}, 1, (48, 48), (48, 1)),  # the graph upscales as in training
+        ({"image_size": 48, "channels": 1}, 1, (100, 100, 3), (48, 1)),  # the predictor shrinks like the network
         ({"image_size": 40, "channels": 1}, 0.833, (48, 48), (48, 1)),  # the graph crops
         ({"image_size": 224, "channels": 3}, 0.949, (48, 48), (48, 1)),
         ({"image_size": 40, "channels": 1}, 0.833, (100, 100), (48, 1)),
     ],
 )
-def test_graphs_take_what_the_network_learnt_from(network: dict, crop: float, picture: tuple, wanted: tuple) -> None:
+def test_graphs_take_images_of_the_training_resolution(
+    network: dict, crop: float, shape: tuple, expected: tuple
+) -> None:
     model = {
         "_target_": "fer_lightning.models.small_resnet.SmallResNet",
         "widths": [8],
@@ -248,10 +250,10 @@ def test_graphs_take_what_the_network_learnt_from(network: dict, crop: float, pi
     }
     built = build_network({**model, **network, "mean": 0.5, "std": 0.5}, 3).eval()
     built.crop = crop
-    assert training_input_size(built, picture) == wanted
+    assert training_input_size(built, shape) == expected
 
 
-def test_a_graph_that_enlarges_takes_any_batch(tmp_path: Path) -> None:
+def test_a_graph_that_upscales_takes_any_batch_size(tmp_path: Path) -> None:
     model = {
         "_target_": "fer_lightning.models.small_resnet.SmallResNet",
         "widths": [8],
@@ -267,31 +269,31 @@ def test_a_graph_that_enlarges_takes_any_batch(tmp_path: Path) -> None:
     for batch in (1, 3):
         faces = torch.rand(batch, 1, 48, 48)
         with torch.no_grad():
-            wanted = network(faces).numpy()
-        np.testing.assert_allclose(session.run(None, {"image": faces.numpy()})[0], wanted, atol=1e-4)
+            expected = network(faces).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": faces.numpy()})[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("calibration", graphs.CALIBRATIONS)
-def test_every_calibration_keeps_the_answers_close(small_network, small_bundle, tmp_path, calibration: str) -> None:
+def test_every_calibration_gives_similar_logits(small_network, small_bundle, tmp_path, calibration: str) -> None:
     faces = np.random.default_rng(0).random((32, 1, 48, 48), dtype=np.float32)
     graphs.write_int8(small_bundle / "model.onnx", tmp_path / "int8.onnx", faces, calibration)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
     logits = session.run(None, {"image": faces})[0]
-    wanted = graphs.torch_runner(small_network)(faces)
-    assert np.corrcoef(logits.flatten(), wanted.flatten())[0, 1] > 0.98
+    expected = graphs.torch_runner(small_network)(faces)
+    assert np.corrcoef(logits.flatten(), expected.flatten())[0, 1] > 0.98
     assert session.get_outputs()[0].shape[1:] == [len(EMOTIONS)]
 
 
-def test_an_onnx_runner_answers_as_the_predictor_does(small_network, small_bundle: Path) -> None:
+def test_an_onnx_runner_gives_the_logits_of_the_predictor(small_network, small_bundle: Path) -> None:
     faces = np.random.default_rng(0).random((5, 1, 48, 48), dtype=np.float32)
     logits = graphs.onnx_runner(small_bundle / "model.onnx", threads=1)(faces)
     np.testing.assert_array_equal(logits, FERPredictor.load(small_bundle, threads=1).logits(faces))
     np.testing.assert_allclose(logits, graphs.torch_runner(small_network)(faces), atol=1e-4)
 
 
-def test_torch_export_answers_alike(small_network, tmp_path: Path) -> None:
+def test_torch_export_gives_the_same_logits(small_network, tmp_path: Path) -> None:
     graphs.write_torch_export(small_network, tmp_path / "model.pt2", channels=1, size=48)
     faces = np.random.default_rng(0).random((5, 1, 48, 48), dtype=np.float32)
     logits = graphs.torch_export_runner(tmp_path / "model.pt2")(faces)
@@ -300,21 +302,21 @@ def test_torch_export_answers_alike(small_network, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch: pip install executorch")
 @pytest.mark.parametrize("int8", [False, True])
-def test_executorch_answers_alike(tmp_path: Path, int8: bool) -> None:
+def test_executorch_gives_the_same_logits(tmp_path: Path, int8: bool) -> None:
     torch.manual_seed(0)
-    network = exportable(build_network({**ONE_BLOCK, "image_size": 48, "channels": 1}, 3))
+    network = copy_for_export(build_network({**ONE_BLOCK, "image_size": 48, "channels": 1}, 3))
     faces = np.random.default_rng(0).random((16, 1, 48, 48), dtype=np.float32)
     path = tmp_path / "model.pte"
     graphs.write_executorch(network, path, 1, 48, faces if int8 else None)
     logits = graphs.executorch_runner(path)(faces)
-    wanted = graphs.torch_runner(network)(faces)
+    expected = graphs.torch_runner(network)(faces)
     if int8:
-        assert np.corrcoef(logits.flatten(), wanted.flatten())[0, 1] > 0.98
+        assert np.corrcoef(logits.flatten(), expected.flatten())[0, 1] > 0.98
     else:
-        np.testing.assert_allclose(logits, wanted, atol=1e-4)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_an_mlflow_model_gives_the_same_answers(small_bundle: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_mlflow_model_gives_the_same_predictions(small_bundle: Path, tmp_path: Path, monkeypatch) -> None:
     import mlflow
     from mlflow.pyfunc.scoring_server import _split_data_and_params, infer_and_parse_data
 
@@ -327,64 +329,66 @@ def test_an_mlflow_model_gives_the_same_answers(small_bundle: Path, tmp_path: Pa
         "timeout": 5,
     }
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
+    previous = mlflow.get_tracking_uri()
     try:
-        address, _ = mlflow_run.log_model(bundle, store)
-        model = mlflow.pyfunc.load_model(address)
+        uri, _ = mlflow_run.log_model(bundle, store)
+        model = mlflow.pyfunc.load_model(uri)
         [run] = mlflow.search_runs(experiment_names=["bundles"], output_format="list")
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(previous)
     assert run.data.metrics == {"test/accuracy": 0.5}
     assert run.data.tags["data"] == "fer2013"
     assert run.info.status == "FINISHED"
-    picture = b"P5 48 48 255\n" + bytes(range(48)) * 48
-    answers = model.predict(pd.DataFrame({"image": [picture, picture]}))
-    [wanted] = FERPredictor(bundle).predict(picture)
-    assert answers["label"].tolist() == [wanted.label] * 2
-    np.testing.assert_allclose(answers[[f"p_{name}" for name in EMOTIONS]].iloc[0], list(wanted.probabilities.values()))
-    # as `mlflow models serve` reads what is posted to it
-    posted = json.dumps({"dataframe_records": [{"image": base64.b64encode(picture).decode()}]})
-    data, _ = _split_data_and_params(posted)
+    image = b"P5 48 48 255\n" + bytes(range(48)) * 48
+    predictions = model.predict(pd.DataFrame({"image": [image, image]}))
+    [expected] = FERPredictor(bundle).predict(image)
+    assert predictions["label"].tolist() == [expected.label] * 2
+    np.testing.assert_allclose(
+        predictions[[f"p_{name}" for name in EMOTIONS]].iloc[0], list(expected.probabilities.values())
+    )
+    # as `mlflow models serve` parses a request
+    request = json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode()}]})
+    data, _ = _split_data_and_params(request)
     parsed = infer_and_parse_data(data, model.metadata.get_input_schema())
-    pd.testing.assert_frame_equal(model.predict(parsed), answers.iloc[:1])
+    pd.testing.assert_frame_equal(model.predict(parsed), predictions.iloc[:1])
 
 
-def test_without_mlflow_tracking_it_is_told(small_bundle: Path) -> None:
+def test_mlflow_models_need_mlflow_tracking(small_bundle: Path) -> None:
     with pytest.raises(ValueError, match="needs tracking=mlflow"):
         mlflow_run.log_model(Bundle.load(small_bundle), {"_target_": "fer_lightning.reporting.tracking.nowhere"})
 
 
-def test_onnx_answers_as_pytorch_on_real_faces(real_data: Path, small_bundle: Path, small_network) -> None:
-    """1,000 faces of FER2013 answered within 1e-5 of PyTorch."""
+def test_onnx_predicts_like_pytorch_on_real_faces(real_data: Path, small_bundle: Path, small_network) -> None:
+    """Probabilities for 1,000 faces of FER2013 are within 1e-5 of PyTorch."""
     import zipfile
 
     with zipfile.ZipFile(real_data / "fer2013-kaggle.zip") as archive:
         names = sorted(name for name in archive.namelist() if "PrivateTest" in name)[::3][:1000]
-        pictures = [archive.read(name) for name in names]
+        images = [archive.read(name) for name in names]
     predictor = FERPredictor.load(small_bundle)
-    faces = np.stack([predictor.prepare(picture) for picture in pictures])
+    faces = np.stack([predictor.prepare(image) for image in images])
     with torch.no_grad():
-        wanted = small_network(torch.from_numpy(faces)).double().softmax(dim=1).numpy()
-    answers = predictor.predict(pictures)
-    assert len(answers) == 1000
-    shares = np.array([list(answer.probabilities.values()) for answer in answers])
-    np.testing.assert_allclose(shares, wanted, atol=1e-5)
-    assert (shares.argmax(axis=1) == wanted.argmax(axis=1)).all()
+        expected = small_network(torch.from_numpy(faces)).double().softmax(dim=1).numpy()
+    predictions = predictor.predict(images)
+    assert len(predictions) == 1000
+    probabilities = np.array([list(prediction.probabilities.values()) for prediction in predictions])
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert (probabilities.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize(("scores", "chosen"), [([0.2, 0.9], 1), ([0.5, 0.4], 0), ([0.1, 0.2], 1)])
-def test_the_calibration_that_loses_least_is_kept(
+def test_the_calibration_with_the_least_loss_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], chosen: int
 ) -> None:
-    """The first that loses next to nothing, else the best; the float graph is right on 90%."""
+    """The first with a small enough loss, else the best; the float graph has an accuracy of 90%."""
     names, written = list(graphs.CALIBRATIONS)[:2], []
     monkeypatch.setattr(graphs, "CALIBRATIONS", names)
     monkeypatch.setattr(graphs, "write_int8", lambda source, target, faces, name: written.append(name))
-    right_on = {"model.onnx": 0.9}
+    accuracies = {"model.onnx": 0.9}
 
     def onnx_runner(path: Path, threads: int | None = None) -> graphs.Runner:
-        share = right_on.get(path.name) or scores[names.index(written[-1])]
-        return lambda faces: np.eye(2, dtype=np.float32)[(np.arange(len(faces)) >= 10 * share).astype(int)]
+        value = accuracies.get(path.name) or scores[names.index(written[-1])]
+        return lambda faces: np.eye(2, dtype=np.float32)[(np.arange(len(faces)) >= 10 * value).astype(int)]
 
     monkeypatch.setattr(graphs, "onnx_runner", onnx_runner)
     val = LabelledFaces(np.arange(10), np.zeros((10, 1, 24, 24), np.float32), np.zeros(10, np.int64))
@@ -393,7 +397,7 @@ def test_the_calibration_that_loses_least_is_kept(
     assert best == written[-1] == names[chosen]
 
 
-def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
+def test_a_network_trained_under_a_leaky_protocol_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["hyper_parameters"]["provenance"]["protocol"] = "leaky_all(copies=1)"
     torch.save(content, tmp_path / "leaky.ckpt")
@@ -403,7 +407,7 @@ def test_a_net_that_may_have_learnt_the_test_pictures_is_not_exported(run: Path,
     assert not out.exists()
 
 
-def test_a_net_is_exported_only_where_neither_part_was_learnt_from(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_checks_that_neither_part_was_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(trained.Trained, "refuse_seen_images", lambda self, part: asked.append(part))
     source = ExportSource.load(run, [])

@@ -18,7 +18,7 @@ from fer_lightning.inference.detect import MARGIN, DetectedFace, crop, detector
 
 @pytest.fixture(scope="module")
 def frontal(real_data: Path) -> list[np.ndarray]:
-    """Some of FER2013's faces that the cascade finds, 48 x 48."""
+    """Some faces of FER2013 that the cascade detects, 48 x 48."""
     find = detector()
     with zipfile.ZipFile(real_data / "fer2013-kaggle.zip") as archive:
         names = sorted(name for name in archive.namelist() if "happy/PublicTest" in name)
@@ -32,39 +32,39 @@ def enlarged(face: np.ndarray, side: int) -> np.ndarray:
 
 
 def pasted(*faces: tuple[np.ndarray, int, int, int], size: tuple[int, int] = (480, 640)) -> np.ndarray:
-    """A gray canvas with faces, each given as picture, x, y and side."""
+    """A gray canvas with faces, each as image, x, y and side."""
     canvas = np.full(size, 128, np.uint8)
     for face, x, y, side in faces:
         canvas[y : y + side, x : x + side] = enlarged(face, side)
     return canvas
 
 
-def test_faces_are_found_where_they_are_the_largest_first(frontal) -> None:
-    places = [(60, 40, 120), (380, 200, 200)]
-    canvas = pasted(*((face, *place) for face, place in zip(frontal, places, strict=False)))
+def test_faces_are_located_and_sorted_by_size(frontal) -> None:
+    boxes = [(60, 40, 120), (380, 200, 200)]
+    canvas = pasted(*((face, *box) for face, box in zip(frontal, boxes, strict=False)))
     for image in (canvas, np.repeat(canvas[..., None], 3, axis=2)):
         large, small = detector()(image)
-        for found, (x, y, side) in ((large, places[1]), (small, places[0])):
+        for found, (x, y, side) in ((large, boxes[1]), (small, boxes[0])):
             left, top, width, height = found.box
             assert width == height == pytest.approx(side, rel=0.25)
             assert left + width / 2 == pytest.approx(x + side / 2, abs=0.15 * side)
             assert top + height / 2 == pytest.approx(y + side / 2, abs=0.15 * side)
 
 
-def test_a_large_picture_gives_the_same_boxes_in_its_own_pixels(frontal) -> None:
+def test_boxes_of_a_large_image_are_in_its_own_pixels(frontal) -> None:
     canvas = pasted((frontal[0], 200, 120, 240))
-    [there] = detector()(canvas)
+    [original] = detector()(canvas)
     [larger] = detector()(cv2.resize(canvas, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC))
-    assert np.array(larger.box) / 4 == pytest.approx(np.array(there.box), abs=16)
+    assert np.array(larger.box) / 4 == pytest.approx(np.array(original.box), abs=16)
 
 
-def test_a_face_that_fills_the_picture_is_found_and_its_crop_is_the_picture(frontal) -> None:
-    shares = []
+def test_the_crop_of_a_face_that_fills_the_image_is_the_image(frontal) -> None:
+    ratios = []
     for face in frontal:
-        picture = enlarged(face, 120)
-        [found, *_] = detector()(picture)
-        shares.append(crop(picture, found).shape[0] / 120)
-    assert np.median(shares) == pytest.approx(1, abs=0.12)  # as FER2013's own crop
+        image = enlarged(face, 120)
+        [found, *_] = detector()(image)
+        ratios.append(crop(image, found).shape[0] / 120)
+    assert np.median(ratios) == pytest.approx(1, abs=0.12)  # as FER2013's own crop
 
 
 @pytest.mark.parametrize(
@@ -77,41 +77,41 @@ def test_a_face_that_fills_the_picture_is_found_and_its_crop_is_the_picture(fron
         np.zeros((20, 20, 3), np.uint8),
     ],
 )
-def test_no_face_is_an_empty_list(image) -> None:
+def test_without_a_face_the_list_is_empty(image) -> None:
     assert detector()(image) == []
 
 
 @pytest.mark.parametrize(
     "image", [np.zeros((9, 9), np.float32), np.zeros((9, 9, 4), np.uint8), np.zeros((0, 9), np.uint8)]
 )
-def test_what_is_no_picture_is_refused_by_name(image) -> None:
-    with pytest.raises(ValueError, match=r"a picture must be uint8"):
+def test_arrays_that_are_not_images_are_refused(image) -> None:
+    with pytest.raises(ValueError, match=r"an image must be uint8"):
         detector()(image)
 
 
-def test_an_unknown_detector_is_named_with_those_there_are() -> None:
+def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'dlib'; there are opencv and mediapipe"):
         detector("dlib")
 
 
 def test_threads_share_a_detector(frontal) -> None:
     find, canvas = detector(), pasted((frontal[0], 200, 120, 240))
-    alone, together = find(canvas), []
-    threads = [threading.Thread(target=lambda: together.append(find(canvas))) for _ in range(4)]
+    expected, results = find(canvas), []
+    threads = [threading.Thread(target=lambda: results.append(find(canvas))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert together == [alone] * 4
+    assert results == [expected] * 4
 
 
-def test_of_overlapping_boxes_the_largest_remains() -> None:
+def test_of_overlapping_boxes_only_the_largest_remains() -> None:
     inside, apart, large = (30, 30, 40, 40), (200, 0, 50, 50), (0, 0, 100, 100)
-    touching = (90, 90, 60, 60)  # shares 100 of its 3,600 pixels
-    assert detect._merged([inside, apart, touching, large]) == [large, touching, apart]
+    touching = (90, 90, 60, 60)  # overlaps by 100 of its 3,600 pixels
+    assert detect._suppress_overlaps([inside, apart, touching, large]) == [large, touching, apart]
 
 
-def test_an_upright_crop_copies_its_pixels() -> None:
+def test_an_upright_crop_copies_pixels() -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     assert round(MARGIN * 25) == 26
     cut = crop(image, DetectedFace((20, 10, 25, 25)))
@@ -119,13 +119,13 @@ def test_an_upright_crop_copies_its_pixels() -> None:
     assert crop(image[..., 0], DetectedFace((20, 10, 25, 25))).shape == (26, 26)
 
 
-def test_beyond_the_edge_its_pixels_go_on() -> None:
+def test_pixels_outside_of_the_image_repeat_its_edge() -> None:
     image = np.arange(40, dtype=np.uint8)[:, None].repeat(40, axis=1)
     cut = crop(image, DetectedFace((-10, -10, 48, 48)))
     assert cut.shape == (50, 50)
     assert (cut[:11] == 0).all()
     assert cut[-1, 20] == cut[-1, 0] == 38
-    assert crop(image, DetectedFace((100, 100, 20, 20))).min() == 39  # wholly outside: the nearest pixel
+    assert crop(image, DetectedFace((100, 100, 20, 20))).min() == 39  # completely outside: the nearest pixel
 
 
 def test_a_wide_box_gives_a_square_around_its_centre() -> None:
@@ -137,7 +137,7 @@ def test_a_wide_box_gives_a_square_around_its_centre() -> None:
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 12.0])
-def test_eyes_are_level_afterwards(degrees: float) -> None:
+def test_crops_have_level_eyes(degrees: float) -> None:
     turn = np.deg2rad(degrees)
     centre, half = np.array([100.0, 90.0]), 20 * np.array([np.cos(turn), np.sin(turn)])
     image = np.zeros((200, 200), np.uint8)
@@ -149,31 +149,31 @@ def test_eyes_are_level_afterwards(degrees: float) -> None:
     assert left == pytest.approx(right, abs=1)
 
 
-def test_eyes_that_cannot_be_true_turn_nothing() -> None:
+def test_implausible_eyes_are_ignored() -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
     box = (10, 10, 30, 30)
-    mistaken = DetectedFace(box, ((20.0, 10.0), (25.0, 35.0)))
-    np.testing.assert_array_equal(crop(image, mistaken), crop(image, DetectedFace(box)))
+    implausible = DetectedFace(box, ((20.0, 10.0), (25.0, 35.0)))
+    np.testing.assert_array_equal(crop(image, implausible), crop(image, DetectedFace(box)))
 
 
-def test_turned_faces_come_out_more_upright(frontal) -> None:
-    rest = []
+def test_crops_of_rotated_faces_are_more_upright(frontal) -> None:
+    rolls = []
     for face in frontal:
         canvas = pasted((face, 60, 60, 160), size=(280, 280))
         for degrees in (-12, 12):
             matrix = cv2.getRotationMatrix2D((140, 140), degrees, 1)
             for found in detector()(cv2.warpAffine(canvas, matrix, (280, 280), borderValue=128))[:1]:
                 if found.eyes:
-                    rest.append(abs(-degrees - detect._roll(found.eyes)))
-    assert len(rest) >= 3
-    assert np.median(rest) < 9  # of 12
+                    rolls.append(abs(-degrees - detect._roll(found.eyes)))
+    assert len(rolls) >= 3
+    assert np.median(rolls) < 9  # of 12
 
 
 class FakeMediaPipe:
-    """The part of MediaPipe's interface that is used, with two faces of which one lies in the other."""
+    """The used part of MediaPipe's interface; detects two faces, one inside the other."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pictures: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
         self.model = b""
         self.closed = 0
         vision = types.SimpleNamespace(FaceDetectorOptions=lambda base: base, FaceDetector=self)
@@ -198,36 +198,36 @@ class FakeMediaPipe:
     def close(self):
         self.closed += 1
 
-    def detect(self, picture: np.ndarray):
-        self.pictures.append(picture)
+    def detect(self, image: np.ndarray):
+        self.images.append(image)
 
         def face(x, y, side):
             box = types.SimpleNamespace(origin_x=x, origin_y=y, width=side, height=side)
-            points = [types.SimpleNamespace(x=at, y=0.25) for at in (0.6, 0.4, 0.5)]
+            points = [types.SimpleNamespace(x=x, y=0.25) for x in (0.6, 0.4, 0.5)]
             return types.SimpleNamespace(bounding_box=box, keypoints=points)
 
         return types.SimpleNamespace(detections=[face(12, 12, 10), face(10, 10, 40)])
 
 
-def test_mediapipe_gives_boxes_and_eyes(monkeypatch, tmp_path: Path) -> None:
+def test_mediapipe_returns_boxes_and_eyes(monkeypatch, tmp_path: Path) -> None:
     fake = FakeMediaPipe(monkeypatch)
     model = tmp_path / "model.tflite"
     model.write_bytes(b"weights")
     find = detector("mediapipe", model=model)
     assert fake.model == b"weights"
     assert find(np.zeros((100, 200), np.uint8)) == [DetectedFace((6, 2, 47, 47), ((80.0, 25.0), (120.0, 25.0)))]
-    assert fake.pictures[-1].shape == (100, 200, 3)
+    assert fake.images[-1].shape == (100, 200, 3)
     del find
     assert fake.closed == 1
 
 
-def test_mediapipe_s_model_is_fetched_once_and_verified(monkeypatch, tmp_path: Path) -> None:
+def test_mediapipe_s_model_is_downloaded_once_and_verified(monkeypatch, tmp_path: Path) -> None:
     fake = FakeMediaPipe(monkeypatch)
     source = tmp_path / "there.tflite"
     source.write_bytes(b"the model")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(detect, "MEDIAPIPE_URL", source.as_uri())
-    with pytest.raises(ValueError, match=r"is not MediaPipe's model \(sha256 .*give it as model=PATH"):
+    with pytest.raises(ValueError, match=r"is not MediaPipe's model \(sha256 .*pass it as model=PATH"):
         detector("mediapipe")
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(detect, "MEDIAPIPE_SHA256", hashlib.sha256(b"the model").hexdigest())
@@ -235,13 +235,13 @@ def test_mediapipe_s_model_is_fetched_once_and_verified(monkeypatch, tmp_path: P
     source.unlink()
     detector("mediapipe")  # from the cache
     assert fake.model == b"the model"
-    [kept] = (tmp_path / "cache" / "fer_lightning").iterdir()
-    kept.write_bytes(b"half")  # damaged: fetched again, which fails here
+    [cached] = (tmp_path / "cache" / "fer_lightning").iterdir()
+    cached.write_bytes(b"half")  # damaged: downloaded again, which fails here
     with pytest.raises(ValueError, match="cannot be downloaded"):
         detector("mediapipe")
 
 
-def test_what_mediapipe_lacks_is_one_sentence(monkeypatch, tmp_path: Path) -> None:
+def test_missing_parts_of_mediapipe_are_reported(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[mediapipe\]'"):
         detector("mediapipe")
@@ -253,7 +253,7 @@ def test_what_mediapipe_lacks_is_one_sentence(monkeypatch, tmp_path: Path) -> No
         detector("mediapipe", model=tmp_path / "text")
 
 
-def test_the_real_mediapipe_frames_faces_as_fer2013_does(frontal) -> None:
+def test_the_real_mediapipe_crops_faces_like_fer2013(frontal) -> None:
     pytest.importorskip("mediapipe", reason="needs pip install -e '.[mediapipe]'")
     if not (model := os.environ.get("FER_MEDIAPIPE_MODEL")):
         pytest.skip("needs MediaPipe's model: FER_MEDIAPIPE_MODEL=blaze_face_short_range.tflite")

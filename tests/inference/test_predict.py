@@ -15,9 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from fer_lightning import __main__ as entry
-from fer_lightning.inference import images as pictures
+from fer_lightning.inference import images
 from fer_lightning.inference.detect import DetectedFace, crop
-from fer_lightning.inference.images import PictureError, read_picture, to_input
+from fer_lightning.inference.images import PictureError, read_image, to_input
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.inference.video import frames
 from fer_lightning.labels import EMOTIONS
@@ -40,72 +40,74 @@ def png(pixels: np.ndarray, **options: object) -> bytes:
 
 
 def reference(network, pixels: np.ndarray) -> np.ndarray:
-    """What the network itself says of pixels (H, W) or (H, W, 3)."""
+    """Probabilities of the network itself for pixels (H, W) or (H, W, 3)."""
     image = torch.from_numpy(pixels).float() / 255
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
     with torch.no_grad():
         return network(image[None]).softmax(dim=1)[0].numpy()
 
 
-def shares(prediction: Prediction) -> np.ndarray:
+def probabilities_of(prediction: Prediction) -> np.ndarray:
     return np.array(list(prediction.probabilities.values()))
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (48, 48, 3), (200, 130), (97, 211, 3), (20, 30), (30, 90, 3)])
-def test_pictures_of_any_size_get_the_networks_own_answer(predictor, small_network, shape) -> None:
+def test_images_of_any_size_get_the_predictions_of_the_network(predictor, small_network, shape) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    [answer] = predictor.predict(pixels)
-    np.testing.assert_allclose(shares(answer), reference(small_network, pixels), atol=1e-5)
+    [prediction] = predictor.predict(pixels)
+    np.testing.assert_allclose(probabilities_of(prediction), reference(small_network, pixels), atol=1e-5)
 
 
-def test_a_prediction_says_all(predictor, gray) -> None:
-    [answer] = predictor.predict(gray)
-    assert tuple(answer.probabilities) == EMOTIONS
-    assert sum(answer.probabilities.values()) == pytest.approx(1)
-    assert answer.confidence == answer.probabilities[answer.label] == max(answer.probabilities.values())
-    assert answer.box is None
-    top = answer.top()
-    assert top[0] == (answer.label, answer.confidence)
-    assert [share for _, share in top] == sorted(answer.probabilities.values(), reverse=True)[:3]
+def test_a_prediction_has_label_confidence_and_probabilities(predictor, gray) -> None:
+    [prediction] = predictor.predict(gray)
+    assert tuple(prediction.probabilities) == EMOTIONS
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.confidence == prediction.probabilities[prediction.label] == max(prediction.probabilities.values())
+    assert prediction.box is None
+    top = prediction.top()
+    assert top[0] == (prediction.label, prediction.confidence)
+    assert [probability for _, probability in top] == sorted(prediction.probabilities.values(), reverse=True)[:3]
 
 
-def test_every_way_to_hold_a_picture_gives_the_same_answer(predictor, gray, tmp_path: Path) -> None:
+def test_every_type_of_input_gives_the_same_prediction(predictor, gray, tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     path.write_bytes(png(gray))
     colour = np.repeat(gray[..., None], 3, axis=2)
     opaque = np.dstack([colour, np.full_like(gray, 255)])
     unit = gray.astype(np.float32) / 255
     tensor = torch.from_numpy(unit)[None]
-    held = [
+    inputs = [
         gray, gray[..., None], colour, opaque, gray.astype(np.int64), gray.astype(np.uint16) * 257, unit,
         unit.astype(np.float64), colour.astype(np.float32) / 255, tensor, tensor.expand(3, -1, -1),
         tensor.clone().requires_grad_(), tensor[0], path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()),
         Image.fromarray(gray), Image.fromarray(colour), gray[None],
     ]  # fmt: skip
-    answers = np.array([shares(answer) for answer in predictor.predict(held)])
-    np.testing.assert_allclose(answers, np.broadcast_to(answers[0], answers.shape), atol=1e-6)
+    predictions = np.array([probabilities_of(prediction) for prediction in predictor.predict(inputs)])
+    np.testing.assert_allclose(predictions, np.broadcast_to(predictions[0], predictions.shape), atol=1e-6)
 
 
-def test_one_or_many(predictor, gray, tmp_path: Path) -> None:
+def test_single_images_and_batches(predictor, gray, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(gray))
     [one] = predictor.predict(tmp_path / "a.png")
     assert predictor.predict(np.stack([gray] * 3)[..., None]) == [one] * 3
     assert predictor.predict(torch.from_numpy(np.stack([gray] * 2))[:, None]) == [one] * 2
     assert predictor.predict(pd.Series([str(tmp_path / "a.png")] * 2)) == [one] * 2
     assert predictor.predict([]) == []
-    with pytest.raises(PictureError, match=r"shape \(100, 48, 48\) is no picture"):
+    with pytest.raises(PictureError, match=r"shape \(100, 48, 48\) is not an image"):
         predictor.predict(np.zeros((100, 48, 48), np.uint8))
 
 
-def test_thousands_keep_their_order(predictor) -> None:
+def test_predictions_are_in_the_order_of_images(predictor) -> None:
     many = np.random.default_rng(2).integers(0, 256, (300, 48, 48), dtype=np.uint8)
-    together = predictor.predict(list(many))
-    assert len(together) == 300
+    predictions = predictor.predict(list(many))
+    assert len(predictions) == 300
     for position in (0, 63, 64, 65, 127, 128, 299):
-        np.testing.assert_allclose(shares(together[position]), shares(predictor.predict(many[position])[0]), atol=1e-6)
+        np.testing.assert_allclose(
+            probabilities_of(predictions[position]), probabilities_of(predictor.predict(many[position])[0]), atol=1e-6
+        )
 
 
-def test_pictures_are_read_as_they_are_needed(predictor, gray) -> None:
+def test_images_are_read_lazily(predictor, gray) -> None:
     taken = []
 
     def endless():
@@ -124,7 +126,7 @@ def exif_rotated() -> bytes:
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its data has not."""
+    """A PNG whose header has a larger size than its data."""
     import struct
     import zlib
 
@@ -141,27 +143,27 @@ def header_of(width: int, height: int) -> bytes:
 NOISE = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 BAD = {
     "cut.jpg": (png(NOISE, format="JPEG")[:1000], "truncated"),
-    "text.jpg": (b"this is not a picture", "no picture of a known kind"),
+    "text.jpg": (b"this is not an image", "not an image in a known format"),
     "empty.jpg": (b"", "the file is empty"),
     "1x1.png": (png(np.zeros((1, 1), np.uint8)), "1x1 pixels are too few"),
     "20000x20000.png": (header_of(20_000, 20_000), "pixels"),
-    "9000x9000.png": (header_of(9_000, 9_000), "9000x9000 pixels, at most 50,000,000 are read"),
+    "9000x9000.png": (header_of(9_000, 9_000), "9000x9000 pixels, the limit is 50,000,000"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_picture_gets_one_clear_sentence(predictor, tmp_path: Path, name: str) -> None:
-    content, said = BAD[name]
+def test_an_unreadable_image_gives_a_one_line_error(predictor, tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
     (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PictureError, match=said) as raised:
+        with pytest.raises(PictureError, match=message) as raised:
             predictor.predict(tmp_path / name)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_not_there_or_not_allowed_is_told(predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_permissions_are_reported(predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PictureError, match=r"nowhere\.jpg: there is no such file"):
         predictor.predict(tmp_path / "nowhere.jpg")
     with pytest.raises(PictureError, match="it is a folder"):
@@ -176,81 +178,81 @@ def test_what_is_not_there_or_not_allowed_is_told(predictor, tmp_path: Path, mon
 
         monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(PictureError, match=r"locked\.jpg: no permission to read it"):
-        read_picture(locked)
+        read_image(locked)
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.full((48, 48), 2.0), r"float pixels must lie in \[0, 1\]"),
         (np.full((48, 48), np.nan), r"float pixels must lie in \[0, 1\]"),
         (np.full((48, 48), 300), "integers from 0 to 255"),
         (np.full((48, 48), -1), "integers from 0 to 255"),
         (np.full((48, 48), 1j), "integers from 0 to 255"),
-        (np.zeros((48, 48, 2), np.uint8), "is no picture"),
-        (np.zeros((0, 48), np.uint8), "is no picture"),
-        (np.zeros(48 * 48, np.uint8), "0-dimensional|is no picture|too few|uint8"),
-        (object(), "a object is no picture"),
-        (3, "a int is no picture"),
+        (np.zeros((48, 48, 2), np.uint8), "is not an image"),
+        (np.zeros((0, 48), np.uint8), "is not an image"),
+        (np.zeros(48 * 48, np.uint8), "0-dimensional|is not an image|too few|uint8"),
+        (object(), "a object is not an image"),
+        (3, "a int is not an image"),
     ],
 )
-def test_a_bad_array_is_told_what_it_must_be(predictor, array: object, said: str) -> None:
-    with pytest.raises(PictureError, match=said):
+def test_an_invalid_array_is_refused(predictor, array: object, message: str) -> None:
+    with pytest.raises(PictureError, match=message):
         predictor.predict(array)
 
 
-def test_too_many_bytes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_BYTES", 100)
+def test_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
     (tmp_path / "large.png").write_bytes(png(NOISE))
     with pytest.raises(PictureError, match="more than 100 bytes"):
-        read_picture(tmp_path / "large.png")
+        read_image(tmp_path / "large.png")
 
 
-def test_one_bad_picture_does_not_stop_the_rest(predictor, gray) -> None:
+def test_errors_can_be_returned_instead_of_raised(predictor, gray) -> None:
     many: list[object] = [gray] * 1000
-    many[500] = b"no picture"
-    with pytest.raises(PictureError, match="picture 501"):
+    many[500] = b"not an image"
+    with pytest.raises(PictureError, match="image 501"):
         predictor.predict(many)
-    answers = predictor.predict(many, errors="return")
-    assert isinstance(answers[500], PictureError)
-    assert sum(isinstance(answer, Prediction) for answer in answers) == 999
+    predictions = predictor.predict(many, errors="return")
+    assert isinstance(predictions[500], PictureError)
+    assert sum(isinstance(prediction, Prediction) for prediction in predictions) == 999
     with pytest.raises(ValueError, match="errors is 'ignore'"):
         predictor.predict(gray, errors="ignore")
 
 
-def test_a_rotated_photo_is_turned_upright() -> None:
-    upright = read_picture(exif_rotated())
+def test_the_exif_orientation_is_applied() -> None:
+    upright = read_image(exif_rotated())
     as_stored = np.asarray(Image.open(io.BytesIO(exif_rotated())))
     np.testing.assert_array_equal(upright, np.rot90(as_stored, k=-1))
 
 
-def test_16_bits_keep_their_brightness() -> None:
+def test_16_bits_are_scaled_to_8() -> None:
     ramp = np.linspace(0, 65535, 48 * 48).reshape(48, 48).astype(np.uint16)
-    np.testing.assert_array_equal(read_picture(png(ramp)), np.rint(ramp / 257))
+    np.testing.assert_array_equal(read_image(png(ramp)), np.rint(ramp / 257))
 
 
 def test_cmyk_becomes_rgb() -> None:
     file = io.BytesIO()
     Image.new("CMYK", (48, 48), (0, 255, 255, 0)).save(file, "JPEG", quality=100)
-    pixels = read_picture(file.getvalue())
+    pixels = read_image(file.getvalue())
     assert pixels.shape == (48, 48, 3)
     np.testing.assert_allclose(pixels.reshape(-1, 3).mean(axis=0), [255, 0, 0], atol=3)
 
 
-def test_of_an_animation_the_first_picture_is_taken() -> None:
+def test_the_first_frame_of_an_animation_is_used() -> None:
     file = io.BytesIO()
     first, second = (Image.new("L", (48, 48), shade) for shade in (40, 200))
     first.save(file, "GIF", save_all=True, append_images=[second])
-    assert np.unique(read_picture(file.getvalue())).tolist() == [40]
+    assert np.unique(read_image(file.getvalue())).tolist() == [40]
 
 
 def test_transparency_palettes_and_masks_are_read() -> None:
     clear = np.dstack([NOISE, np.zeros((64, 64), np.uint8)])
-    np.testing.assert_array_equal(read_picture(png(clear)), NOISE)
+    np.testing.assert_array_equal(read_image(png(clear)), NOISE)
     palette = Image.fromarray(NOISE).quantize(16)
-    np.testing.assert_array_equal(read_picture(palette), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(read_image(palette), np.asarray(palette.convert("RGB")))
     mask = Image.fromarray(NOISE[..., 0] > 127)
-    assert set(np.unique(read_picture(mask))) == {0, 255}
+    assert set(np.unique(read_image(mask))) == {0, 255}
 
 
 def test_gray_follows_bt601() -> None:
@@ -261,8 +263,8 @@ def test_gray_follows_bt601() -> None:
     assert to_input(NOISE[..., 0], 48, 3).shape == (3, 48, 48)
 
 
-def found(count: int):
-    """A detector that finds that many faces in any picture."""
+def detector_of(count: int):
+    """A detector that finds `count` faces in any image."""
 
     def detect(image: np.ndarray) -> list[DetectedFace]:
         assert image.dtype == np.uint8
@@ -271,19 +273,19 @@ def found(count: int):
     return detect
 
 
-def test_every_face_that_is_found_gets_an_answer(predictor) -> None:
+def test_every_detected_face_gets_a_prediction(predictor) -> None:
     photo = np.random.default_rng(4).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    answers = predictor.predict([photo, photo / 255], detect=True, detector=found(3))
-    assert [[face.box for face in faces] for faces in answers] == [
+    predictions = predictor.predict([photo, photo / 255], detect=True, detector=detector_of(3))
+    assert [[face.box for face in faces] for faces in predictions] == [
         [(0, 10, 40, 40), (20, 10, 40, 40), (40, 10, 40, 40)]
     ] * 2
-    for face in answers[0]:  # each is the answer for what was cut out there
-        [alone] = predictor.predict(crop(photo, DetectedFace(face.box)))
-        np.testing.assert_allclose(shares(face), shares(alone), atol=1e-6)
-    assert len({face.confidence for face in answers[0]}) == 3
-    assert predictor.predict(photo, detect=True, detector=found(0)) == [[]]
-    mixed = predictor.predict([photo, b"", photo], detect=True, detector=found(1), errors="return")
-    assert [type(answer) for answer in mixed] == [list, PictureError, list]
+    for face in predictions[0]:  # each is the prediction for its crop
+        [expected] = predictor.predict(crop(photo, DetectedFace(face.box)))
+        np.testing.assert_allclose(probabilities_of(face), probabilities_of(expected), atol=1e-6)
+    assert len({face.confidence for face in predictions[0]}) == 3
+    assert predictor.predict(photo, detect=True, detector=detector_of(0)) == [[]]
+    mixed = predictor.predict([photo, b"", photo], detect=True, detector=detector_of(1), errors="return")
+    assert [type(prediction) for prediction in mixed] == [list, PictureError, list]
 
 
 BLOCKER = """
@@ -297,7 +299,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def test_nothing_that_trains_is_needed(small_bundle: Path, tmp_path: Path) -> None:
+def test_training_packages_are_not_needed(small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "face.png").write_bytes(png(NOISE))
     code = BLOCKER + (
         "from fer_lightning.inference.predict import FERPredictor\n"
@@ -307,7 +309,7 @@ def test_nothing_that_trains_is_needed(small_bundle: Path, tmp_path: Path) -> No
     assert done.stdout.strip() in EMOTIONS
 
 
-def test_without_onnx_runtime_one_sentence_is_said(small_bundle: Path) -> None:
+def test_without_onnx_runtime_the_error_is_one_line(small_bundle: Path) -> None:
     code = BLOCKER.replace('"onnx"', '"onnxruntime"') + (
         "from fer_lightning.__main__ import main\n"
         f"sys.exit(main(['predict', 'x.png', '--model', {str(small_bundle)!r}]))\n"
@@ -315,42 +317,44 @@ def test_without_onnx_runtime_one_sentence_is_said(small_bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (
         2,
-        "fer predict: predicting needs ONNX Runtime: pip install onnxruntime\n",
+        "fer predict: prediction needs ONNX Runtime: pip install onnxruntime\n",
     )
 
 
-# the command
+# the command line
 
 
 @pytest.fixture
 def folder(tmp_path: Path, gray: np.ndarray) -> Path:
-    """A folder of good and bad files."""
-    place = tmp_path / "pictures"
-    (place / "deeper").mkdir(parents=True)
-    (place / "a.png").write_bytes(png(gray))
-    (place / "deeper" / "b.jpg").write_bytes(png(NOISE, format="JPEG"))
-    (place / "notes.txt").write_text("not asked for")
-    (place / ".hidden.png").write_bytes(b"")
-    return place
+    """A folder of images and other files."""
+    images = tmp_path / "pictures"
+    (images / "deeper").mkdir(parents=True)
+    (images / "a.png").write_bytes(png(gray))
+    (images / "deeper" / "b.jpg").write_bytes(png(NOISE, format="JPEG"))
+    (images / "notes.txt").write_text("not an image")
+    (images / ".hidden.png").write_bytes(b"")
+    return images
 
 
-def predict(*words: object) -> int:
-    return entry.main(["predict", *map(str, words)])
+def predict(*arguments: object) -> int:
+    return entry.main(["predict", *map(str, arguments)])
 
 
-def test_a_folder_into_a_pipe(small_bundle, predictor, folder, capfd) -> None:
+def test_a_folder_as_csv(small_bundle, predictor, folder, capfd) -> None:
     assert predict(folder, "--whole", "--model", small_bundle) == 0
     shown = capfd.readouterr()
     rows = pd.read_csv(io.StringIO(shown.out))
     assert rows["picture"].tolist() == [str(folder / "a.png"), str(folder / "deeper" / "b.jpg")]
-    answers = predictor.predict([folder / "a.png", folder / "deeper" / "b.jpg"])
-    assert rows["label"].tolist() == [answer.label for answer in answers]
-    np.testing.assert_allclose(rows[[f"p_{name}" for name in EMOTIONS]], [shares(answer) for answer in answers])
+    predictions = predictor.predict([folder / "a.png", folder / "deeper" / "b.jpg"])
+    assert rows["label"].tolist() == [prediction.label for prediction in predictions]
+    np.testing.assert_allclose(
+        rows[[f"p_{name}" for name in EMOTIONS]], [probabilities_of(prediction) for prediction in predictions]
+    )
     assert shown.err == ""
 
 
 @pytest.mark.parametrize("form", ["jsonl", "text"])
-def test_rows_go_into_the_file_while_the_bar_goes_to_the_terminal(small_bundle, folder, tmp_path, form: str) -> None:
+def test_rows_go_to_stdout_and_the_progress_bar_to_the_terminal(small_bundle, folder, tmp_path, form: str) -> None:
     terminal, of_child = os.openpty()
     command = [sys.executable, "-m", "fer_lightning", "predict", folder, "--whole", "--model", small_bundle]
     with (tmp_path / "rows").open("wb") as rows:
@@ -361,7 +365,7 @@ def test_rows_go_into_the_file_while_the_bar_goes_to_the_terminal(small_bundle, 
     assert len((tmp_path / "rows").read_text().splitlines()) == 2
 
 
-def test_each_bad_picture_is_one_line_and_the_rest_goes_through(small_bundle, folder, capfd) -> None:
+def test_each_unreadable_image_is_one_line_and_the_others_are_processed(small_bundle, folder, capfd) -> None:
     for name, (content, _) in BAD.items():
         (folder / name).write_bytes(content)
     nowhere = folder / "nowhere.jpg"
@@ -370,36 +374,36 @@ def test_each_bad_picture_is_one_line_and_the_rest_goes_through(small_bundle, fo
     assert len([json.loads(line) for line in shown.out.splitlines()]) == 2
     lines = shown.err.splitlines()
     assert len(lines) == len(BAD) + 1
-    for name, (_, said) in BAD.items():
-        assert any(f"{name}: " in line and said in line for line in lines), name
+    for name, (_, message) in BAD.items():
+        assert any(f"{name}: " in line and message in line for line in lines), name
     assert f"fer predict: {nowhere}: there is no such file" in lines
 
 
-@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
-def test_results_in_a_file(small_bundle, folder, capfd, ending: str) -> None:
-    out = folder.parent / "new" / f"results.{ending}"
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_results_are_written_to_a_file(small_bundle, folder, capfd, suffix: str) -> None:
+    out = folder.parent / "new" / f"results.{suffix}"
     assert predict(folder, "--whole", "--model", small_bundle, "--out", out) == 0
-    read = {
+    readers = {
         "csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet,
         "jsonl": lambda path: pd.read_json(path, lines=True),
     }  # fmt: skip
-    table = read[ending](out)
+    table = readers[suffix](out)
     assert list(table.columns[:4]) == ["picture", "seconds", "face", "x"]
     assert table["face"].tolist() == [1, 1]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert capfd.readouterr().out == ""
 
 
-def test_stdin(small_bundle, predictor, gray) -> None:
+def test_an_image_is_read_from_stdin(small_bundle, predictor, gray) -> None:
     command = [sys.executable, "-m", "fer_lightning", "predict", "-", "--whole", "--model", str(small_bundle)]
     done = subprocess.run([*command, "--format", "text"], input=png(gray), capture_output=True, cwd=ROOT, check=True)
-    [answer] = predictor.predict(gray)
-    assert done.stdout.decode().startswith(f"-  face 1  {answer.label} {answer.confidence:.0%}  ")
+    [prediction] = predictor.predict(gray)
+    assert done.stdout.decode().startswith(f"-  face 1  {prediction.label} {prediction.confidence:.0%}  ")
     bad = subprocess.run(command, input=b"", capture_output=True, cwd=ROOT)
     assert (bad.returncode, bad.stderr) == (1, b"fer predict: -: the file is empty\n")
 
 
-def test_a_closed_pipe_is_no_error(small_bundle, folder) -> None:
+def test_a_closed_pipe_is_not_an_error(small_bundle, folder) -> None:
     for number in range(300):
         (folder / f"{number}.png").write_bytes((folder / "a.png").read_bytes())
     command = f"{sys.executable} -m fer_lightning predict {folder} --whole --model {small_bundle} | head -n 1"
@@ -410,21 +414,21 @@ def test_a_closed_pipe_is_no_error(small_bundle, folder) -> None:
     assert done.stdout.startswith("picture,")
 
 
-def test_annotated_pictures_keep_their_places(small_bundle, folder, gray, capfd) -> None:
+def test_annotated_images_keep_their_relative_paths(small_bundle, folder, gray, capfd) -> None:
     (folder / "a.jpg").write_bytes(png(NOISE, format="JPEG"))
     notes = folder / "annotated"
-    for _ in range(2):  # what was annotated before is not read
+    for _ in range(2):  # earlier annotated images are not read
         assert predict(folder, "--whole", "--model", small_bundle, "--annotate", notes) == 0
         made = sorted(str(path.relative_to(notes)) for path in notes.rglob("*.png"))
         assert made == ["pictures/a_faces.png", "pictures/a_faces_2.png", "pictures/deeper/b_faces.png"]
     drawn = np.asarray(Image.open(notes / "pictures" / "a_faces_2.png"))
     assert (drawn == (255, 212, 0)).all(axis=2).any()
-    np.testing.assert_array_equal(read_picture(folder / "a.png"), gray)
+    np.testing.assert_array_equal(read_image(folder / "a.png"), gray)
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Two seconds at 10 frames a second, each frame brighter than the one before."""
+    """Two seconds at 10 frames a second, each frame brighter than the previous one."""
     path = tmp_path / "short.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
     assert writer.isOpened()
@@ -434,14 +438,14 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_video_is_looked_at_at_an_even_pace(small_bundle, video, capfd) -> None:
+def test_frames_are_read_at_the_given_rate(small_bundle, video, capfd) -> None:
     assert predict(video, "--whole", "--fps", 2, "--model", small_bundle) == 0
     shown = capfd.readouterr()
     assert pd.read_csv(io.StringIO(shown.out))["seconds"].tolist() == [0, 0.5, 1, 1.5]
     assert shown.err.startswith(f"{video}: 0:00.0-")
 
 
-def test_a_video_that_starts_late_and_has_a_gap_keeps_the_pace(video, monkeypatch) -> None:
+def test_a_video_with_a_late_start_and_a_gap_keeps_the_rate(video, monkeypatch) -> None:
     times = [10 + number / 25 for number in range(50)] + [14 + number / 25 for number in range(50)]
 
     class Capture:
@@ -464,7 +468,7 @@ def test_a_video_that_starts_late_and_has_a_gap_keeps_the_pace(video, monkeypatc
     assert [seconds for seconds, _ in frames(video, fps=1)] == [10, 11, 14, 15]
 
 
-def test_what_is_no_video_is_told(small_bundle, tmp_path: Path) -> None:
+def test_unreadable_videos_and_empty_folders_are_reported(small_bundle, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "fer_lightning", "predict", "--whole", "--model", str(small_bundle)]
@@ -472,13 +476,13 @@ def test_what_is_no_video_is_told(small_bundle, tmp_path: Path) -> None:
     done = subprocess.run([*command, *inputs], capture_output=True, cwd=ROOT, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"fer predict: {tmp_path}/empty: holds no picture and no video",
-        f"fer predict: {tmp_path}/text.mp4: it is no video that OpenCV can read",
+        f"fer predict: {tmp_path}/empty: contains no image or video",
+        f"fer predict: {tmp_path}/text.mp4: it is not a video that OpenCV can read",
         f"fer predict: {tmp_path}/no.mp4: there is no such file",
     ]
 
 
-def test_no_face_is_said_not_guessed(small_bundle, tmp_path: Path, capfd) -> None:
+def test_an_image_without_a_face_gets_a_row_without_a_label(small_bundle, tmp_path: Path, capfd) -> None:
     (tmp_path / "sky.png").write_bytes(png(np.full((200, 200), 200, np.uint8)))
     assert predict(tmp_path / "sky.png", "--model", small_bundle) == 0
     shown = capfd.readouterr()
@@ -489,7 +493,7 @@ def test_no_face_is_said_not_guessed(small_bundle, tmp_path: Path, capfd) -> Non
     assert pd.isna(row["face"])
 
 
-def test_the_detector_s_model_can_be_given(small_bundle, folder, monkeypatch, capfd) -> None:
+def test_the_model_of_the_detector_can_be_given(small_bundle, folder, monkeypatch, capfd) -> None:
     given = []
 
     def made(name: str, **options: object):
@@ -497,30 +501,30 @@ def test_the_detector_s_model_can_be_given(small_bundle, folder, monkeypatch, ca
         return lambda image: []
 
     monkeypatch.setattr("fer_lightning.inference.detect.detector", made)
-    words = ["--detector", "mediapipe", "--detector_model", "net.tflite"]
-    assert predict(folder / "a.png", *words, "--model", small_bundle) == 0
+    arguments = ["--detector", "mediapipe", "--detector_model", "net.tflite"]
+    assert predict(folder / "a.png", *arguments, "--model", small_bundle) == 0
     assert given == [("mediapipe", {"model": Path("net.tflite")})]
     assert "no face found" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["x.png", "--model", "nobody"], "no model 'nobody'"),
         (["x.png", "--out", "results.txt"], "must end in .csv"),
         (["x.png", "--fps", "0"], "above 0"),
         (["clip.mp4", "--fps", "inf"], "must be a number above 0"),
-        (["photos", "--annotate", "photos/"], "is where pictures are read from"),
+        (["photos", "--annotate", "photos/"], "is also an input"),
         (["x.png", "--detector", "eyes"], "invalid choice: 'eyes'"),
         (["x.png", "--whole", "--detect"], "not allowed with"),
-        (["x.png", "--detector_model", "net.tflite"], "--detector_model is a file for --detector mediapipe"),
+        (["x.png", "--detector_model", "net.tflite"], "--detector_model needs --detector mediapipe"),
         ([], "required"),
     ],
 )
-def test_wrong_use_ends_with_status_2(words: list[str], said: str, capfd) -> None:
+def test_usage_errors_exit_with_status_2(arguments: list[str], message: str, capfd) -> None:
     with pytest.raises(SystemExit) as ended:
-        sys.exit(predict(*words))
+        sys.exit(predict(*arguments))
     assert ended.value.code == 2
     shown = capfd.readouterr().err
-    assert said in shown
+    assert message in shown
     assert "Traceback" not in shown
