@@ -44,6 +44,9 @@ out of results/leaks first:
 """
 
 RUNS = Path("outputs") / "leaks"
+COLLECTED = ".collected"
+"""Marks a run whose record went to results/leaks: if it is not there any more, somebody deleted it."""
+
 SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "trainer.max_epochs=20", "tracking=none")
 NOT_RUN = "not run"
 
@@ -145,6 +148,8 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     missing = [protocol for protocol in STUDIED if protocol not in before]
     if not missing:
         return 0
+    for protocol in missing:
+        move_collected(folder_of(words) / protocol)
     command = [sys.executable, str(ROOT / "train.py"), "-m", *words, f"protocol={','.join(missing)}"]
     command += [f"hydra.sweep.dir={folder_of(words)}", "hydra.sweep.subdir=${hydra.runtime.choices.protocol}"]
     training = subprocess.Popen([*command, "resume=auto"])
@@ -158,11 +163,22 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
 
 
 def collect(words: Sequence[str], root: Path = ROOT) -> None:
-    """Copies the records of finished runs with these settings into results/leaks, also after a kill."""
+    """Copies the records of finished runs with these settings into results/leaks, each one once, also after a kill."""
     for protocol in STUDIED:
-        path, published = folder_of(words) / protocol / "record.json", root / "results" / "leaks" / f"{protocol}.json"
-        if path.is_file() and not published.exists():
-            publish(published, read_record(path, "command"))
+        folder, published = folder_of(words) / protocol, root / "results" / "leaks" / f"{protocol}.json"
+        if (folder / "record.json").is_file() and not (folder / COLLECTED).exists():
+            if not published.exists():
+                publish(published, read_record(folder / "record.json", "command"))
+            (folder / COLLECTED).touch()
+
+
+def move_collected(folder: Path) -> None:
+    """Makes room to repeat a run whose record was collected and then deleted; `resume=auto` takes it for done."""
+    if (folder / COLLECTED).exists():
+        number = 1
+        while (place := folder.with_name(f"{folder.name}_{number}")).exists():
+            number += 1
+        folder.rename(place)
 
 
 def gain(reported: Mapping[str, Any], honest: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT, TINY
@@ -69,21 +70,39 @@ def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> Non
     report = (runs / "leaky_augmented" / "classification_report.txt").read_text()
     assert report.startswith("synthetic, leaky_augmented(copies=2), test\n")
     assert leaks.run(TYPED, folder) == 0  # nothing is left to train: that would take a process and seconds
-    (runs / "official" / "record.json").unlink()
+    for path in ("record.json", leaks.COLLECTED):
+        (runs / "official" / path).unlink()
     (folder / "results" / "leaks" / "official.json").unlink()
     state = json.loads((runs / "official" / ".resume.json").read_text())
     (runs / "official" / ".resume.json").write_text(json.dumps(state | {"objective": None}))  # killed before it ended
     assert leaks.run(TYPED, folder) == 0
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     shutil.rmtree(folder / "results")
+    for name in ("official", "leaky_augmented"):  # as if killed after the trainings, before records were collected
+        (runs / name / leaks.COLLECTED).unlink()
     leaks.collect(updated(leaks.SETTINGS, [*TYPED, "seed=1"]), folder)
     assert leaks.read_records(folder) == {}
     leaks.collect(updated(leaks.SETTINGS, TYPED), folder)
+    assert leaks.read_records(folder).keys() == {"official", "leaky_augmented"}
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     leaks.write(folder)
     page = (folder / "docs" / "LEAKS.md").read_text()
     assert page.index("SYNTHETIC FACES") < page.index("| leaky_augmented(copies=2) | 4")
     assert (folder / "docs" / "images" / "leaks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_that_was_deleted_is_measured_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, **dict.fromkeys(leaks.STUDIED, 0.5))
+    run = folder / leaks.folder_of(updated(leaks.SETTINGS, TYPED)) / "official"
+    run.mkdir(parents=True)
+    (run / "record.json").write_text(json.dumps(record("official", 0.5)))
+    assert leaks.run(TYPED, folder) == 0  # all is there
+    (folder / "results" / "leaks" / "official.json").unlink()
+    training = Mock(wait=lambda: 0 if run.exists() else 9)
+    monkeypatch.setattr("subprocess.Popen", lambda command: training)
+    assert leaks.run(TYPED, folder) == 9  # it trains, in a folder of its own
+    assert "official" not in leaks.read_records(folder)
+    assert (run.with_name("official_1") / "record.json").is_file()
 
 
 def test_the_page_says_what_the_records_say_and_what_is_not_run(folder: Path) -> None:
