@@ -96,6 +96,11 @@ def _bar(name: str, probability: float, first: bool) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    """Escapes text of a file name, record or bundle, which Markdown would otherwise render."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-.!|~$:&" else char for char in text)
+
+
 def shrink_for_display(image: Image) -> tuple[Image, float]:
     """Shrinks an image for display; returns it with its scale relative to the original."""
     scale = min(1.0, SHOWN_SIDE / max(image.shape[:2]))

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from fer_lightning.app.cards import Image, draw_boxes, face_card, shrink_for_display
+from fer_lightning.app.cards import Image, draw_boxes, escaped, face_card, shrink_for_display
 from fer_lightning.app.choices import Choice, Model, available_choices
 from fer_lightning.app.heatmaps import HeatMap
 from fer_lightning.files import one_line
@@ -109,7 +109,7 @@ def select_models() -> dict[Choice, Model]:
     """Lets the user select one or two models; returns those that could be loaded and shows errors for the others."""
     found, problems = choices()
     for problem in problems:
-        st.warning(problem)
+        st.warning(escaped(problem))
     if not found:
         st.error(
             "No model was found. Train one with `python train.py`, start the app in the folder that contains its "
@@ -126,13 +126,13 @@ def select_models() -> dict[Choice, Model]:
     for column, choice in ((left, first), (right, second)):
         if choice is None:
             continue
-        column.caption(choice.about)
+        column.caption(escaped(choice.about))
         if choice.synthetic:
             column.warning("Trained on synthetic faces: its predictions for real faces are meaningless.")
         try:
             models[choice] = load(choice)
         except Exception as error:  # damaged files cause all kinds of errors in torch, ONNX Runtime and MLflow
-            column.error(f"The model cannot be loaded: {one_line(error)}")
+            column.error(f"The model cannot be loaded: {escaped(one_line(error))}")
     return models
 
 
@@ -214,9 +214,9 @@ def show(
     image: Upload, predictions: dict[Choice, tuple[Model, list[Prediction]]], *, all_classes: bool, heat_maps: bool
 ) -> None:
     """Shows an image and the predictions for its faces; those of two models are side by side for each face."""
-    st.markdown(f"**{_plain(image.name)}**")
+    st.markdown(f"**{escaped(image.name)}**")
     if image.shown is None:
-        st.error(_plain(image.problem))
+        st.error(escaped(image.problem))
         return
     left, right = st.columns([2, 3]) if len(predictions) == 1 else (st.container(width=480), st.container())
     small = max(image.shown.shape) < 300
@@ -246,8 +246,3 @@ def heat_map(
 
 def _count_images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _plain(text: str) -> str:
-    """Escapes Markdown in text that comes from a file name."""
-    return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-.!|~$:&" else char for char in text)

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from fer_lightning.app.cards import escaped
 from fer_lightning.app.choices import OUTPUTS
 from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import read_record
@@ -35,7 +36,7 @@ def show_baselines() -> None:
     try:
         rows = baselines()
     except ValueError as error:  # a record in results/ is damaged or misplaced
-        st.error(str(error))
+        st.error(escaped(str(error)))
         return
     measured = [row for row in rows if row.records]
     st.subheader("Measured systems", anchor=False)
@@ -89,7 +90,7 @@ def show_runs() -> None:
     folder, record = runs[position]
     if record.get("synthetic"):
         st.warning("Trained or measured on synthetic faces: these numbers say nothing about real faces.")
-    st.caption(f"{folder}, {record.get('command', '')}")
+    st.caption(escaped(f"{folder}, {record.get('command', '')}"))
     figures = [(folder / name, title) for name, title in REPORT.items() if (folder / name).exists()]
     if not figures:
         st.info("This run has no report; trials of a sweep do not write one.")

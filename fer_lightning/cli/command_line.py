@@ -14,6 +14,7 @@ from omegaconf.errors import InterpolationResolutionError
 from fer_lightning.config import CONF, check, flatten, nearest
 from fer_lightning.files import check_writable
 from fer_lightning.run.resolvers import register_resolvers
+from fer_lightning.run_folder import run_of
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -166,12 +167,17 @@ def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -
 
     Args:
         overrides: The command line.
-        sweep_dir: `hydra.sweep.dir`; where no folder is typed, that of one run lies in the same place.
+        sweep_dir: `hydra.sweep.dir`; where no folder is typed, that of one run lies in the same place, or with `resume`
+            where its checkpoint does.
         key: What names the folder of the run, or of the runs.
     """
-    typed = [str(override.value()).strip("'\"") for override in overrides if override.key_or_group == key]
-    folder = Path(typed[-1]) if typed else Path(sweep_dir).parent
-    check_writable(folder, f"{key}={folder}" if typed else key)
+    given = {override.key_or_group: str(override.value()).strip("'\"") for override in overrides}
+    folder, named = Path(sweep_dir).parent, key
+    if key in given:
+        folder, named = Path(given[key]), f"{key}={given[key]}"
+    elif key == "hydra.run.dir" and (checkpoint := Path(given.get("resume", ""))).parent.name == "checkpoints":
+        folder, named = run_of(checkpoint), f"resume={checkpoint} (hydra.run.dir=NEW takes another folder)"
+    check_writable(folder, named)
     if folder.is_file():
         raise ValueError(f"{key}={folder} is a file, and must be a folder")
 

@@ -90,7 +90,7 @@ def checkpoint_verb(
 
 
 def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) -> None:
-    """Refuses overrides that would change nothing.
+    """Refuses flags, and overrides that would change nothing.
 
     Args:
         overrides: `key=value` words.
@@ -100,6 +100,8 @@ def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) ->
         ValueError: There is one.
     """
     for word in overrides:
+        if word.startswith("-"):
+            raise ValueError(f"{word} is a flag, and a verb takes key=value alone")
         for name, reason in without_effect.items():
             if is_under(key_of(word), name):
                 raise ValueError(f"{word} would change nothing: {reason}")

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fer_lightning.config import CONF
 from fer_lightning.overrides import DATA_PATHS, key_of, train_command, value_of, without
 from hydra_plugins.fer_optuna_sweeper import current_trial
 
@@ -48,6 +50,7 @@ class Job:
         sweep_dir: The multirun's folder, or None.
         trial: The trial that this run is, where Optuna sweeps.
         run_dir: What was typed of `hydra.run.dir`.
+        sources: What was typed of where configurations are: `--config-dir=DIR`, `--config-name=NAME`.
         in_turn: Whether it is a job of a plain multirun, which takes its jobs one after another in this process.
     """
 
@@ -56,6 +59,7 @@ class Job:
     sweep_dir: Path | None
     trial: optuna.Trial | None = None
     run_dir: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     in_turn: bool = False
 
     @classmethod
@@ -69,7 +73,13 @@ class Job:
         typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
         run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
         basic = all(hydra.runtime.choices.get(f"hydra/{part}") == "basic" for part in ("sweeper", "launcher"))
-        return cls(choices, typed, sweep, current_trial(), run_dir, in_turn=bool(sweep) and basic)
+        in_turn = bool(sweep) and basic
+        return cls(choices, typed, sweep, current_trial(), run_dir, typed_sources(hydra), in_turn=in_turn)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command line that repeats it, behind `train.py`."""
+        return self.sources + self.overrides
 
     def resume_command(self, *, begun: bool) -> str | None:
         """The command that goes on with this run or its multirun; None where Optuna or another launcher says it.
@@ -85,8 +95,8 @@ class Job:
             return None
         typed = without(self.overrides, "resume")
         if not begun and len(typed) < len(self.overrides):
-            return train_command([*self.overrides, *self.run_dir])
-        return train_command([*typed, *self.run_dir, "resume=auto"])
+            return train_command([*self.words, *self.run_dir])
+        return train_command([*self.sources, *typed, *self.run_dir, "resume=auto"])
 
     def without_local(self) -> DictConfig | None:
         """The configuration that its overrides and its data option give without conf/local; None without Hydra."""
@@ -95,12 +105,23 @@ class Job:
         typed = without(self.overrides, "local")
         if (option := self.choices.get("data")) and value_of(typed, "data") is None:
             typed.append(f"data={option}")
-        return compose(HydraConfig.get().job.config_name, [*typed, "~local"])
+        added = [word for word in self.sources if word.startswith("hydra.")]
+        return compose(HydraConfig.get().job.config_name, [*typed, *added, "~local"])
 
     @property
     def label(self) -> str:
         """Experiment or model: what a person calls this run first."""
         return self.choices.get("experiment") or self.choices.get("model") or "run"
+
+
+def typed_sources(hydra: HydraConf) -> tuple[str, ...]:
+    """The words of a command line that chose other configuration files than those of `CONF`, from Hydra's own."""
+    paths = {source.provider: source.path for source in hydra.runtime.config_sources}
+    main, added, name = paths.get("main"), paths.get("command-line"), hydra.job.config_name
+    flags = [f"--config-path={os.path.relpath(main)}"] if main and Path(main).resolve() != CONF.resolve() else []
+    flags += [f"--config-dir={os.path.relpath(added)}"] if added else []
+    flags += [f"--config-name={name}"] if name != "config" else []
+    return (*flags, *(word for word in hydra.overrides.hydra if key_of(word) == "hydra.searchpath"))
 
 
 def run_name(job: Job, seed: int) -> str:

@@ -14,8 +14,10 @@ from torch import nn
 
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
 from fer_lightning.files import one_line
+from fer_lightning.models.emonext import SpatialTransformer
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
 from fer_lightning.run.resume import StartPoint
+from fer_lightning.run.trainer import uses_cuda
 from fer_lightning.training.distillation import DistillationLoss
 from fer_lightning.training.finetune import GradualUnfreezing
 from fer_lightning.training.metrics import EPOCH_SCORES
@@ -48,6 +50,7 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
     check_image_size(config.model.image_size)
     body = body_without_memory(plain(config.model), classes)
     start.check_config(config, body)
+    check_deterministic(config, body)
     looks = {key: config.model[key] for key in ("image_size", "channels")}
     FERNetwork(body, **looks, **{key: plain(config.model[key]) for key in ("mean", "std")})
     loss = build(plain(config.loss), class_counts=[1] * classes)
@@ -197,6 +200,20 @@ def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
         shape = " x ".join(map(str, said.shape))
         raise ValueError(f"{target} answers a picture with {shape} values, not 1 x {classes} logits")
     return body
+
+
+def check_deterministic(config: DictConfig, body: nn.Module) -> None:
+    """Refuses a network that `trainer.deterministic=true` would stop at its first backward pass.
+
+    Raises:
+        ValueError: It resamples its images by what it learns, whose gradient adds in varying order on a GPU.
+    """
+    resamples = any(isinstance(module, SpatialTransformer) for module in body.modules())
+    if resamples and config.trainer.deterministic is True and uses_cuda(config.trainer.accelerator):
+        raise ValueError(
+            "trainer.deterministic=true: PyTorch has no such gradient of grid_sample on a GPU, which "
+            f"{config.model._target_} needs: leave it out, or train with trainer.accelerator=cpu"
+        )
 
 
 @contextmanager

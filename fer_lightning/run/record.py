@@ -40,7 +40,7 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     check_writable(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = overrides_of(records.read_record(path, "command")["command"])
-        if defining(before) != defining(job.overrides):
+        if defining(before) != defining(job.words):
             raise ValueError(
                 f"{path} holds what `python train.py {shlex.join(before)}` measured: move it away, or give this run "
                 "another paths.results_dir"
@@ -61,7 +61,7 @@ def refuse_local_recipe(config: DictConfig, job: Job) -> None:
             OmegaConf.update(shared, key, OmegaConf.select(config, key))
     if differ := differences(settings(shared), settings(config)):
         raise ValueError(
-            f"conf/local changes what the record's `{train_command(job.overrides)}` trains: {differ}; type these "
+            f"conf/local changes what the record's `{train_command(job.words)}` trains: {differ}; type these "
             "settings, or take them out of conf/local, for a record in paths.results_dir"
         )
 
@@ -91,7 +91,7 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "leaky": split.is_leaky,
         "pictures": {part: len(index) for part, index in split.indices.items()},
         "evaluation": plain(config.eval),
-        "command": train_command(job.overrides),
+        "command": train_command(job.words),
         "commit": commit(),
         "versions": versions(),
     }

@@ -70,6 +70,11 @@ def _device_count(trainer: DictConfig) -> int | str:
     return len(devices) if isinstance(devices, list) else devices
 
 
+def uses_cuda(accelerator: str) -> bool:
+    """Whether `trainer.accelerator` takes a GPU of CUDA here."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def check_devices(config: DictConfig, job: Job) -> None:
     """Finds devices that are not there, and what several processes (DDP) cannot do.
 
@@ -88,8 +93,12 @@ def check_devices(config: DictConfig, job: Job) -> None:
             f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU here; auto takes the best device there is"
         )
     count = _device_count(trainer)
-    on_gpus = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if on_gpus and not isinstance(devices, list) and str(count).isdecimal() and int(count) > torch.cuda.device_count():
+    if (
+        uses_cuda(trainer.accelerator)
+        and not isinstance(devices, list)
+        and str(count).isdecimal()
+        and int(count) > torch.cuda.device_count()
+    ):
         raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs here")
     processes = (int(count) if str(count).isdecimal() else 1) * int(trainer.get("num_nodes", 1))
     check_shares(config.trainer.batch_size, processes)
@@ -121,7 +130,7 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
     """
     if requested != "auto":
         return requested
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if uses_cuda(accelerator):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13

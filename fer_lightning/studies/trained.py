@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_vali
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.preflight import try_all_views
+from fer_lightning.run.resume import differences
 from fer_lightning.run.trainer import build_trainer, choose_precision
 from fer_lightning.run_folder import run_of
 from fer_lightning.training.checkpoint_io import existing_checkpoint
@@ -74,6 +75,24 @@ def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
     """The overrides typed when a net was trained that still hold beside what is typed now; see `compose_for`."""
     of_the_training = ("hydra", "trainer.devices", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
     return without(still_valid(module.hparams["provenance"]["overrides"], overrides), *of_the_training)
+
+
+def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> None:
+    """Refuses a protocol that is not the training's and that nobody typed.
+
+    Raises:
+        ValueError: They differ; the message says how to name the protocol.
+    """
+    then = module.hparams["provenance"].get("config")
+    learnt, here = then.get("protocol") if isinstance(then, Mapping) else None, plain(config.protocol)
+    if not isinstance(learnt, Mapping):
+        return
+    before, now = ({**p, "_target_": str(p.get("_target_")).rpartition(".")[-1]} for p in (learnt, here))
+    if differ := differences(before, now):
+        raise ValueError(
+            f"{checkpoint} was trained with another conf/ (--config-name, --config-dir, conf/local, or changed since): "
+            f"its overrides give another protocol here, {differ}; add protocol=NAME and its options"
+        )
 
 
 def settings_in_name(typed: Sequence[str]) -> list[str]:
@@ -129,6 +148,8 @@ class Trained:
                 "it was trained on is unknown, and it is not measured; train it with train.py"
             )
         config = compose_for(module, overrides)
+        if not any(is_under(key_of(override), "protocol") for override in overrides):
+            check_protocol(checkpoint, module, config)
         for key, alone in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if it learnt under DDP
             if key in config.trainer and not (OmegaConf.is_list(config.trainer[key]) and len(config.trainer[key]) == 1):
                 config.trainer[key] = alone

@@ -80,8 +80,11 @@ def explanation(error: BaseException, config: DictConfig) -> str | None:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in message:
         size = int(config.trainer.batch_size)
         way = f"try trainer.batch_size={size // 2}" if size > 2 else "try a smaller model.image_size or model"
-        where = "on the GPU" if isinstance(error, torch.OutOfMemoryError) else "in main memory"
-        return f"There is not enough memory {where} for trainer.batch_size={size}: {way}"
+        if not isinstance(error, torch.OutOfMemoryError):
+            return f"There is not enough memory in main memory for trainer.batch_size={size}: {way}"
+        if config.data.get("resident") is True:
+            return f"There is not enough memory on the GPU for the whole data set: try data.resident=false, or {way}"
+        return f"There is not enough memory on the GPU for trainer.batch_size={size}: {way}"
     if isinstance(error, RuntimeError) and "DataLoader worker" in message:
         return (
             f"A process that prepares batches died ({message.split(' with')[0].splitlines()[0]}), most often because "

@@ -41,6 +41,7 @@ from streamlit.testing.v1 import AppTest  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402  # Streamlit needs it too
 
 from fer_lightning.app import faces_page  # noqa: E402
+from fer_lightning.app.cards import escaped  # noqa: E402
 
 SCRIPT = ROOT / "fer_lightning" / "app" / "script.py"
 
@@ -156,7 +157,7 @@ def test_the_first_page_states_its_limits_and_that_nothing_is_written(bundle) ->
     app = open_app()
     assert "does not know what anybody feels" in texts(app.caption)
     assert "nothing is written to disk" in texts(app.info)
-    assert "test accuracy 50.0%" in texts(app.caption)
+    assert escaped("test accuracy 50.0%") in texts(app.caption)
 
 
 def test_every_face_has_its_three_most_probable_classes(bundle, two_faces) -> None:
@@ -367,7 +368,7 @@ def test_mlflow_s_runs_are_listed_once_and_downloaded_when_selected(
     assert found[1].load().predict([np.zeros((48, 48), np.uint8)])[0].label in EMOTIONS
     assert downloaded == ["id2"]
     monkeypatch.setattr(models, "_client", lambda: exec("raise OSError('no connection')"))
-    assert "MLflow's runs are not listed: no connection" in texts(open_app().warning)
+    assert escaped("MLflow's runs are not listed: no connection") in texts(open_app().warning)
 
 
 @pytest.mark.parametrize(("set_by_user", "seconds"), [(None, "10"), ("5", "5")])
@@ -392,6 +393,15 @@ def test_the_results_page_shows_measured_systems_and_runs(run_with_checkpoint: P
     assert "custom_cnn" in published["experiment"].tolist()
     assert own.loc[0, ["Run", "Test accuracy"]].tolist() == ["small seed=0", 0.625]
     assert [tab.label for tab in app.tabs] == ["Confusion matrix"]
+
+
+def test_text_of_records_is_not_rendered_as_markdown(run_with_checkpoint: Path) -> None:
+    path = run_with_checkpoint / "record.json"
+    image = "![](https://example.org/seen)"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": image, "command": image}))
+    for app in (open_app(), open_results()):
+        assert "example" in texts(app.caption)
+        assert image not in texts(app.caption)
 
 
 def test_a_folder_without_runs_is_not_an_error() -> None:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, TINY
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
@@ -153,6 +154,14 @@ def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override
     assert not Path(HydraConfig.get().runtime.output_dir).exists()
 
 
+def test_a_deterministic_gradient_that_a_gpu_lacks_is_named(composed, monkeypatch) -> None:
+    words = ["model=emonext", "model.name=test_convnext", "model.image_size=32", "trainer.deterministic=true"]
+    dry_run(composed(*words, "trainer.accelerator=cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"deterministic=true: .* gradient of grid_sample .*EmoNeXt needs"):
+        dry_run(composed(*words))
+
+
 OWN_MODEL = """
 from torch import nn
 
@@ -225,6 +234,8 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("paths.data_dir=my\"file", "paths.data_dir=my\"file cannot be read: a quote in it has no other half"),
         ("hydra.run.dir=pyproject.toml", "hydra.run.dir=pyproject.toml is a file, and must be a folder"),
         ("hydra.run.dir=/proc/here", "hydra.run.dir=/proc/here: /proc cannot be written to"),
+        ("resume=/proc/run/checkpoints/last.ckpt",
+         "resume=/proc/run/checkpoints/last.ckpt (hydra.run.dir=NEW takes another folder): /proc cannot be written to"),
         ("-m seed=1,2 hydra.sweep.dir=pyproject.toml/x", "hydra.sweep.dir=pyproject.toml/x: pyproject.toml cannot be"),
         ("-m search=loss hydra.sweeper.n_trials=abc", "Error merging override hydra.sweeper.n_trials=abc: Value 'abc'"),
         ("-m optimizer.lr=tag(log,interval(1,2))", "optimizer.lr=tag(log,interval(1,2)) is a range to search"),

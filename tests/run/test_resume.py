@@ -266,6 +266,20 @@ def test_before_its_first_epoch_a_run_starts_again_from_the_checkpoint_that_was_
     assert job.resume_command(begun=True) == "python train.py seed=1 hydra.run.dir=here resume=auto"
 
 
+def test_commands_keep_what_chose_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "my" / "experiment").mkdir(parents=True)
+    (tmp_path / "my" / "mine.yaml").write_text("defaults: [config, _self_]\nseed: 7\n")
+    (tmp_path / "my" / "experiment" / "own.yaml").write_text("# @package _global_\n")
+    words = ["--config-dir=my", "--config-name=mine", *TINY, "experiment=own"]
+    program = [sys.executable, str(ROOT / "train.py")]
+    done = subprocess.run([*program, *words, "hydra.run.dir=run"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["seed"], record["command"]) == (7, shlex.join(["python", "train.py", *words]))
+    job = Job({}, ("seed=1",), None, sources=("--config-dir=my",))
+    assert job.resume_command(begun=True) == "python train.py --config-dir=my seed=1 resume=auto"
+
+
 def test_fewer_epochs_than_were_trained_leave_a_run_as_it_was(composed, tmp_path: Path) -> None:
     train(composed(*TINY, "trainer.max_epochs=2"))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

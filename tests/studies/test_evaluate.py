@@ -166,6 +166,16 @@ def test_a_group_that_is_chosen_anew_takes_none_of_the_old_keys(run: Path) -> No
     assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
+def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["config"]["protocol"] = {"_target_": "somewhere.kfold", "fold": 1}
+    torch.save(saved, checkpoint)
+    with pytest.raises(ValueError, match=r"_target_ kfold \(now official\), fold 1 \(now nothing\); add protocol=NAME"):
+        Trained.load(checkpoint)
+    assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
+
+
 def test_the_device_that_a_net_learnt_on_is_not_asked_for_elsewhere(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

@@ -131,6 +131,13 @@ def test_out_of_memory_suggests_half_the_batch(composed, monkeypatch) -> None:
         train(composed(*TINY))
 
 
+def test_out_of_memory_with_all_pictures_on_the_gpu_suggests_to_stream_them() -> None:
+    config = OmegaConf.merge(CONFIG, {"data": {"resident": True}})
+    sentence = explanation(torch.OutOfMemoryError("CUDA out of memory."), config)
+    assert sentence is not None
+    assert "whole data set: try data.resident=false, or try trainer.batch_size=32" in sentence
+
+
 def test_too_large_a_tensor_is_out_of_memory_on_a_cpu() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46)

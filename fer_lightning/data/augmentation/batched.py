@@ -132,7 +132,8 @@ class BatchedAugmentation:
             if self.view < 1:
                 grid = _crop_windows(grid, draws, *(max(1, round(self.view * side)) for side in (height, width)))
             height, width = grid.shape[1:3]
-            out = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+            sample = _sampled_by_clamping if images.device.type == "mps" else _sampled
+            out = sample(images.float(), grid)
         else:
             out = images.to(torch.float32, copy=True)
         if self.brightness or self.contrast:
@@ -150,6 +151,17 @@ class BatchedAugmentation:
             out.masked_fill_(_erased_mask(per_image, height, width), ERASED_GRAY / 255)
         layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
         return out.to(images.dtype, memory_format=layout)
+
+
+def _sampled(images: Tensor, grid: Tensor) -> Tensor:
+    """The pictures read at the places of a grid, beyond their border as at it."""
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _sampled_by_clamping(images: Tensor, grid: Tensor) -> Tensor:
+    """The same but for rounding, for Apple's GPUs: `border` is not there before torch 2.13."""
+    last = 1 - 1 / torch.tensor(images.shape[:1:-1], dtype=grid.dtype, device=grid.device)  # the outermost centres
+    return F.grid_sample(images, grid.clamp(-last, last), align_corners=False)
 
 
 def _sampling_grid(draws: dict[str, Tensor], height: int, width: int) -> Tensor:

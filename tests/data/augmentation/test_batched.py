@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from fer_lightning.data.augmentation.batched import BatchedAugmentation
+from fer_lightning.data.augmentation.batched import BatchedAugmentation, _sampled, _sampled_by_clamping
 from fer_lightning.data.augmentation.per_image import PictureAugmentation
 
 STRONG = {
@@ -229,3 +229,9 @@ def test_view_of_the_largest_draw_is_inside_the_image(monkeypatch):
 def test_rejects_an_invalid_view(view):
     with pytest.raises(ValueError, match=r"augmentation\.policy\.view"):
         BatchedAugmentation(view=view)
+
+
+def test_what_apples_gpus_cannot_is_done_by_clamping() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, grid = torch.rand(8, 3, 6, 9, generator=generator), torch.rand(8, 12, 11, 2, generator=generator) * 4 - 2
+    torch.testing.assert_close(_sampled_by_clamping(images, grid), _sampled(images, grid))
