@@ -1,14 +1,14 @@
-"""How many pictures a second does each way of augmenting manage on one core, and what share of a training step is it?
+"""How fast is each augmentation library on one core, and how long is the input pipeline relative to a training step?
 
     pip install -e '.[benchmark]'
     python benchmarks/augmentation.py [--size 48] [--channels 1] --out benchmarks/results/augmentation.json
 
-The policy is `augmentation=standard`: flip, rotation, shift, zoom, brightness and contrast, a draw per
-picture. The candidates take turns, round after round, so that a busy moment of the machine hits all alike;
-their medians are compared. torchvision on a whole batch is missing on purpose: it draws once a batch.
+The policy is `augmentation=standard`: flip, rotation, shift, zoom, brightness and contrast, sampled per image. The
+implementations are measured alternately, so that load on the machine affects all of them equally; medians are compared.
+torchvision on a whole batch is omitted, since it samples once per batch.
 
-The share is that of the whole input pipeline (gathering, to float, augmenting) beside forward, backward and update of
-the three-block CNN on the same batches, with as many threads as a training has.
+The share is that of the whole input pipeline (gathering, conversion to float, augmentation) relative to forward,
+backward and update of the three-block CNN on the same batches, with the number of threads of a training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from harness import finish, interleaved, new_parser, ratios, seconds_of
+from harness import finish, interleave, new_parser, ratios, seconds_of
 from omegaconf import OmegaConf
 from training_step import Step, batches, config_of, data_of
 
@@ -37,11 +37,11 @@ from fer_lightning.data.protocols.standard import official
 from fer_lightning.data.sources.synthetic import draw_faces
 
 POLICY = CONF / "augmentation" / "standard.yaml"
-BATCHES_A_TURN = 4
-WARM = 5  # steps
+BATCHES_PER_TURN = 4
+WARM_UP = 5  # steps
 
 
-def torchvision_per_picture(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+def torchvision_per_image(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
     from torchvision.transforms import v2
 
     pipeline = v2.Compose(
@@ -60,7 +60,7 @@ def torchvision_per_picture(policy: dict[str, float], images: np.ndarray) -> Cal
     return lambda: [pipeline(tensor) for tensor in tensors]
 
 
-def albumentations_per_picture(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+def albumentations_per_image(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
     pipeline = A.Compose(
         [
             A.HorizontalFlip(p=policy["flip"]),
@@ -91,8 +91,8 @@ def picture_augmentation(policy: dict[str, float], images: np.ndarray) -> Callab
 
 def batched_augmentation(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
     augmentation, generator = BatchedAugmentation(**policy), torch.Generator().manual_seed(0)
-    pictures = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
-    return lambda: augmentation(pictures.float() / 255, generator)  # from uint8, as the others
+    tensors = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return lambda: augmentation(tensors.float() / 255, generator)  # from uint8, as the others
 
 
 def kornia_batched(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
@@ -109,24 +109,24 @@ def kornia_batched(policy: dict[str, float], images: np.ndarray) -> Callable[[],
         ),
         K.ColorJitter(brightness=policy["brightness"], contrast=policy["contrast"], p=1.0),
     )
-    pictures = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
-    return lambda: pipeline(pictures.float() / 255)
+    tensors = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return lambda: pipeline(tensors.float() / 255)
 
 
-def share_of_a_step(steps: int) -> dict[str, object]:
-    """Milliseconds of the input pipeline and of the training step on its batches, in turns."""
+def share_of_step(steps: int) -> dict[str, object]:
+    """Measure the input pipeline and the training step on its batches alternately, in milliseconds."""
     config = config_of("data=synthetic", "model=custom_cnn", "augmentation=batched_standard")
     faces = draw_faces(2000)
     datamodule = data_of(config, faces, official(faces), resident=True)
     step, source = Step(config, datamodule), batches(datamodule)
     pairs = []
-    for number in range(steps + WARM):
+    for number in range(steps + WARM_UP):
         start = time.perf_counter()
         batch = next(source)
-        ready = time.perf_counter()
+        loaded = time.perf_counter()
         step(batch)
-        if number >= WARM:
-            pairs.append((ready - start, time.perf_counter() - ready))
+        if number >= WARM_UP:
+            pairs.append((loaded - start, time.perf_counter() - loaded))
     return {
         "model": "custom_cnn",
         "batch_size": config.trainer.batch_size,
@@ -139,47 +139,47 @@ def share_of_a_step(steps: int) -> dict[str, object]:
     }
 
 
-def pictures_per_second(augment: Callable[[], object], pictures: int) -> float:
-    """Of one turn, in which each call augments so many pictures."""
+def images_per_second(augment: Callable[[], object], images: int) -> float:
+    """Measure one turn, in which each call augments the given number of images."""
 
     def turn() -> None:
-        for _ in range(BATCHES_A_TURN):
+        for _ in range(BATCHES_PER_TURN):
             augment()
 
-    return BATCHES_A_TURN * pictures / seconds_of(turn)
+    return BATCHES_PER_TURN * images / seconds_of(turn)
 
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--size", type=int, default=48, help="pixels a side")
+    parser.add_argument("--size", type=int, default=48, help="pixels per side")
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
-    parser.add_argument("--batch", type=int, default=128, help="pictures a batch")
+    parser.add_argument("--batch", type=int, default=128, help="images per batch")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=100, help="training steps, for the share")
+    parser.add_argument("--steps", type=int, default=100, help="training steps that the input pipeline is compared to")
     options = parser.parse_args()
-    share = share_of_a_step(options.steps)
+    share = share_of_step(options.steps)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     policy = OmegaConf.to_container(OmegaConf.load(POLICY).policy)
     del policy["_target_"]
     shape = (options.batch, options.size, options.size) + ((3,) if options.channels == 3 else ())
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    images = np.stack([cv2.GaussianBlur(picture, (7, 7), 0) for picture in noise])
+    images = np.stack([cv2.GaussianBlur(image, (7, 7), 0) for image in noise])
     builders = {
-        "torchvision v2 per picture": torchvision_per_picture,
-        "albumentations per picture": albumentations_per_picture,
+        "torchvision v2 per image": torchvision_per_image,
+        "albumentations per image": albumentations_per_image,
         "PictureAugmentation": picture_augmentation,
         "BatchedAugmentation": batched_augmentation,
     }
     if importlib.util.find_spec("kornia"):
         builders["kornia per batch"] = kornia_batched
     else:
-        print("kornia is not installed: left out")
+        print("kornia is not installed: skipped")
 
-    candidates = {name: build(policy, images) for name, build in builders.items()}
-    turns = {name: partial(pictures_per_second, augment, options.batch) for name, augment in candidates.items()}
-    rates = interleaved(turns, options.rounds, warm_up=1)
-    usual = rates["albumentations per picture"]
+    implementations = {name: build(policy, images) for name, build in builders.items()}
+    turns = {name: partial(images_per_second, augment, options.batch) for name, augment in implementations.items()}
+    rates = interleave(turns, options.rounds, warm_up=1)
+    reference = rates["albumentations per image"]
     result = {
         "policy": policy,
         "size": options.size,
@@ -188,7 +188,7 @@ def main() -> None:
         "rounds": options.rounds,
         "pictures_per_second": {name: round(statistics.median(row), 1) for name, row in rates.items()},
         "ratio_to_albumentations": {
-            name: round(statistics.median(ratios(row, usual)), 3) for name, row in rates.items()
+            name: round(statistics.median(ratios(row, reference)), 3) for name, row in rates.items()
         },
         "share_of_a_training_step": share,
     }

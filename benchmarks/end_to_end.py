@@ -1,9 +1,10 @@
-"""How many source pictures a second does a training take in, beside the usual pipeline of PIL pictures, one at a time?
+"""How many images per second does a training process, compared to the usual pipeline of single PIL images?
 
-Ours is the resident set with `augmentation=batched_standard`; the usual way is a Dataset that opens an array as a PIL
-picture and puts it through torchvision's transforms of the same strengths, and a DataLoader with two workers. Net,
-loss, optimizer, precision and layout are the same. The sides take turns; the table shows medians and the median of the
-ratios of neighbouring rounds. A side's clock starts when it has its first batch, so that no start of workers counts.
+Ours is the resident set with `augmentation=batched_standard`; the usual pipeline is a Dataset that converts an array to
+a PIL image and applies torchvision's transforms of the same strengths, and a DataLoader with two workers. Network,
+loss, optimizer, precision and memory format are the same. The two are measured alternately; the table shows medians and
+the median of the ratios of neighbouring rounds. Timing starts after the first batch, so that starting workers does not
+count.
 
     python benchmarks/end_to_end.py --out benchmarks/results/end_to_end.json
 """
@@ -15,7 +16,7 @@ import statistics
 from collections.abc import Iterator
 
 import torch
-from harness import finish, interleaved, new_parser, ratios
+from harness import finish, interleave, new_parser, ratios
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -28,7 +29,7 @@ from fer_lightning.data.protocols.standard import official
 from fer_lightning.data.sources.synthetic import draw_faces
 
 
-class PicturesOneByOne(Dataset):
+class SingleImages(Dataset):
     """The dataset class of most FER2013 trainings."""
 
     def __init__(self, images: NDArray, labels: NDArray, policy: DictConfig) -> None:
@@ -54,26 +55,26 @@ class PicturesOneByOne(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def usual(loader: DataLoader) -> Iterator[Batch]:
+def usual_batches(loader: DataLoader) -> Iterator[Batch]:
     while True:
         for image, label in loader:
             yield {"image": image.to(DEVICE, non_blocking=True), "label": label.to(DEVICE, non_blocking=True)}
 
 
-def rate_after_the_first(source: Iterator[Batch], steps: int, step: Step) -> float:
-    """Pictures a second over so many steps after the first."""
+def rate_after_first_batch(source: Iterator[Batch], steps: int, step: Step) -> float:
+    """Return the images per second over the given number of steps after the first."""
     step(next(source))
     return rate(source, steps, step)
 
 
-def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
+def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
     config = config_of("data=synthetic", f"model={model}", "augmentation=batched_standard")
     faces = draw_faces(options.pictures)
     split = official(faces)
     datamodule = data_of(config, faces, split, resident=True)
     train = split.indices["train"]
     loader = DataLoader(
-        PicturesOneByOne(faces.images[train], faces.labels[train], config.augmentation.policy),
+        SingleImages(faces.images[train], faces.labels[train], config.augmentation.policy),
         batch_size=config.trainer.batch_size,
         shuffle=True,
         drop_last=True,
@@ -83,10 +84,10 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
     )
     step = Step(config, datamodule)
     sides = {
-        "usual": lambda: rate_after_the_first(usual(loader), options.steps, step),
-        "ours": lambda: rate_after_the_first(batches(datamodule), options.steps, step),
+        "usual": lambda: rate_after_first_batch(usual_batches(loader), options.steps, step),
+        "ours": lambda: rate_after_first_batch(batches(datamodule), options.steps, step),
     }
-    rates = interleaved(sides, options.rounds, warm_up=1)
+    rates = interleave(sides, options.rounds, warm_up=1)
     return {
         "usual_pictures_per_second": round(statistics.median(rates["usual"]), 1),
         "ours_pictures_per_second": round(statistics.median(rates["ours"]), 1),
@@ -99,16 +100,16 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
-    parser.add_argument("--pictures", type=int, default=6000, help="to draw; four fifths of them train")
+    parser.add_argument("--pictures", type=int, default=6000, help="synthetic images, four fifths for training")
     parser.add_argument("--workers", type=int, default=2, help="of the usual pipeline")
-    parser.add_argument("--steps", type=int, default=60, help="a round; fewer than an epoch has")
+    parser.add_argument("--steps", type=int, default=60, help="per round; fewer than an epoch has")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     result = {
         "device": DEVICE.type,
         "workers_of_the_usual_pipeline": options.workers,
         "rounds": options.rounds,
-        "models": {model: measured(model, options) for model in options.models},
+        "models": {model: measure(model, options) for model in options.models},
     }
     finish("end_to_end", __doc__, result, options.out)
 

@@ -1,8 +1,8 @@
-"""How long does the first reading of FER2013 take, how much memory, and how long its cache to open?
+"""How much time and memory does the first reading of FER2013 take, and how long does opening its cache take?
 
-Give the forms of FER2013 that are at hand; for a csv a plain loop over its rows is measured beside. Each
-figure is the median over rounds in which the cases take turns, each in its own process. The memory is the
-peak over that of the interpreter with its imports.
+Pass the available formats of FER2013; for a csv, a plain loop over its rows is measured too. Each value is the median
+over rounds in which the cases are measured alternately, each in its own process. The memory is the peak beyond that of
+the interpreter with its imports.
 
     python benchmarks/first_read.py fer2013.csv fer2013.csv.xz fer2013-kaggle.zip --out first_read.json
 """
@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from harness import finish, interleaved, new_parser, peak_mib, seconds_of
+from harness import finish, interleave, new_parser, peak_mib, seconds_of
 from numpy.typing import NDArray
 
 from fer_lightning.data.sources.readers import read_faces
 
 
 def naive(path: Path) -> NDArray[np.uint8]:
-    """The loop over rows of most tutorials."""
+    """Read the csv row by row, as in most tutorials."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return np.stack([np.array(row["pixels"].split(), np.uint8).reshape(48, 48) for row in rows])
@@ -41,13 +41,13 @@ CASES = {
 }
 
 
-def measure_here(case: str, path: Path) -> None:
+def measure_in_process(case: str, path: Path) -> None:
     before = peak_mib()
     seconds = seconds_of(CASES[case], path)
     print(json.dumps({"seconds": seconds, "peak_mb": peak_mib() - before}))
 
 
-def in_a_process(case: str, path: Path) -> dict[str, float]:
+def measure_in_subprocess(case: str, path: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--case", case, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -55,10 +55,10 @@ def in_a_process(case: str, path: Path) -> dict[str, float]:
 def measure(case: str, source: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / source.name
-        link.symlink_to(source.resolve())  # the cache lies beside the link, so each first read is one
+        link.symlink_to(source.resolve())  # the cache is beside the link, so that every first read is one
         if case == "cache opened":
-            in_a_process("first read", link)
-        return in_a_process(case, link)
+            measure_in_subprocess("first read", link)
+        return measure_in_subprocess(case, link)
 
 
 def main() -> None:
@@ -68,14 +68,14 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        return measure_here(options.case, options.paths[0])
+        return measure_in_process(options.case, options.paths[0])
 
     pairs = [(case, path) for path in options.paths for case in CASES if case != "naive loop" or path.suffix == ".csv"]
-    seen = interleaved({(case, path): partial(measure, case, path) for case, path in pairs}, options.rounds)
+    results = interleave({(case, path): partial(measure, case, path) for case, path in pairs}, options.rounds)
     figures = [
         {"file": path.name, "case": case}
         | {key: statistics.median(each[key] for each in runs) for key in ("seconds", "peak_mb")}
-        for (case, path), runs in seen.items()
+        for (case, path), runs in results.items()
     ]
     finish("first_read", __doc__, {"rounds": options.rounds, "figures": figures}, options.out)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their arguments, how they measure, and how a result is saved and shown."""
+"""Common parts of the benchmarks: arguments, measurement, saving and printing of results."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ ROOT = Path(__file__).parents[1]
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
-    """Takes the words that follow a script; its docstring is their help."""
+    """Create a script's argument parser, with its docstring as help."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser
 
 
 def finish(name: str, doc: str, result: Mapping[str, Any], out: Path | None) -> None:
-    """Saves what a script measured, with its question and where it ran, and prints its table of docs/PERFORMANCE.md.
+    """Save a result with its question and environment, and print its table of docs/PERFORMANCE.md.
 
     Args:
-        name: Of the script.
-        doc: Its docstring; the first line is the question.
-        result: What it measured.
+        name: Name of the script.
+        doc: Docstring of the script; the first line is the question.
+        result: The measured values.
         out: JSON file to write.
     """
     question = doc.splitlines()[0]
@@ -55,41 +55,41 @@ def finish(name: str, doc: str, result: Mapping[str, Any], out: Path | None) -> 
     Console().print(table)
 
 
-def interleaved(sides: Mapping[Any, Callable[[], Any]], rounds: int, warm_up: int = 0) -> dict[Any, list[Any]]:
-    """What each side measured, round after round, so that a busy moment of the machine hits all alike.
+def interleave(sides: Mapping[Any, Callable[[], Any]], rounds: int, warm_up: int = 0) -> dict[Any, list[Any]]:
+    """Measure several alternatives round by round, so that load on the machine affects all of them equally.
 
     Args:
-        sides: By name: what measures once. They take turns at going first.
-        rounds: So many measurements of each are kept.
-        warm_up: So many rounds come before and are thrown away.
+        sides: Functions that measure an alternative once, by name; the one that goes first changes in each round.
+        rounds: Number of measurements of each.
+        warm_up: Number of rounds before, whose measurements are discarded.
     """
-    seen: dict[Any, list[Any]] = {name: [] for name in sides}
+    values: dict[Any, list[Any]] = {name: [] for name in sides}
     order = deque(sides)
     for number in range(warm_up + rounds):
         for name in order:
-            measured = sides[name]()
+            value = sides[name]()
             if number >= warm_up:
-                seen[name].append(measured)
+                values[name].append(value)
         order.rotate(-1)
-    return seen
+    return values
 
 
 def ratios(ones: Sequence[float], others: Sequence[float]) -> list[float]:
-    """The ratios of neighbouring rounds."""
+    """Return the ratios of neighbouring rounds."""
     return [one / other for one, other in zip(ones, others, strict=True)]
 
 
 def seconds_of(call: Callable[..., object], *arguments: object) -> float:
-    """How long a call takes."""
+    """Return the duration of a call in seconds."""
     started = time.perf_counter()
     call(*arguments)
     return time.perf_counter() - started
 
 
-def run_alone(command: Sequence[str], folder: str | Path = ".", **environment: str) -> tuple[float, float]:
-    """Runs a command in a process of its own: its seconds, and the most MiB that it held.
+def run_subprocess(command: Sequence[str], folder: str | Path = ".", **environment: str) -> tuple[float, float]:
+    """Run a command in a subprocess and return its duration in seconds and peak memory in MiB.
 
-    A peak below that of this process cannot be seen.
+    A peak below that of this process is not measurable.
     """
     with tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8") as log:
         started = time.perf_counter()
@@ -104,12 +104,12 @@ def run_alone(command: Sequence[str], folder: str | Path = ".", **environment: s
 
 
 def peak_mib() -> float:
-    """The most memory that this process ever held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def write_noise(path: Path, usages: Sequence[str], distinct: int) -> None:
-    """A file like fer2013.csv with a picture of noise for each usage; after `distinct` of them they come again."""
+    """Write a file like fer2013.csv with an image of noise for each usage; images repeat after `distinct`."""
     random = np.random.default_rng(0)
     noise = [" ".join(map(str, random.integers(256, size=48 * 48))) for _ in range(distinct)]
     with path.open("w", encoding="utf-8") as file:

@@ -1,13 +1,13 @@
-"""How fast is a face classified on one thread? PyTorch against ONNX Runtime, float and int8, and ExecuTorch.
+"""How fast is a face classified on one thread? PyTorch compared to ONNX Runtime and ExecuTorch in float and int8.
 
-All answer the same faces; the rounds of the runtimes are interleaved and the table shows medians. ExecuTorch's
-programs take one face, so that its batch is as many calls. The last lines are what a user sees: 1,000 JPEGs of 48x48 on
-the disk through `FERPredictor.predict`, reading included, and the start of Python until the first answer.
+All runtimes classify the same faces; their rounds are interleaved and the table shows medians. ExecuTorch's programs
+take one face, so a batch is a sequence of calls. The last rows are end-to-end times: 1,000 JPEGs of 48x48 on disk with
+`FERPredictor.predict`, including reading, and the start of Python until the first prediction.
 
     python benchmarks/inference.py --checkpoint RUN --bundle FOLDER \
         --out benchmarks/results/inference.json
 
-The bundle is one that `python -m fer_lightning export checkpoint=... int8=true format=executorch` made.
+The bundle must be created by `python -m fer_lightning export checkpoint=... int8=true format=executorch`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before any of the runtimes is loaded
+os.environ["OMP_NUM_THREADS"] = "1"  # before the import of any runtime
 
 import numpy as np
 import torch
-from harness import finish, interleaved, new_parser, run_alone, seconds_of
+from harness import finish, interleave, new_parser, run_subprocess, seconds_of
 from PIL import Image
 
 from fer_lightning.export import graphs
@@ -35,23 +35,23 @@ BATCHES = (1, 64)
 
 
 def runners(checkpoint: Path, bundle: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    found = {"PyTorch": graphs.torch_runner(ExportSource.load(checkpoint, []).network())}
+    runs = {"PyTorch": graphs.torch_runner(ExportSource.load(checkpoint, []).network())}
     for kind in FERPredictor.load(bundle).bundle.graphs:
-        found[f"ONNX Runtime {kind}"] = FERPredictor.load(bundle, graph=kind, threads=1).logits
+        runs[f"ONNX Runtime {kind}"] = FERPredictor.load(bundle, graph=kind, threads=1).logits
     for file, name in {"model.pte": "ExecuTorch float", "model_int8.pte": "ExecuTorch int8"}.items():
         if (bundle / file).exists():
-            found[name] = graphs.executorch_runner(bundle / file)
-    return found
+            runs[name] = graphs.executorch_runner(bundle / file)
+    return runs
 
 
 def measure(runs: dict[str, Callable[[np.ndarray], np.ndarray]], faces: np.ndarray, rounds: int) -> dict[str, float]:
-    """Median milliseconds a face."""
-    times = interleaved({name: partial(seconds_of, run, faces) for name, run in runs.items()}, rounds, warm_up=3)
+    """Measure the median milliseconds per face."""
+    times = interleave({name: partial(seconds_of, run, faces) for name, run in runs.items()}, rounds, warm_up=3)
     return {name: 1000 * statistics.median(row) / len(faces) for name, row in times.items()}
 
 
-def thousand_files(bundle: Path, kind: str, faces: np.ndarray) -> float:
-    """Seconds for 1,000 JPEG files, with as many threads as there are cores."""
+def seconds_for_files(bundle: Path, kind: str, faces: np.ndarray) -> float:
+    """Measure the seconds for 1,000 JPEG files, with one thread per core."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.jpg" for number in range(1000)]
         for path, face in zip(paths, faces, strict=True):
@@ -61,13 +61,13 @@ def thousand_files(bundle: Path, kind: str, faces: np.ndarray) -> float:
         return statistics.median(seconds_of(predictor.predict, paths) for _ in range(5))
 
 
-def start(bundle: Path) -> float:
-    """Seconds of a new Python until it has classified a face."""
+def seconds_to_first_prediction(bundle: Path) -> float:
+    """Measure the seconds from the start of Python to the first prediction."""
     code = (
         "import numpy as np\nfrom fer_lightning.inference.predict import FERPredictor\n"
         f"FERPredictor.load({str(bundle)!r}).predict(np.zeros((48, 48), np.uint8))"
     )
-    return statistics.median(run_alone([sys.executable, "-c", code])[0] for _ in range(5))
+    return statistics.median(run_subprocess([sys.executable, "-c", code])[0] for _ in range(5))
 
 
 def main() -> None:
@@ -91,9 +91,9 @@ def main() -> None:
         "parameters": bundle.description["training"]["parameters"],
         "milliseconds_a_face_one_thread": {f"batch {batch}": row for batch, row in rows.items()},
         "seconds_for_1000_jpegs_all_cores": {
-            kind: thousand_files(options.bundle, kind, jpegs) for kind in bundle.graphs
+            kind: seconds_for_files(options.bundle, kind, jpegs) for kind in bundle.graphs
         },
-        "seconds_from_start_to_first_answer": start(options.bundle),
+        "seconds_from_start_to_first_answer": seconds_to_first_prediction(options.bundle),
     }
     finish("inference", __doc__, result, options.out)
 

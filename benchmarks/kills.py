@@ -1,6 +1,6 @@
-"""Does a training that is killed at random moments, and resumed, end as one that was not, bit for bit on a CPU?
+"""Does a training that is killed at random moments and resumed end like an uninterrupted one, bit for bit on a CPU?
 
-SIGKILL falls at random moments, up to five on one training, which `resume=auto` goes on with each time. Compared are
+SIGKILL is sent at random moments, up to five per training, each time resumed with `resume=auto`. Compared are the
 weights, optimizer, EMA and history in last.ckpt, the best epoch's weights, the scores, and every point in MLflow.
 
     python benchmarks/kills.py --kills 20 --out benchmarks/results/kills.json
@@ -34,7 +34,7 @@ TRAINING = [
 
 
 def run(folder: Path, epochs: int) -> None:
-    """train.py as it is typed."""
+    """Run train.py as a user would."""
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -44,31 +44,31 @@ def run(folder: Path, epochs: int) -> None:
 
 
 def start(folder: Path, epochs: int) -> BaseProcess:
-    """A training in a process of its own, forked from one that has paid for the imports and computed nothing.
+    """Start a training in a process that is forked from a server with the imports done and nothing computed.
 
-    Forked from this one, it would wait for ever for the threads that PyTorch computed with here.
+    Forked from this process, it would wait forever for the threads that PyTorch computed with here.
     """
     process = FORKED.Process(target=run, args=(folder, epochs))
     process.start()
     return process
 
 
-def begun(process: BaseProcess, folder: Path, since: float) -> None:
-    """Waits until Hydra has made the folder, or written into it again."""
+def wait_until_started(process: BaseProcess, folder: Path, since: float) -> None:
+    """Wait until Hydra has created the run's folder, or written to it again."""
     while process.is_alive() and not any(
         p.stat().st_mtime >= since for p in folder.glob("outputs/*/*/.hydra/config.yaml")
     ):
         time.sleep(0.02)
 
 
-def wait_for(process: BaseProcess, folder: Path) -> None:
+def wait_for_success(process: BaseProcess, folder: Path) -> None:
     process.join()
     if process.exitcode:
         sys.exit((folder / "log.txt").read_text("utf-8")[-3000:])
 
 
-def content(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
-    """last.ckpt, the best epoch's weights, the scores, and all points of all MLflow runs."""
+def read_results(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
+    """Return last.ckpt, the best epoch's weights, the scores, and all points of all MLflow runs."""
     [run] = (path.parent for path in folder.glob("outputs/*/*/record.json"))
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     record = json.loads((run / "record.json").read_text("utf-8"))
@@ -82,18 +82,18 @@ def content(folder: Path) -> tuple[dict, dict, dict, list[tuple]]:
         for point in client.get_metric_history(run.info.run_id, name)
     ]
     scores = {key: record[key] for key in ("val", "test", "test_deduplicated", "best_epoch", "epochs")}
-    kept = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "history", "global_step")}
-    kept |= {key: last[key] for key in last if "average" in key or "current_model" in key}
-    return kept, best["state_dict"], scores, sorted(points)
+    state = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "history", "global_step")}
+    state |= {key: last[key] for key in last if "average" in key or "current_model" in key}
+    return state, best["state_dict"], scores, sorted(points)
 
 
-def same(one: object, other: object) -> bool:
+def identical(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(identical(value, other[key]) for key, value in one.items())
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(identical, one, other))
     return one == other
 
 
@@ -103,17 +103,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    chance = random.Random(options.seed)
+    rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as base:
-        whole = Path(base, "whole")
-        whole.mkdir()
+        uninterrupted = Path(base, "uninterrupted")
+        uninterrupted.mkdir()
         since = time.time()
-        process = start(whole, options.epochs)
-        begun(process, whole, since)
+        process = start(uninterrupted, options.epochs)
+        wait_until_started(process, uninterrupted, since)
         started = time.monotonic()
-        wait_for(process, whole)
+        wait_for_success(process, uninterrupted)
         duration = time.monotonic() - started
-        expected = content(whole)
+        expected = read_results(uninterrupted)
         outcomes: Counter[str] = Counter()
         kills: list[dict[str, float | int]] = []
         trainings = 0
@@ -121,11 +121,11 @@ def main() -> None:
             folder = Path(base, f"killed{trainings}")
             folder.mkdir()
             trainings += 1
-            for _ in range(min(5, options.kills - len(kills))):  # of one training
+            for _ in range(min(5, options.kills - len(kills))):
                 since = time.time()
                 process = start(folder, options.epochs)
-                begun(process, folder, since)
-                moment = chance.uniform(0, 0.5 * duration)  # several kills are to meet one training
+                wait_until_started(process, folder, since)
+                moment = rng.uniform(0, 0.5 * duration)  # so that a training is killed several times
                 process.join(moment)
                 if not process.is_alive():
                     break
@@ -134,14 +134,14 @@ def main() -> None:
                 saved = list(folder.glob("outputs/*/*/checkpoints/last.ckpt"))
                 epochs = len(torch.load(saved[0], weights_only=True)["history"]) if saved else 0
                 kills.append({"after_s": round(moment, 2), "whole_epochs": epochs})
-                print(f"kill {len(kills)}: after {moment:.1f} s, {epochs} whole epochs saved")
+                print(f"kill {len(kills)}: after {moment:.1f} s, {epochs} complete epochs saved")
             process = start(folder, options.epochs)
-            wait_for(process, folder)
-            ended = content(folder)
-            for what, a, b in zip(
-                ("last checkpoint", "best weights", "scores", "MLflow points"), expected, ended, strict=True
+            wait_for_success(process, folder)
+            actual = read_results(folder)
+            for name, a, b in zip(
+                ("last checkpoint", "best weights", "scores", "MLflow points"), expected, actual, strict=True
             ):
-                outcomes[f"{what}, identical"] += same(a, b)
+                outcomes[f"{name}, identical"] += identical(a, b)
             print(dict(outcomes))
     result = {"trainings": trainings, "kills": kills, "uninterrupted_s": round(duration, 1), **outcomes}
     finish("kills", __doc__, result, options.out)

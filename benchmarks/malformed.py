@@ -1,8 +1,8 @@
-"""Does any malformed input end in a traceback from inside, hang, or take over 1 GiB of memory?
+"""Does any malformed input cause an unhandled exception, a hang, or more than 1 GiB of memory?
 
-Hypothesis makes inputs for everything that reads foreign bytes or words (tests/malformed.py): data sets and their
-archives, votes, pictures, caches, checkpoints, weights, bundles, records, command lines. Each target has a process of
-its own that may take 1 GiB of address space more than it has when its imports and its first inputs are done.
+Hypothesis generates inputs for everything that reads untrusted files or arguments (tests/malformed.py): data sets and
+their archives, votes, images, caches, checkpoints, weights, bundles, records, command lines. Each target runs in its
+own process, limited to 1 GiB of address space beyond what it has after its imports and first inputs.
 
     python benchmarks/malformed.py --inputs 10000 --out benchmarks/results/malformed.json
 """
@@ -32,14 +32,14 @@ from malformed import TARGETS, Target
 GIB = 1 << 30
 
 
-def campaign(target: Target, inputs: int, number: int, answer: Connection) -> None:
-    """Feeds one target, and sends what came of it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries complain there
+def run_campaign(target: Target, inputs: int, number: int, results: Connection) -> None:
+    """Feed one target and send the outcome."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # warnings of libraries
     warnings.simplefilter("ignore")
     outcomes: Counter[str] = Counter()
     failures: list[str] = []
 
-    def fed(count: int) -> None:
+    def feed_many(count: int) -> None:
         @seed(number)
         @settings(
             max_examples=count, database=None, deadline=None, verbosity=Verbosity.quiet,
@@ -51,22 +51,23 @@ def campaign(target: Target, inputs: int, number: int, answer: Connection) -> No
             try:
                 outcomes["accepted" if target.accepts(malformed) else "refused"] += 1
             except BaseException as error:
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                failures.append(f"{type(error).__name__} in {Path(at.filename).name}, {at.lineno}: {error}"[:300])
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                location = f"{Path(frame.filename).name}, {frame.lineno}"
+                failures.append(f"{type(error).__name__} in {location}: {error}"[:300])
 
         feed()
 
-    fed(5)  # imports and caches
+    feed_many(5)  # imports and caches
     before = peak_mib()
-    taken = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + GIB, resource.RLIM_INFINITY))
+    used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + GIB, resource.RLIM_INFINITY))
     outcomes.clear()
     start = time.monotonic()
     number += 1
-    while (missing := inputs - outcomes["inputs"]) > 0:  # it ends a little early at times
-        fed(missing)
+    while (missing := inputs - outcomes["inputs"]) > 0:  # Hypothesis may stop early
+        feed_many(missing)
         number += 1
-    answer.send(
+    results.send(
         {
             **{key: outcomes[key] for key in ("inputs", "refused", "accepted")},
             "failures": failures,
@@ -78,17 +79,17 @@ def campaign(target: Target, inputs: int, number: int, answer: Connection) -> No
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--inputs", type=int, default=10_000, help="of all targets together")
-    parser.add_argument("--only", help="part of the name of targets to feed again; the rows of others in --out stay")
+    parser.add_argument("--inputs", type=int, default=10_000, help="number for all targets together")
+    parser.add_argument("--only", help="run only targets whose name contains this; other rows in --out stay")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    chosen = [target for target in TARGETS if not options.only or options.only in target.name]
+    selected = [target for target in TARGETS if not options.only or options.only in target.name]
     rows = []
-    for target in chosen:
+    for target in selected:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         each = -(-options.inputs // len(TARGETS))
         process = multiprocessing.get_context("fork").Process(
-            target=campaign, args=(target, each, options.seed, sender)
+            target=run_campaign, args=(target, each, options.seed, sender)
         )
         process.start()
         sender.close()
@@ -96,14 +97,14 @@ def main() -> None:
             row = {"target": target.name, **receiver.recv()}
         except EOFError:
             process.join()
-            row = {"target": target.name, "failures": [f"the process died with {process.exitcode}"]}
+            row = {"target": target.name, "failures": [f"the process exited with {process.exitcode}"]}
         process.join()
         rows.append(row)
         for failure, times in Counter(row["failures"]).most_common(8):
             print(f"{target.name}, {times} times: {failure}")
     if options.only and options.out and options.out.exists():
-        measured = {row["target"]: row for row in [*json.loads(options.out.read_text("utf-8"))["targets"], *rows]}
-        rows = [measured[target.name] for target in TARGETS]
+        all_rows = {row["target"]: row for row in [*json.loads(options.out.read_text("utf-8"))["targets"], *rows]}
+        rows = [all_rows[target.name] for target in TARGETS]
     result = {
         "inputs": sum(row.get("inputs", 0) for row in rows),
         "failures": sum(len(row["failures"]) for row in rows),

@@ -1,6 +1,6 @@
-"""Writes docs/PERFORMANCE.md from what the benchmarks measured, benchmarks/results/*.json.
+"""Generates docs/PERFORMANCE.md from the results of the benchmarks, benchmarks/results/*.json.
 
-Each script prints the table that stands here for it.
+Each script prints its own table of that page.
 
 python benchmarks/report.py
 """
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "PERFORMANCE.md"
 
-HEAD = """# Performance
+PAGE_HEAD = """# Performance
 
-Each section answers one question with the numbers that its script in `benchmarks/` measured. Where rounds are named,
-the sides that are compared took turns in them, and medians are shown; a ratio is the median of the ratios of
-neighbouring rounds. One round is a single run. On other machines the numbers differ,
-so every section names its own.
+Each section answers one question with the results of its script in `benchmarks/`. If a section names rounds, the
+alternatives were measured alternately in each round, and the table shows medians; a ratio is the median of the ratios
+of neighbouring rounds. One round is a single run. On other machines the numbers differ, so every section names its
+machine.
 Written by `python benchmarks/report.py` from `benchmarks/results/*.json`."""
 
 Row = Sequence[str]
@@ -35,14 +35,14 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Section:
-    """One question of the page.
+    """A section of the page, which answers one question.
 
     Attributes:
-        name: Of the script in benchmarks/ and of its JSON file.
+        name: Name of the script in benchmarks/ and of its JSON file.
         title: The heading.
-        table: Makes the table's rows of the file's content, the headings first.
-        note: What one must know to read the table; may be empty.
-        aims: What the project wanted, in words, each with whether a file's content reaches it.
+        table: Creates the rows of the table from the content of the file, headings first.
+        note: Notes for reading the table; may be empty.
+        aims: Targets of the project, each with a function that checks whether the content of a file reaches it.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Section:
 
 
 def aim_of(experiment: str) -> tuple[str, float, int] | None:
-    """`60% within 90 seconds` of an experiment's header: the text, the accuracy and the seconds."""
+    """Parse `60% within 90 seconds` in an experiment's header: the text, the accuracy and the seconds."""
     path = CONF / "experiment" / f"{experiment}.yaml"
     header = header_of(path) if path.exists() else {}
     found = re.search(r"([\d.]+)% within (\d+) (second|minute)s", header.get("Aim", ""))
@@ -67,8 +67,8 @@ def time_to_accuracy(result: Result) -> list[Row]:
         accuracies = (f"{run[f'{part}_test_accuracy']:.2%}" for part in ("private", "public"))
         counts = (f"{run['epochs']}", f"{run['parameters'] / 1e6:.2f} M")
         aim, reached = "", ""
-        if wanted := aim_of(run["experiment"]):
-            aim, accuracy, seconds = wanted
+        if target := aim_of(run["experiment"]):
+            aim, accuracy, seconds = target
             reached = "yes" if run["private_test_accuracy"] >= accuracy and run["seconds"] <= seconds else "no"
         measured = (f"{run['seconds']:,.0f}", *accuracies, reached, *counts, run["commit"][:12])
         rows.append((run["experiment"], f"{run['seed']}", aim, *measured))
@@ -76,27 +76,27 @@ def time_to_accuracy(result: Result) -> list[Row]:
 
 
 def augmentation(result: Result) -> list[Row]:
-    rows: list[Row] = [("way", "pictures/s on one core", "to albumentations")]
+    rows: list[Row] = [("implementation", "images/s on one core", "relative to albumentations")]
     rates = result["pictures_per_second"]
-    ratios, share = result["ratio_to_albumentations"], result["share_of_a_training_step"]
+    ratios, step = result["ratio_to_albumentations"], result["share_of_a_training_step"]
     rows += [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}") for name in sorted(rates, key=rates.__getitem__)]
-    step = (
-        f"input pipeline beside a training step of {share['model']}, batch {share['batch_size']}, "
-        f"{share['precision']}, {share['threads']} threads"
+    label = (
+        f"input pipeline and training step of {step['model']}, batch {step['batch_size']}, "
+        f"{step['precision']}, {step['threads']} threads"
     )
-    times = f"{share['input_pipeline_ms']:.2f} ms beside {share['training_step_ms']:.1f} ms"
-    return [*rows, (step, times, f"{share['share']:.1%} of the step")]
+    times = f"{step['input_pipeline_ms']:.2f} ms and {step['training_step_ms']:.1f} ms"
+    return [*rows, (label, times, f"{step['share']:.1%} of the step")]
 
 
 def from_disk(result: Result) -> float:
-    """Streamed from disk over resident, of trainings."""
+    """Return the ratio of trainings streamed from disk to resident ones."""
     rates = result["training"]
     return rates["streamed_from_disk_pictures_per_second"] / rates["resident_pictures_per_second"]
 
 
 def streaming(result: Result) -> list[Row]:
-    head = ("resident, pictures/s", "streamed, pictures/s", "streamed / resident")
-    rows: list[Row] = [("", *head, "from disk, pictures/s", "from disk / resident")]
+    head = ("resident, images/s", "streamed, images/s", "streamed / resident")
+    rows: list[Row] = [("", *head, "from disk, images/s", "from disk / resident")]
     for name in ("training", "input_pipeline"):
         rates = result[name]
         disk = rates.get("streamed_from_disk_pictures_per_second")
@@ -109,17 +109,17 @@ def streaming(result: Result) -> list[Row]:
                 *((f"{disk:,.0f}", f"{from_disk(result):.1%}") if disk else ("", "")),
             )
         )
-    looks = result["memory_mib"]
-    in_epoch = [look for look in looks if look["when"].startswith("picture")]
-    ends = (looks[0], *in_epoch[1:2], in_epoch[-1], looks[-1])  # all others lie between
-    for look in {look["when"]: look for look in ends}.values():
-        seen = f"{look['anonymous']:,} MiB anonymous, {look['file']:,} MiB of files"
-        rows.append((f"memory, {look['when']}", "", seen, "", "", ""))
+    samples = result["memory_mib"]
+    in_epoch = [sample for sample in samples if sample["when"].startswith("image")]
+    shown = (samples[0], *in_epoch[1:2], in_epoch[-1], samples[-1])  # the others are in between
+    for sample in {sample["when"]: sample for sample in shown}.values():
+        memory = f"{sample['anonymous']:,} MiB anonymous, {sample['file']:,} MiB of files"
+        rows.append((f"memory, {sample['when']}", "", memory, "", "", ""))
     return rows
 
 
 def end_to_end(result: Result) -> list[Row]:
-    rows: list[Row] = [("model", "usual, pictures/s", "ours, pictures/s", "ratio", "precision")]
+    rows: list[Row] = [("model", "usual, images/s", "ours, images/s", "ratio", "precision")]
     for model, row in result["models"].items():
         rates = (f"{row[f'{side}_pictures_per_second']:,.0f}" for side in ("usual", "ours"))
         rows.append((model, *rates, f"{row['ratio']:.2f}", row["precision"]))
@@ -127,7 +127,7 @@ def end_to_end(result: Result) -> list[Row]:
 
 
 def training_loop(result: Result) -> list[Row]:
-    head = ("bare loop, ms a step", "Lightning, ms a step", "ratio", "lowest to highest")
+    head = ("bare loop, ms per step", "Lightning, ms per step", "ratio", "lowest to highest")
     rows: list[Row] = [("model", *head, "rounds", "batch", "precision")]
     for model, row in result.items():
         if isinstance(row, Mapping) and "bare_ms" in row:
@@ -138,7 +138,8 @@ def training_loop(result: Result) -> list[Row]:
 
 
 def compilation(result: Result) -> list[Row]:
-    rows: list[Row] = [("model", "as it is, ms a step", "compiled, ms a step", "ratio", "seconds to compile", "rounds")]
+    head = ("model", "uncompiled, ms per step", "compiled, ms per step", "ratio", "seconds to compile", "rounds")
+    rows: list[Row] = [head]
     for model, row in result.items():
         if isinstance(row, Mapping) and "compiled_ms" in row:
             times = (f"{row['plain_ms']:.1f}", f"{row['compiled_ms']:.1f}", f"{row['ratio']:.3f}")
@@ -148,28 +149,28 @@ def compilation(result: Result) -> list[Row]:
 
 def inference(result: Result) -> list[Row]:
     batches = result["milliseconds_a_face_one_thread"]
-    net = f"{result['bundle']}, {result['parameters'] / 1e6:.2f} M parameters"
-    rows: list[Row] = [(net, *(f"{batch}, ms per face, one thread" for batch in batches))]
+    network = f"{result['bundle']}, {result['parameters'] / 1e6:.2f} M parameters"
+    rows: list[Row] = [(network, *(f"{batch}, ms per face, one thread" for batch in batches))]
     rows += [(name, *(f"{batch[name]:.3f}" for batch in batches.values())) for name in next(iter(batches.values()))]
     blank = [""] * (len(batches) - 1)
     for graph, seconds in result["seconds_for_1000_jpegs_all_cores"].items():
         rows.append((f"1,000 JPEG files, {graph}, all cores", f"{seconds:.2f} s", *blank))
     first = result["seconds_from_start_to_first_answer"]
-    return [*rows, ("from the start of Python to the first answer", f"{first:.2f} s", *blank)]
+    return [*rows, ("from the start of Python to the first prediction", f"{first:.2f} s", *blank)]
 
 
 def detection(result: Result) -> list[Row]:
-    shares = ("faces found", "false boxes a frame", "accuracy on found faces", "the same, as FER2013 crops them")
-    rows: list[Row] = [("detector", *shares, "detection, ms", "frames/s with classifying")]
+    rates = ("faces found", "false boxes per frame", "accuracy on found faces", "same faces, FER2013's crops")
+    rows: list[Row] = [("detector", *rates, "detection, ms", "frames/s with classification")]
     for row in result["figures"]:
-        seen = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}", f"{row['right']:.1%}")
+        counts = (f"{row['found']:.1%}", f"{row['false_a_frame']:.3f}", f"{row['right']:.1%}")
         times = (f"{row['detection_ms']:.1f}", f"{row['frames_a_second']:.1f}")
-        rows.append((row["detector"], *seen, f"{row['right_as_cropped']:.1%}", *times))
+        rows.append((row["detector"], *counts, f"{row['right_as_cropped']:.1%}", *times))
     return rows
 
 
 def first_read(result: Result) -> list[Row]:
-    rows: list[Row] = [("file", "way", "seconds", "peak MB over the imports")]
+    rows: list[Row] = [("file", "method", "seconds", "peak MB beyond the imports")]
     return rows + [
         (row["file"], row["case"], f"{row['seconds']:.3f}", f"{row['peak_mb']:.0f}") for row in result["figures"]
     ]
@@ -187,7 +188,7 @@ def peak_memory(result: Result) -> list[Row]:
 
 
 def growth(result: Result) -> list[Row]:
-    head = ("pictures", "epochs", "processes", "seconds an epoch", "seconds whole", "seconds beside training")
+    head = ("images", "epochs", "processes", "seconds per epoch", "seconds in total", "seconds beside training")
     rows: list[Row] = [(*head, "peak GiB per process")]
     for row in result["rows"]:
         counts = (f"{row[key]:,}" for key in ("pictures", "epochs", "processes"))
@@ -197,7 +198,7 @@ def growth(result: Result) -> list[Row]:
 
 
 def side_by_side(result: Result) -> list[Row]:
-    rows: list[Row] = [("experiment", "one after the other, seconds", "side by side, seconds", "ratio")]
+    rows: list[Row] = [("experiment", "sequential, seconds", "parallel, seconds", "ratio")]
     for name, row in result["experiments"].items():
         times = (f"{row[key]:.0f}" for key in ("one_after_the_other_seconds", "side_by_side_seconds"))
         rows.append((f"{name}, {result['epochs']} epochs", *times, f"{row['ratio']:.2f}"))
@@ -208,8 +209,8 @@ def sweep(result: Result) -> list[Row]:
     overhead, memory = result["overhead_s"], result["resident_mib"]
     first = next(key for key in memory if key.startswith("trial_"))
     return [
-        ("what", f"over {result['trials']} trials"),
-        ("overhead of a trial, median", f"{overhead['median']:.2f} s"),
+        ("measurement", f"over {result['trials']} trials"),
+        ("overhead per trial, median", f"{overhead['median']:.2f} s"),
         ("in the first half", f"{overhead['median_of_first_half']:.2f} s"),
         ("in the second half", f"{overhead['median_of_second_half']:.2f} s"),
         (f"resident memory at {first.replace('_', ' ')}", f"{memory[first]:,} MiB"),
@@ -219,7 +220,7 @@ def sweep(result: Result) -> list[Row]:
 
 def kills(result: Result) -> list[Row]:
     rows: list[Row] = [
-        ("compared", f"identical of {result['trainings']} trainings, killed {len(result['kills'])} times")
+        ("compared", f"identical of {result['trainings']} trainings, killed {len(result['kills'])} times in total")
     ]
     return rows + [(name.split(",")[0], f"{n}") for name, n in result.items() if name.endswith(", identical")]
 
@@ -248,15 +249,15 @@ SECTIONS = (
         "time_to_accuracy",
         "Time to accuracy",
         time_to_accuracy,
-        "The epoch is chosen on PublicTest. Each row is one run, measured at its own time and commit; those with other "
-        "epochs are earlier recipes. An aim is reached if both its accuracy, on PrivateTest, and its seconds are.",
+        "The epoch is selected on PublicTest. Each row is one run, measured at its own time and commit; rows with "
+        "other epochs are earlier recipes. An aim is reached if both its accuracy, on PrivateTest, and its time are.",
     ),
     Section(
         "augmentation",
         "Input pipeline",
         augmentation,
         "The policy is `augmentation=standard`. *BatchedAugmentation* is the default; *PictureAugmentation* is "
-        "this project's policy by albumentations, one picture at a time.",
+        "this project's policy with albumentations, one image at a time.",
         (
             ("at least 4 times albumentations", lambda r: r["ratio_to_albumentations"]["BatchedAugmentation"] >= 4),
             ("at most 3% of a training step", lambda r: r["share_of_a_training_step"]["share"] <= 0.03),
@@ -267,32 +268,32 @@ SECTIONS = (
         "A million faces",
         streaming,
         "*Streamed* is read from the page cache. *From disk* is the median of three passes, each after the file was "
-        "dropped from that cache; they took no turns, and their ratio is that of the medians. Anonymous memory is what "
-        "the process needs; what it maps of files the system takes back whenever it wants.",
+        "dropped from that cache; these were not measured alternately, and their ratio is that of the medians. "
+        "Anonymous memory is what the process needs; the system can reclaim mapped memory of files at any time.",
         (
             ("training at least 90% of resident", lambda r: r["training"]["streamed_over_resident"] >= 0.9),
             ("the same from disk", lambda r: from_disk(r) >= 0.9),
         ),
     ),
-    Section("end_to_end", "From pictures to updates", end_to_end),
+    Section("end_to_end", "Training throughput", end_to_end),
     Section(
         "training_loop",
-        "Lightning beside a bare loop",
+        "Overhead of Lightning",
         training_loop,
-        "*Lowest to highest* are the ratios of single rounds.",
+        "*Lowest to highest* is the range of the ratios of single rounds.",
         [("at most 1.03 for custom_cnn", lambda r: r["custom_cnn"]["ratio"] <= 1.03)],
     ),
-    Section("compilation", "torch.compile", compilation, "`trainer.compile=true`, which is not the default."),
-    Section("growth", "Growth", growth, "A small net; the memory is that of the largest process."),
+    Section("compilation", "torch.compile", compilation, "`trainer.compile=true` is not the default."),
+    Section("growth", "Scaling", growth, "A small network; the memory is that of the largest process."),
     Section(
         "side_by_side",
-        "Two trainings",
+        "Parallel trainings",
         side_by_side,
-        "Whole commands, start-up and figures counted in; `baselines run --at_once 2` runs them so.",
+        "Complete commands, including start-up and figures; `baselines run --at_once 2` runs trainings in parallel.",
     ),
     Section(
         "start_up",
-        "Start",
+        "Start-up",
         start_up,
         aims=(
             ("`--cfg job` and `--help` under 1 s", lambda r: all(r["commands"][name]["seconds"] < 1 for name in SHOWN)),
@@ -307,15 +308,15 @@ SECTIONS = (
         "inference",
         "Inference",
         inference,
-        "Medians; the runtimes took turns, the last lines did not. ExecuTorch's programs take one face: its batch of "
-        "64 is 64 calls.",
+        "Medians; the runtimes were measured alternately, the last rows were not. ExecuTorch's programs take one face: "
+        "their batch of 64 is 64 calls.",
     ),
     Section(
         "detection",
         "Video",
         detection,
-        "Faces of PublicTest pasted into photographs, classified with the model in the box. The detectors took turns; "
-        "times are medians over the frames.",
+        "Faces of PublicTest pasted into photographs, classified with the bundled model. The detectors were measured "
+        "alternately; times are medians over the frames.",
     ),
     Section("sweep", "Sweeps", sweep),
     Section("kills", "Killed and resumed", kills),
@@ -323,39 +324,39 @@ SECTIONS = (
 
 
 def measured_on(result: Result) -> str:
-    """Machine, version of PyTorch and commit of a file."""
+    """Format machine, PyTorch version and commit of a result."""
     machine, torch, commit = result["machine"], result["versions"]["torch"], result["commit"]
     memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
     processor = f"{machine['cpu']}, {machine['cores']} cores{memory}, {machine['gpu'] or 'no GPU'}"
     return f"measured on {processor}, PyTorch {torch}, at commit `{commit}`."
 
 
-def verdict(reached: Callable[[Result], bool], result: Result) -> str:
+def verdict(is_reached: Callable[[Result], bool], result: Result) -> str:
     try:
-        return "reached" if reached(result) else "not reached"
+        return "reached" if is_reached(result) else "not reached"
     except KeyError:
         return "not measured"
 
 
 def section(chosen: Section, results: Path) -> str:
-    """One section; without its file it says that it was not run."""
+    """Format one section; without its file, it is marked as not run."""
     file = results / f"{chosen.name}.json"
     if not file.exists():
         return f"## {chosen.title}\n\nnot run (`benchmarks/{chosen.name}.py`)\n"
     result = json.loads(file.read_text("utf-8"))
-    said = f"{result['question']} {chosen.note}".strip()
+    text = f"{result['question']} {chosen.note}".strip()
     headings, *rows = chosen.table(result)
     table = "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
-    aims = " ".join(f"Aim: {text} ({verdict(reached, result)})." for text, reached in chosen.aims)
+    aims = " ".join(f"Aim: {text} ({verdict(is_reached, result)})." for text, is_reached in chosen.aims)
     rounds = result.get("rounds", 0)
     script = f"`benchmarks/{chosen.name}.py`" + (f", {rounds} round{'s' * (rounds > 1)}" if rounds else "")
-    parts = [f"## {chosen.title}", said, aims, table, f"{script}; {measured_on(result)}"]
+    parts = [f"## {chosen.title}", text, aims, table, f"{script}; {measured_on(result)}"]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def page(results: Path = RESULTS) -> str:
-    """docs/PERFORMANCE.md."""
-    return "\n".join([f"{HEAD}\n", *(section(chosen, results) for chosen in SECTIONS)])
+    """Generate docs/PERFORMANCE.md."""
+    return "\n".join([f"{PAGE_HEAD}\n", *(section(chosen, results) for chosen in SECTIONS)])
 
 
 if __name__ == "__main__":

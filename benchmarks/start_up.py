@@ -1,8 +1,8 @@
 """How long does a command take to start, and how much memory does it need?
 
-Each command runs in a process of its own, in turns; the table shows medians over the rounds. The first training step is
-that of the demo, `python train.py` without a data set, from the start of Python until the step is done; the run then
-ends. Files that were read before may lie in the page cache. A peak below this script's own cannot be seen.
+Each command runs in a separate process, alternately; the table shows medians over the rounds. The first training step
+is that of the demo, `python train.py` without a data set, from the start of Python until the step is complete; the run
+then exits. Files that were read before may be in the page cache. A peak below this script's own is not measurable.
 
     python benchmarks/start_up.py --out benchmarks/results/start_up.json
 """
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from harness import ROOT, finish, interleaved, new_parser, run_alone
+from harness import ROOT, finish, interleave, new_parser, run_subprocess
 from PIL import Image
 
 FIRST_STEP = f"""
@@ -24,11 +24,11 @@ import os, runpy, sys
 import fer_lightning
 from fer_lightning.training import callbacks
 
-class Stopped(callbacks.TrainingProgress):
+class ExitAfterFirstBatch(callbacks.TrainingProgress):
     def on_train_batch_end(self, *arguments):
         os._exit(0)
 
-callbacks.TrainingProgress = Stopped
+callbacks.TrainingProgress = ExitAfterFirstBatch
 sys.argv = ["train.py", "data=synthetic"]
 sys.path.insert(0, {str(ROOT)!r})
 runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
@@ -50,15 +50,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
         Image.fromarray(noise).save(Path(folder, "face.png"))
-        sides = {name: partial(run_alone, [sys.executable, *words], folder) for name, words in COMMANDS.items()}
-        seen = interleaved(sides, options.rounds, warm_up=1)  # of the page cache
+        sides = {name: partial(run_subprocess, [sys.executable, *argv], folder) for name, argv in COMMANDS.items()}
+        results = interleave(sides, options.rounds, warm_up=1)  # fills the page cache
     commands = {
         name: {
             "seconds": round(statistics.median(seconds for seconds, _ in rows), 3),
             "largest_seconds": round(max(seconds for seconds, _ in rows), 3),
             "peak_mib": round(statistics.median(peak for _, peak in rows)),
         }
-        for name, rows in seen.items()
+        for name, rows in results.items()
     }
     finish("start_up", __doc__, {"rounds": options.rounds, "commands": commands}, options.out)
 

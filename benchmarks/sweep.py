@@ -1,7 +1,7 @@
-"""What does a sweep cost beside its trainings, and does its process grow? Many tiny trials by train.py in one process.
+"""What is the overhead of a sweep per trial, and does its process grow? Many tiny trials of train.py in one process.
 
-Overhead is the time from the start of one trial's `Trainer.fit` to the start of the next one's, less the `fit` itself:
-suggesting, composing, reading the data, building, MLflow, telling the study, cleaning up.
+Overhead is the time from the start of one trial's `Trainer.fit` to the start of the next one's, minus the `fit` itself:
+suggesting, composing, reading the data, building, MLflow, reporting to the study, cleaning up.
 
     python benchmarks/sweep.py --trials 50 --out benchmarks/results/sweep.json
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from harness import ROOT, finish, new_parser, write_noise
 
 USAGES = ["Training"] * 200 + ["PublicTest"] * 50 + ["PrivateTest"] * 50
-WARM = 5  # trials that load and compile what the others find
+WARM_UP = 5  # trials that load and compile what later ones reuse
 TINY = ["data=fer2013", "data.path=tiny.csv", "trainer.max_epochs=2", "trainer.precision=32-true", "model.width=4"]
 
 
@@ -29,11 +29,11 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * resource.getpagesize() / 2**20
 
 
-def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
-    """Start and end of each `fit` in seconds, and MiB resident before it."""
+def run_sweep(trials: int, tracking: str) -> list[tuple[float, float, float]]:
+    """Return the start and end of each `fit` in seconds, and the resident MiB before it."""
     import pytorch_lightning as pl  # after fer_lightning
 
-    laps: list[tuple[float, float, float]] = []
+    fits: list[tuple[float, float, float]] = []
     fit = pl.Trainer.fit
 
     def timed(self: pl.Trainer, *args, **kwargs) -> None:
@@ -41,22 +41,22 @@ def swept(trials: int, tracking: str) -> list[tuple[float, float, float]]:
         try:
             fit(self, *args, **kwargs)
         finally:
-            laps.append((start, time.perf_counter(), memory))
+            fits.append((start, time.perf_counter(), memory))
 
     command = ["-m", "search=custom_cnn", *TINY, f"tracking={tracking}", "trainer.batch_size=32"]
     sys.argv = [str(ROOT / "train.py"), *command, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.sampler.seed=0"]
-    here = Path.cwd()
+    cwd = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as silence:
         os.chdir(folder)
-        write_noise(Path("tiny.csv"), USAGES, distinct=len(USAGES))  # as with FER2013, only the first trial parses it
+        write_noise(Path("tiny.csv"), USAGES, distinct=len(USAGES))  # as with FER2013, only the first trial reads it
         pl.Trainer.fit = timed
         try:
             with redirect_stdout(silence):
                 runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         finally:
             pl.Trainer.fit = fit
-            os.chdir(here)
-    return laps
+            os.chdir(cwd)
+    return fits
 
 
 def main() -> None:
@@ -64,13 +64,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--tracking", default="mlflow")
     options = parser.parse_args()
-    laps = swept(options.trials, options.tracking)
-    overheads = [after[0] - lap[1] for lap, after in zip(laps[WARM:-1], laps[WARM + 1 :], strict=True)]
-    memory = [lap[2] for lap in laps]
-    half = (len(laps) - WARM) // 2
-    grown = statistics.linear_regression(range(len(laps) - WARM), memory[WARM:]).slope
+    fits = run_sweep(options.trials, options.tracking)
+    overheads = [after[0] - fit[1] for fit, after in zip(fits[WARM_UP:-1], fits[WARM_UP + 1 :], strict=True)]
+    memory = [fit[2] for fit in fits]
+    half = (len(fits) - WARM_UP) // 2
+    slope = statistics.linear_regression(range(len(fits) - WARM_UP), memory[WARM_UP:]).slope
     result = {
-        "trials": len(laps),
+        "trials": len(fits),
         "tracking": options.tracking,
         "overhead_s": {
             "median": round(statistics.median(overheads), 3),
@@ -79,9 +79,9 @@ def main() -> None:
             "median_of_second_half": round(statistics.median(overheads[half:]), 3),
         },
         "resident_mib": {
-            f"trial_{WARM}": round(memory[WARM]),
+            f"trial_{WARM_UP}": round(memory[WARM_UP]),
             "last_trial": round(memory[-1]),
-            "slope_a_trial": round(grown, 2),
+            "slope_a_trial": round(slope, 2),
             "each": [round(value) for value in memory],
         },
     }

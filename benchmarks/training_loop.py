@@ -1,8 +1,8 @@
-"""Does the framework cost time? One epoch of FERModule under Lightning against a bare PyTorch loop, same batches.
+"""How much time does the framework add? FERModule with Lightning and a bare PyTorch loop, on the same batches.
 
-Both sides train the same network with the same optimizer on the same batches, interleaved in one run; the table shows
-medians, the median of the ratios of neighbouring rounds, and the lowest and highest of these. The last case has a step
-so short that what the framework adds to each is seen.
+Both train the same network with the same optimizer on the same batches for an epoch, interleaved in one run; the table
+shows medians, the median of the ratios of neighbouring rounds, and the lowest and highest ratio. The last case has such
+a short step that the overhead per step is visible.
 
     python benchmarks/training_loop.py --out benchmarks/results/training_loop.json
 """
@@ -14,9 +14,9 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
+import fer_lightning  # noqa: F401  # isort: skip  # first: it makes any build of torchvision importable
 import pytorch_lightning as pl
-from harness import finish, interleaved, new_parser, ratios
+from harness import finish, interleave, new_parser, ratios
 from omegaconf import DictConfig
 from rich.console import Console
 from training_step import Step, batches, config_of, data_of
@@ -34,11 +34,11 @@ CASES = {
         *("model=sequential_cnn", "model.width=4", "model.hidden=32", "trainer.batch_size=32")
     ],
 }
-"""By name: what a case overrides."""
+"""Overrides of each case, by name."""
 
 
-class Lap(pl.Callback):
-    """Takes the time from the first training batch of an epoch to its last."""
+class EpochTimer(pl.Callback):
+    """Measures the time from a training batch of an epoch to its last."""
 
     def __init__(self, skip: int) -> None:
         self.skip = skip
@@ -64,24 +64,24 @@ def lightning(config, skip: int) -> float:
     pl.seed_everything(0, verbose=False)
     datamodule = prepare_data(config)
     module = build_module(config, Job.current(), datamodule)
-    lap = Lap(skip)
+    timer = EpochTimer(skip)
     progress = TrainingProgress("val/accuracy", "max", Console(quiet=True))
     trainer = build_trainer(
         config,
         Path("outputs/benchmark"),
         module.network,
         logger=False,
-        callbacks=[lap, progress],
+        callbacks=[timer, progress],
         enable_checkpointing=False,
     )
     trainer.fit(module, datamodule=datamodule)
     if trainer.global_step != config.trainer.limit_train_batches:
-        raise SystemExit(f"the epoch has {trainer.global_step} steps alone: data.count is too small")
-    return lap.seconds
+        raise SystemExit(f"the epoch has only {trainer.global_step} steps: increase data.count")
+    return timer.seconds
 
 
 def bare(config: DictConfig, skip: int) -> tuple[float, str]:
-    """Seconds, and the precision of the arithmetic."""
+    """Return the seconds and the precision."""
     prepared = prepare_data(config)
     datamodule = data_of(config, prepared.faces, prepared.split, resident=True)
     step, source = Step(config, datamodule), batches(datamodule)
@@ -93,20 +93,20 @@ def bare(config: DictConfig, skip: int) -> tuple[float, str]:
     return time.perf_counter() - start, step.precision
 
 
-def measured(case: str, rounds: int, steps: int) -> dict[str, float | int | str]:
-    skip = steps // 4  # the first steps warm caches up, and the memory that a new network takes
+def measure(case: str, rounds: int, steps: int) -> dict[str, float | int | str]:
+    skip = steps // 4  # the first steps fill caches and allocate the memory of a new network
     config = config_for(case, steps)
     _, precision = bare(config, skip)
     sides = {"bare": lambda: bare(config, skip)[0], "lightning": lambda: lightning(config, skip)}
-    seen = interleaved(sides, rounds, warm_up=1)
+    times = interleave(sides, rounds, warm_up=1)
     per_step = 1000 / (steps - skip)
-    compared = ratios(seen["lightning"], seen["bare"])
+    epoch_ratios = ratios(times["lightning"], times["bare"])
     return {
-        "bare_ms": statistics.median(seen["bare"]) * per_step,
-        "lightning_ms": statistics.median(seen["lightning"]) * per_step,
-        "ratio": statistics.median(compared),
-        "lowest": min(compared),
-        "highest": max(compared),
+        "bare_ms": statistics.median(times["bare"]) * per_step,
+        "lightning_ms": statistics.median(times["lightning"]) * per_step,
+        "ratio": statistics.median(epoch_ratios),
+        "lowest": min(epoch_ratios),
+        "highest": max(epoch_ratios),
         "rounds": rounds,
         "batch_size": config.trainer.batch_size,
         "precision": precision,
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80)
     options = parser.parse_args()
     quiet()
-    result = {case: measured(case, options.rounds, options.steps) for case in options.cases}
+    result = {case: measure(case, options.rounds, options.steps) for case in options.cases}
     finish("training_loop", __doc__, result, options.out)
 
 

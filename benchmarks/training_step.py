@@ -1,4 +1,4 @@
-"""The batches of a training and one step on them, without a Trainer: what several benchmarks time."""
+"""Batches of a training and one training step, without a Trainer, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from types import SimpleNamespace
 
-import fer_lightning  # noqa: F401  # isort: skip  # first, so that torchvision can be imported whatever it was built for
+import fer_lightning  # noqa: F401  # isort: skip  # first: it makes any build of torchvision importable
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -29,12 +29,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def config_of(*overrides: str) -> DictConfig:
-    """conf/ with overrides."""
+    """Compose conf/ with overrides."""
     return composed(CONF, ["paths.output_dir=outputs/benchmark", *overrides])
 
 
 def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bool) -> FERDataModule:
-    """The data module as for a training."""
+    """Create the data module as a training does."""
     datamodule = FERDataModule(
         faces,
         split,
@@ -44,12 +44,12 @@ def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bo
         workers=config.data.workers,
         seed=config.seed,
     )
-    datamodule.trainer = SimpleNamespace(training=True)  # all that it asks its trainer
+    datamodule.trainer = SimpleNamespace(training=True)  # the only attribute of the trainer that it reads
     return datamodule
 
 
 def batches(datamodule: FERDataModule) -> Iterator[Batch]:
-    """Ready training batches, epoch after epoch."""
+    """Yield training batches on the device, epoch after epoch."""
     loader = datamodule.train_dataloader()
     epoch = 0
     while True:
@@ -61,7 +61,7 @@ def batches(datamodule: FERDataModule) -> Iterator[Batch]:
 
 
 class Step:
-    """Forward, backward and update, in the layout and precision that a training of this config has."""
+    """Forward, backward and update, in the memory format and precision of a training with this configuration."""
 
     def __init__(self, config: DictConfig, datamodule: FERDataModule) -> None:
         pl.seed_everything(0, verbose=False)
@@ -80,18 +80,18 @@ class Step:
 
 
 def rate(source: Iterator[Batch], steps: int, step: Callable[[Batch], object]) -> float:
-    """Pictures a second over so many steps."""
-    seen = 0
+    """Return the images per second over the given number of steps."""
+    images = 0
     wait_for_device()
     started = time.perf_counter()
     for batch in islice(source, steps):
         step(batch)
-        seen += len(batch["label"])
+        images += len(batch["label"])
     wait_for_device()
-    return seen / (time.perf_counter() - started)
+    return images / (time.perf_counter() - started)
 
 
 def wait_for_device() -> None:
-    """Waits until the device has done all that it was asked for."""
+    """Wait until the device has finished all work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()

@@ -56,7 +56,7 @@ from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.resume import STATE, RunState, StartPoint
 from fer_lightning.run.train import train
 from fer_lightning.studies.audit.findings import out_of_fold
-from fer_lightning.studies.compare import Measured, compare
+from fer_lightning.studies.compare import Measurement, compare
 from fer_lightning.training.distillation import Distiller
 from fer_lightning.training.module import FERModule, load_module
 
@@ -589,7 +589,7 @@ def feed_run(given: tuple[bytes, bytes, bytes], folder: Path) -> None:
     assert len(choices_in(folder)) == 1
     refused = None
     for read in (
-        lambda: compare(Measured.read(folder), Measured.read(folder)),
+        lambda: compare(Measurement.read(folder), Measurement.read(folder)),
         lambda: out_of_fold(folder, measured_faces()),
         lambda: Distiller([str(folder)]),
     ):
@@ -723,18 +723,18 @@ TARGETS = [
     Target("zip archives", zips(), feed_archive, (DataError,)),
     Target("tar archives", tars(), feed_archive, (DataError,)),
     Target("FER+ votes", votes(), feed_votes, (DataError,)),
-    Target("pictures of a data set", pictures, feed_picture_of_a_set, (DataError,)),
-    Target("pictures to predict", pictures, feed_picture, (PictureError,)),
+    Target("images of a data set", pictures, feed_picture_of_a_set, (DataError,)),
+    Target("images to predict", pictures, feed_picture, (PictureError,)),
     Target("caches", caches(), feed_cache, (DataError,)),
     Target("checkpoints", checkpoints(), feed_checkpoint, (ValueError,)),
     Target("weights", weights(), feed_weights, (ValueError,)),
     Target("bundles", bundles(), feed_bundle, (BundleError,)),
     Target("records and tables", runs, feed_run, (ValueError,)),
     Target(
-        "train.py's words",
+        "arguments of train.py",
         st.lists(typed_words, min_size=1, max_size=4),
         feed_training,
         (ValueError, CompactHydraException),
     ),
-    Target("fer's words", verb_words(), feed_verb, (ValueError,)),
+    Target("arguments of fer_lightning", verb_words(), feed_verb, (ValueError,)),
 ]

@@ -12,7 +12,7 @@ from fer_lightning.app.cards import escaped
 from fer_lightning.app.choices import OUTPUTS
 from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import read_record
-from fer_lightning.studies.baselines.rows import HEAD, baselines
+from fer_lightning.studies.baselines.rows import README_COLUMNS, baselines
 
 REPORT = {
     "confusion_matrix.png": "Confusion matrix",
@@ -48,7 +48,7 @@ def show_baselines() -> None:
         f"test images that also occur in the other parts. {len(rows) - len(measured)} more can be run."
     )
     cells = [row.cells() for row in measured]
-    st.dataframe(pd.DataFrame([{column: row[column] for column in HEAD} for row in cells]), hide_index=True)
+    st.dataframe(pd.DataFrame([{column: row[column] for column in README_COLUMNS} for row in cells]), hide_index=True)
     for row in measured:
         for record in row.records:
             with st.expander(f"{row.name}, seed {record['seed']}"):

@@ -120,7 +120,7 @@ def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str]
         },
         "temperature": temperature,
         **({"calibration": calibration} if calibration else {}),
-        "scores": {part: records.recorded(row) for part, row in scores.items()},
+        "scores": {part: records.recorded_scores(row) for part, row in scores.items()},
         "parity": {kind: asdict(row) for kind, row in parity.items()},
     }
     write_json(folder / DESCRIPTION, content)

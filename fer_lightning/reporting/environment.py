@@ -1,4 +1,4 @@
-"""The environment of a measurement: machine, versions, commit."""
+"""Environment of a measurement: machine, package versions, commit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that a result can depend on."""
+    """Return the version of Python and of the packages that can affect a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of the code, with `-dirty` where tracked files differ from it; `unknown` outside a checkout."""
+    """Return the git commit of the code, with `-dirty` if tracked files were changed; `unknown` outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -53,7 +53,7 @@ def commit() -> str:
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Processor, cores, threads of this process, memory in GiB and GPU of this machine.
+    """Return processor, cores, threads of this process, memory in GiB and GPU of this machine.
 
     Args:
         device: What was worked on; a GPU beside another one is not named.
@@ -82,7 +82,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
-    """Machine, versions and commit, as records hold them.
+    """Return machine, versions and commit, as stored in records.
 
     Args:
         device: See `machine`.

@@ -1,7 +1,7 @@
-"""The pictures of a report: confusion matrix, training curves, F1 of each class, reliability, grids of faces.
+"""Figures of a report: confusion matrix, training curves, F1 of each class, reliability diagram, image grids.
 
-Every function returns a figure of its own and touches no state of pyplot, so that it works in servers and in
-sweeps. Colours are those of Okabe and Ito (2008), which people with colour blindness can tell apart.
+Every function returns a new figure and does not use the state of pyplot, so that it works in servers and in sweeps.
+The colours are those of Okabe and Ito (2008), distinguishable with colour blindness.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fer_lightning.files import atomic_write
 
 INK, MUTED, RULE = "#222222", "#666666", "#DDDDDD"
 BLUE, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#56B4E9", "#CC79A7"
-RIGHT, WRONG = "#00704F", "#B8420A"  # their green and vermilion, darkened until text is legible
+RIGHT, WRONG = "#00704F", "#B8420A"  # their green and vermilion, darkened for legible text
 
 STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # names of classes are no formulas
-    "font.family": "DejaVu Sans",  # comes with matplotlib and has the check mark, the cross and the arrow
+    "text.parse_math": False,  # class names are not formulas
+    "font.family": "DejaVu Sans",  # shipped with matplotlib; has the check mark, the cross and the arrow
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -55,14 +55,14 @@ RATES = {"learning rate": ("lr", PURPLE)}
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
-    """Writes a PNG, whole or not at all."""
+    """Save a figure as PNG, atomically."""
     with atomic_write(path) as aside:
         figure.savefig(aside, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 
 
 def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title: str = "") -> Figure:
-    """Counts and, beside them, the percentages of each row, so that the diagonal on the right is the recall.
+    """Plot the counts and, beside them, the percentages of each row, whose diagonal is the recall.
 
     Args:
         matrix: (C, C) counts; rows are the true classes, columns the predicted ones.
@@ -76,14 +76,14 @@ def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title:
     count = len(classes)
     if matrix.shape != (count, count):
         raise ValueError(f"{count} classes need a {count} x {count} confusion matrix, got shape {matrix.shape}")
-    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    percentages = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(3.0, count * (0.6 if count <= 10 else 0.46))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2 * side + 2.2, side + 1.7), layout="constrained")
         figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         left, right = figure.subplots(1, 2)
-        _heatmap(left, matrix, matrix.max(initial=1), classes, "Pictures")
-        _heatmap(right, share, 100, classes, "Per cent of the true class")
+        _heatmap(left, matrix, matrix.max(initial=1), classes, "Images")
+        _heatmap(right, percentages, 100, classes, "Percent of the true class")
         if title:
             figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -110,16 +110,16 @@ def _heatmap(axes: Axes, values: NDArray[Any], top: float, classes: Sequence[str
     axes.tick_params(length=0)
     axes.set_anchor("N")
     axes.spines[:].set_visible(False)
-    for edge in range(1, count):  # white rules between the cells
+    for edge in range(1, count):  # white lines between the cells
         axes.axhline(edge - 0.5, color="white", linewidth=1)
         axes.axvline(edge - 0.5, color="white", linewidth=1)
 
 
 def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
-    """Loss, scores and learning rate over the epochs; a panel without any value is left out.
+    """Plot loss, scores and learning rate over the epochs; panels without values are omitted.
 
     Args:
-        history: One row an epoch: `epoch` (counted from 1) and any keys of `LOSSES`, `SCORES`, `RATES`.
+        history: One row per epoch: `epoch` (counted from 1) and any keys of `LOSSES`, `SCORES`, `RATES`.
         best_epoch: The epoch to mark, or None.
     """
     epochs = [int(row.get("epoch", position)) for position, row in enumerate(history, start=1)]
@@ -138,8 +138,8 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
             grid[0].set_axis_off()
         for axes, (title, lines) in zip(grid, panels, strict=False):
             for label, (key, color) in lines.items():
-                there = [(epoch, row[key]) for epoch, row in zip(epochs, history, strict=True) if key in row]
-                x, y = zip(*there, strict=True)  # without the epochs that were not validated
+                validated = [(epoch, row[key]) for epoch, row in zip(epochs, history, strict=True) if key in row]
+                x, y = zip(*validated, strict=True)
                 marker = "o" if len(history) <= 25 else None
                 axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
             if best_epoch is not None:
@@ -162,11 +162,11 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: int | No
 
 
 def per_class_f1(f1: Mapping[str, float], support: Mapping[str, int], macro_f1: float) -> Figure:
-    """One bar a class with its F1 and its number of pictures, and the macro F1 as a line.
+    """Plot one bar per class with its F1 and number of images, and the macro F1 as a line.
 
     Args:
         f1: Fraction in [0, 1] by class name.
-        support: Pictures by class name.
+        support: Number of images by class name.
         macro_f1: The mean to mark.
     """
     names = list(f1)
@@ -175,7 +175,7 @@ def per_class_f1(f1: Mapping[str, float], support: Mapping[str, int], macro_f1: 
         figure = Figure(figsize=(7, 1.5 + 0.42 * len(names)), layout="constrained")
         axes = figure.subplots()
         axes.barh(range(len(names)), values, height=0.68, color=BLUE)
-        for position, value in enumerate(values):  # in a column of their own, where no line crosses them
+        for position, value in enumerate(values):  # in a separate column, where no line crosses them
             axes.text(1.02, position, f"{value:.3f}", va="center", transform=axes.get_yaxis_transform())
         axes.axvline(macro_f1, color=ORANGE, linestyle=(0, (4, 3)), linewidth=1.5)
         axes.set_yticks(range(len(names)), [f"{name}  (n = {support[name]:,})" for name in names])
@@ -193,11 +193,11 @@ def per_class_f1(f1: Mapping[str, float], support: Mapping[str, int], macro_f1: 
 def reliability_diagram(
     panels: Mapping[str, tuple[NDArray[np.integer], NDArray[np.floating], NDArray[np.floating]]],
 ) -> Figure:
-    """How often a net is right when it is so sure (Guo et al. 2017, figure 1), with the pictures of each bin below.
+    """Plot accuracy against confidence (Guo et al. 2017, figure 1), with the number of images of each bin below.
 
     Args:
-        panels: By title, over B bins of equal width: count (B,), mean confidence (B,) and accuracy (B,), both NaN
-            where a bin is empty.
+        panels: By title, over B bins of equal width: count (B,), mean confidence (B,) and accuracy (B,), both NaN for
+            empty bins.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.4 + 4.2 * len(panels), 5.2), layout="constrained")
@@ -210,32 +210,32 @@ def reliability_diagram(
             bar: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
             upper.bar(left, np.nan_to_num(accuracy), color=SKY, label="accuracy", **bar)
             upper.hlines(confidence, left, left + width, color=ORANGE, linewidth=2.2, label="mean confidence")
-            upper.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label="as right as sure")
+            upper.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label="perfect calibration")
             upper.set(title=title, xlim=(0, 1), ylim=(0, 1))
             upper.grid(axis="y")
             lower.bar(left, count, color=SKY, **bar)
-            for position, pictures in zip(left, count, strict=True):
-                if pictures:
+            for position, images in zip(left, count, strict=True):
+                if images:
                     lower.annotate(
-                        f"{pictures:,}", (position + width / 2, pictures), (0, 2), textcoords="offset points",
+                        f"{images:,}", (position + width / 2, images), (0, 2), textcoords="offset points",
                         ha="center", va="bottom", rotation=90, fontsize=7.5, color=MUTED,
                     )  # fmt: skip
             lower.set(xlabel="confidence", ylim=(0, 1.45 * max(c.max() for c, _, _ in panels.values())))
             lower.set_yticks([])
             lower.spines["left"].set_visible(False)
         grid[0, 0].set_ylabel("accuracy")
-        grid[1, 0].set_ylabel("pictures")
+        grid[1, 0].set_ylabel("images")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
 def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, marked: str = "") -> Figure:
-    """One dot a row with its interval, and its value at the right.
+    """Plot one dot per row with its interval, and its value at the right.
 
     Args:
         rows: Value, lower and upper bound by name, from top to bottom; fractions.
-        label: What the values are.
-        marked: The name of the row to stand out.
+        label: Title: what the values are.
+        marked: Name of the highlighted row.
     """
     names = list(rows)
     with mpl.rc_context(STYLE):
@@ -258,15 +258,13 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, marked
     return figure
 
 
-def picture_grid(
-    images: NDArray[np.uint8], titles: Sequence[str], correct: Sequence[bool] | None, title: str
-) -> Figure:
-    """Faces in rows of up to eight with captions; right ones get a green check mark, wrong ones a red cross.
+def image_grid(images: NDArray[np.uint8], titles: Sequence[str], correct: Sequence[bool] | None, title: str) -> Figure:
+    """Plot images in rows of up to eight; a check mark or a cross in the caption marks correct and wrong predictions.
 
     Args:
         images: uint8 (N, H, W) or (N, H, W, 3).
-        titles: N captions, of one line or more.
-        correct: N verdicts, or None for captions without a verdict.
+        titles: N captions, of one or more lines.
+        correct: Whether each of the N predictions is correct; None for captions without a mark.
         title: A line above all.
     """
     columns = max(1, min(8, len(images)))

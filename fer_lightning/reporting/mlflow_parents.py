@@ -1,4 +1,4 @@
-"""MLflow's parent runs: of a multirun's jobs, and of an Optuna study's trials."""
+"""Parent runs in MLflow: of the jobs of a multirun, and of the trials of an Optuna study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from fer_lightning.reporting.mlflow_store import first_store_that_works, open_experiment, root_cause, store_errors
+from fer_lightning.reporting.mlflow_store import open_experiment, root_cause, store_errors, with_local_fallback
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,29 +27,29 @@ log = logging.getLogger(__name__)
 
 PARENT, SWEEP = "mlflow.parentRunId", "sweep_dir"
 STUDY_PARENT = "mlflow_parent"
-"""An Optuna study's user attribute: the id of the parent run that all its workers share."""
+"""User attribute of an Optuna study: the id of the parent run that all its workers share."""
 
 
 class MultirunParent(Callback):
-    """Hydra callback: opens the parent run of a multirun before its jobs, closes it with the best result."""
+    """Hydra callback that opens the parent run of a multirun before its jobs and closes it with the best result."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Opens the parent run; should this process die before the end, the run is KILLED."""
+        """Open the parent run; if this process ends before the multirun, the run is KILLED."""
         if OmegaConf.select(config, "hydra.sweeper.observers") is not None:
-            return  # an Optuna study outlives this process: its parent is a StudyRun
+            return  # an Optuna study can outlive this process: its parent is a StudyRun
         tracking, sweep_dir = config.tracking, Path(config.hydra.sweep.dir).absolute()
 
         def open_parent(uri: str) -> tuple[MlflowClient, str, str]:
             client, experiment_id = open_experiment(uri, tracking.local_dir, tracking.experiment_name)
             run_id = parent_run(client, experiment_id, sweep_dir)
-            client.update_run(run_id, status="RUNNING")  # again, where a multirun is resumed
+            client.update_run(run_id, status="RUNNING")  # it may be that of a resumed multirun
             return client, experiment_id, run_id
 
-        self._parent = first_store_that_works(tracking.uri, tracking.local_dir, tracking.timeout, open_parent)
+        self._parent = with_local_fallback(tracking.uri, tracking.local_dir, tracking.timeout, open_parent)
         atexit.register(self._close, "KILLED")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Closes the parent run with the best job's name, objective and the settings that jobs differ in."""
+        """Close the parent run with the best job's name, objective and the settings in which the jobs differ."""
         if not hasattr(self, "_parent"):
             return
         atexit.unregister(self._close)
@@ -59,14 +59,14 @@ class MultirunParent(Callback):
         client, experiment_id, run_id = self._parent
         try:
             if objective is not None:
-                summarise(client, experiment_id, run_id, objective, mode)
+                log_summary(client, experiment_id, run_id, objective, mode)
             client.set_terminated(run_id, status)
         except store_errors() as error:
-            log.warning("MLflow could not be told that the multirun is %s (%s)", status, root_cause(error))
+            log.warning("MLflow could not set the multirun to %s (%s)", status, root_cause(error))
 
 
 class StudyRun:
-    """The parent run of an Optuna study, whose trials are its children; shared by all workers and by a resume.
+    """The parent run of an Optuna study, whose trials are its children; shared by all workers, also when resumed.
 
     Args:
         uri: As for `mlflow`.
@@ -76,48 +76,48 @@ class StudyRun:
     """
 
     def __init__(self, uri: str | None, local_dir: str, experiment_name: str, timeout: int) -> None:
-        self._client, self._experiment_id = first_store_that_works(
+        self._client, self._experiment_id = with_local_fallback(
             uri, local_dir, timeout, lambda uri: open_experiment(uri, local_dir, experiment_name)
         )
         self.run_id = ""
 
     def open(self, run_id: str | None, study: str, name: str) -> None:
-        """Opens the run of that id, or a new one where this store has none. To be called by one worker at a time."""
+        """Open the run with that id, or a new one if this store has none. Only one worker may call it at a time."""
         try:
-            known = run_id and self._client.get_run(run_id).info.lifecycle_stage == "active"
+            exists = run_id and self._client.get_run(run_id).info.lifecycle_stage == "active"
         except store_errors():
-            known = False
-        if not known:
+            exists = False
+        if not exists:
             run_id = self._client.create_run(self._experiment_id, tags={"study": study}, run_name=name).info.run_id
         self.run_id = str(run_id)
         self._client.update_run(self.run_id, status="RUNNING")
 
-    def mark(self, states: Mapping[int, str]) -> None:
-        """Tags the runs of trials, by their numbers, with their states: COMPLETE, PRUNED or FAIL."""
-        one = f' and tags.trial = "{next(iter(states))}"' if len(states) == 1 else ""
-        with self._lenient():
-            for run in self._children(one):
+    def tag_trials(self, states: Mapping[int, str]) -> None:
+        """Tag the runs of trials, given by number, with their states: COMPLETE, PRUNED or FAIL."""
+        condition = f' and tags.trial = "{next(iter(states))}"' if len(states) == 1 else ""
+        with self._warn_on_errors():
+            for run in self._children(condition):
                 state = states.get(int(run.data.tags.get("trial", -1)))
                 if state and run.data.tags.get("trial_state") != state:
                     self._client.set_tag(run.info.run_id, "trial_state", state)
-                    # a trial whose process died, or whose value was no number
+                    # the trial's process was killed, or its value was not a number
                     if state == "FAIL" and (ended := {"RUNNING": "KILLED", "FINISHED": "FAILED"}.get(run.info.status)):
                         self._client.set_terminated(run.info.run_id, ended)
 
     def close(
         self, metrics: Mapping[str, float], tags: Mapping[str, str], best: int | None, files: Sequence[Path]
     ) -> None:
-        """Ends the study's run.
+        """Close the study's run.
 
         Args:
-            metrics: The best values and the numbers of trials.
-            tags: What else there is to say; a resume may change it, as it may not change MLflow's params.
-            best: The best trial's number; its run is named.
-            files: What to keep with the run.
+            metrics: The best values and the counts of trials.
+            tags: Further results as tags, since MLflow's params cannot be changed when a study is resumed.
+            best: Number of the best trial; its run is named in the tags.
+            files: Files to upload.
         """
         from mlflow.entities import Metric, RunTag
 
-        with self._lenient():
+        with self._warn_on_errors():
             for run in self._children(f' and tags.trial = "{best}"')[:1]:
                 tags = {**tags, "best_run": run.info.run_name, "best_run_id": run.info.run_id}
             now = int(1000 * time.time())
@@ -130,26 +130,26 @@ class StudyRun:
                 self._client.log_artifact(self.run_id, str(file))
             self._client.set_terminated(self.run_id, "FINISHED")
 
-    def leave(self) -> None:
-        """Says that the study was left before its end, if it was."""
-        with self._lenient():
+    def mark_killed(self) -> None:
+        """Set the run to KILLED unless it has already ended."""
+        with self._warn_on_errors():
             if self._client.get_run(self.run_id).info.status == "RUNNING":
                 self._client.set_terminated(self.run_id, "KILLED")
 
     def _children(self, condition: str) -> list[Run]:
-        chosen = f'tags.`{PARENT}` = "{self.run_id}"{condition}'
-        return list(self._client.search_runs([self._experiment_id], chosen, max_results=10_000))
+        query = f'tags.`{PARENT}` = "{self.run_id}"{condition}'
+        return list(self._client.search_runs([self._experiment_id], query, max_results=10_000))
 
     @contextmanager
-    def _lenient(self) -> Iterator[None]:
+    def _warn_on_errors(self) -> Iterator[None]:
         try:
             yield
         except store_errors() as error:
-            log.warning("MLflow lacks a part of the study's run (%s); all is in the study", root_cause(error))
+            log.warning("MLflow lacks a part of the study's run (%s); the study itself is complete", root_cause(error))
 
 
 def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:
-    """The id of the parent run of a multirun's jobs: made by who asks first, found by all others."""
+    """Return the id of the parent run of a multirun's jobs; the first caller creates it."""
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep_dir / ".parent.lock"):
         found = client.search_runs([experiment_id], f'tags.{SWEEP} = "{sweep_dir}"', max_results=1)
@@ -159,14 +159,14 @@ def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str
         return str(run.info.run_id)
 
 
-def summarise(client: MlflowClient, experiment_id: str, parent_id: str, objective: str, mode: str) -> None:
-    """Writes on a parent run how many jobs there were and what the best one reached with which settings.
+def log_summary(client: MlflowClient, experiment_id: str, parent_id: str, objective: str, mode: str) -> None:
+    """Log on a parent run the number of jobs, and the name, score and settings of the best one.
 
     Args:
-        client: Of the store.
-        experiment_id: The experiment that the runs belong to.
+        client: Client of the store.
+        experiment_id: The experiment of the runs.
         parent_id: The parent run.
-        objective: A metric; the best epoch of each job counts.
+        objective: Name of a metric; the best epoch of each job counts.
         mode: `max` or `min`.
     """
     from mlflow.entities import Metric, RunTag
@@ -184,7 +184,7 @@ def summarise(client: MlflowClient, experiment_id: str, parent_id: str, objectiv
         score, best = better(scored, key=itemgetter(0))
         metrics = [Metric(f"best/{objective}", score, int(1000 * time.time()), 0)]
         tags |= {"best_run": best.info.run_name, "best_run_id": best.info.run_id}
-        # as tags, since a resumed multirun may change them and MLflow's params are written once
+        # as tags, since a resumed multirun may change them and MLflow's params cannot be changed
         tags |= {
             f"best.{name}": value
             for name, value in best.data.params.items()

@@ -1,4 +1,4 @@
-"""Opens MLflow stores: a server, a database or the local one; says in a sentence what is wrong with one."""
+"""Opens MLflow stores: a server, a database or the local store; summarises their errors in one sentence."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RUN_ID = ".mlflow_run_id"
-"""The file in a run's folder that holds the id of its MLflow run."""
+"""File in a run's folder with the id of its MLflow run."""
 
 CONFLICT_CODES = (
-    "BAD_REQUEST",  # a database's own words
+    "BAD_REQUEST",  # the message of a database
     "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",  # no deleted experiment of that name any more
+    "RESOURCE_DOES_NOT_EXIST",  # the deleted experiment was restored by another process
 )
-"""MLflow's error codes where another process did the same a moment before."""
+"""MLflow's error codes if another process has just made the same change."""
 
 SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 
@@ -42,23 +42,23 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; otherwise 120, and with the retries many minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; the default of 120 takes many minutes with the retries
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is not installed
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning if git is not installed
 }
 _NOT_SET_BY_USER = _DEFAULTS.keys() - os.environ.keys()
 os.environ.update({name: _DEFAULTS[name] for name in _NOT_SET_BY_USER})
-logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of the tables of a new store
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are told below, once
+logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it logs every table of a new store
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are logged once, below
 
 
-def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
-    """`action(uri)`; if that fails, says so and does `action` with the local store instead."""
+def with_local_fallback(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
+    """Run `action(uri)`; if it fails, log a warning and run `action` with the local store."""
     local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
     if uri and uri != local:
         if not uri.startswith(SCHEMES):
             raise ValueError(
-                f"tracking.uri (else MLFLOW_TRACKING_URI) is {redact(uri)!r}; it must begin with {', '.join(SCHEMES)}"
+                f"tracking.uri (or MLFLOW_TRACKING_URI) is {redact(uri)!r}; it must begin with {', '.join(SCHEMES)}"
             )
         try:
             with short_timeout(timeout):
@@ -75,8 +75,8 @@ def first_store_that_works(uri: str | None, local_dir: str, timeout: int, action
         return action(local)
     except store_errors() as error:
         raise ValueError(
-            f"the MLflow store {local} cannot be used: {root_cause(error)} Mend it, use another folder "
-            "(paths.mlruns_dir=...) or do without (tracking=csv)"
+            f"the MLflow store {local} cannot be used: {root_cause(error)} Repair it, use another folder "
+            "(paths.mlruns_dir=...) or disable MLflow (tracking=csv)"
         ) from error
 
 
@@ -102,54 +102,54 @@ def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, 
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".mlflow.lock"):
         if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
-            _make_store(file, folder / "artifacts")
+            _create_store(file, folder / "artifacts")
         store = client(uri)
 
-        def find_or_make() -> str:
+        def find_or_create() -> str:
             experiment = store.get_experiment_by_name(name)
             if experiment is None:
-                artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own place
+                artifacts = None if uri.startswith("http") else str(folder / "artifacts")  # a server has its own store
                 return str(store.create_experiment(name, artifacts))
             if experiment.lifecycle_stage == "deleted":
                 store.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
 
-        return store, retry_on_conflict(find_or_make)
+        return store, retry_on_conflict(find_or_create)
 
 
-def retry_on_conflict(find_or_make: Callable[[], T]) -> T:
-    """`find_or_make()`, again where another process made the same at that moment: MLflow then refuses the second one.
+def retry_on_conflict(find_or_create: Callable[[], T]) -> T:
+    """Call `find_or_create`, and again if another process created the same at that moment and MLflow raised an error.
 
-    A lock would not do: whoever uses the same server may sit at another machine.
+    A lock would not suffice: another user of the same server may be on another machine.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        return find_or_make()
+        return find_or_create()
     except MlflowException as error:
         if error.error_code not in CONFLICT_CODES:
             raise
-        return find_or_make()
+        return find_or_create()
 
 
-def _make_store(file: Path, artifacts: Path) -> None:
-    """Makes a new SQLite store aside and renames it: one that is left half-made MLflow refuses ever after."""
+def _create_store(file: Path, artifacts: Path) -> None:
+    """Create a new SQLite store in a temporary folder and move it: MLflow cannot open an incomplete store."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    aside = Path(mkdtemp(prefix=f".{file.name}.", dir=file.parent))  # a folder, since SQLite keeps a journal beside
+    for leftover in file.parent.glob(f".{file.name}.*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(mkdtemp(prefix=f".{file.name}.", dir=file.parent))  # a folder, for SQLite's journal too
     store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-        f"sqlite:///{(aside / file.name).as_posix()}", str(artifacts)
+        f"sqlite:///{(temporary / file.name).as_posix()}", str(artifacts)
     )
     store.engine.dispose()
-    (aside / file.name).replace(file)
-    aside.rmdir()
+    (temporary / file.name).replace(file)
+    temporary.rmdir()
 
 
 def _check_connection(uri: str, timeout: int) -> None:
-    """Raises what is wrong with a database server; MLflow would try to connect for minutes."""
+    """Raise the connection error of a database server; MLflow would retry for minutes."""
     from mlflow.store.db.utils import create_sqlalchemy_engine
     from sqlalchemy import make_url
 
@@ -169,42 +169,42 @@ def _check_connection(uri: str, timeout: int) -> None:
 
 @contextmanager
 def short_timeout(timeout: int) -> Iterator[None]:
-    """MLflow asks a server only once and waits `timeout` seconds for the answer."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ[name] for name in wanted}
-    os.environ.update(wanted)
+    """Make MLflow send each request to a server only once, with `timeout` seconds for the response."""
+    variables = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    previous = {name: os.environ[name] for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        os.environ.update(before)
+        os.environ.update(previous)
 
 
 @contextmanager
 def preserve_tracking_uri() -> Iterator[None]:
-    """Leaves MLFLOW_TRACKING_URI as the user has set it; MLflow writes there whichever store it was told last."""
+    """Restore MLFLOW_TRACKING_URI as set by the user; MLflow overwrites it with the last store that it used."""
     name = "MLFLOW_TRACKING_URI"
-    before = os.environ.get(name)
+    previous = os.environ.get(name)
     try:
         yield
     finally:
         os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
+        if previous is not None:
+            os.environ[name] = previous
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """The errors that MLflow raises when a store or server fails; a function, since importing MLflow takes a second."""
+    """Return the errors that MLflow raises if a store or server fails; a function, since importing MLflow is slow."""
     try:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError as error:
-        raise ValueError(f"tracking=mlflow needs a package ({error}); tracking=csv does without") from None
+        raise ValueError(f"tracking=mlflow needs a missing package ({error}); use tracking=csv without it") from None
 
-    return MlflowException, SQLAlchemyError, ImportError, OSError  # ImportError: the driver of a database is missing
+    return MlflowException, SQLAlchemyError, ImportError, OSError  # ImportError: a database driver is not installed
 
 
 def root_cause(error: BaseException) -> str:
-    """The first line of the error at the root of a chain, without passwords."""
+    """Return the first line of the root cause of an error, without passwords."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return redact(one_line(error))[:200]

@@ -1,4 +1,4 @@
-"""Records of measured runs as JSON: read, checked and published."""
+"""Records of measured runs as JSON: reading, validation and publishing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer_lightning.files import write_json
 from fer_lightning.overrides import key_of, without_folders
 
 SUPERSEDED = "superseded"
-"""The folder beside published records that keeps those which a later measurement has replaced."""
+"""Folder beside the published records for records that were replaced by a later measurement."""
 
 
 RECORDED_SCORES = (
@@ -29,41 +29,41 @@ RECORDED_SCORES = (
 )
 
 
-def recorded(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of one part of the data as a record holds them."""
+def recorded_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the scores of one part of the data that a record contains."""
     return {name: scores[name] for name in RECORDED_SCORES if name in scores}
 
 
 def read_record(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON record that has these keys.
+    """Read a JSON record and check that it has these keys.
 
     Raises:
-        ValueError: It is damaged, or lacks one.
+        ValueError: The file is damaged, or a key is missing.
     """
     try:
         record = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
     if not isinstance(record, dict):
-        raise ValueError(f"{path} is no record of a run")
+        raise ValueError(f"{path} is not a record of a run")
     if missing := [key for key in keys if key not in record]:
-        raise ValueError(f"{path} is no record of a run: it lacks {', '.join(missing)}")
+        raise ValueError(f"{path} is not a record of a run: it lacks {', '.join(missing)}")
     return record
 
 
 def publish(path: Path, record: Mapping[str, Any]) -> Path:
-    """Writes a record for everybody to read: its command without the folders in which data lie.
+    """Write a record for publication: its command without the folders of the data.
 
-    A record that is there already goes to `SUPERSEDED`, named by its commit: what was measured once is never lost.
+    An existing record is moved to `SUPERSEDED`, named by its commit, so that no result is lost.
     """
     if path.is_file():
-        before = read_record(path)
-        stem, number = f"{path.stem}_{before.get('commit', 'unknown')[:12]}", 1
-        place = path.parent / SUPERSEDED / f"{stem}.json"
-        while place.exists():  # the same commit measured more than once
+        existing = read_record(path)
+        stem, number = f"{path.stem}_{existing.get('commit', 'unknown')[:12]}", 1
+        archived = path.parent / SUPERSEDED / f"{stem}.json"
+        while archived.exists():  # several measurements at the same commit
             number += 1
-            place = place.with_name(f"{stem}_{number}.json")
-        write_json(place, before)
-    words = shlex.split(record["command"])
-    shown = [without_folders(word) if key_of(word).startswith("data.") else word for word in words]
-    return write_json(path, {**record, "command": shlex.join(shown)})
+            archived = archived.with_name(f"{stem}_{number}.json")
+        write_json(archived, existing)
+    arguments = shlex.split(record["command"])
+    public = [without_folders(word) if key_of(word).startswith("data.") else word for word in arguments]
+    return write_json(path, {**record, "command": shlex.join(public)})

@@ -1,4 +1,4 @@
-"""Everything that a finished run writes into its folder."""
+"""Files of an evaluation: tables of predictions and scores, and figures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fer_lightning.reporting import figures
 from fer_lightning.training.metrics import Predictions, Scores
 
 GRID = 24
-"""Pictures on a grid."""
+"""Number of images in a grid."""
 
 MAX_ROWS, MAX_CLASSES = 10_000_000, 24
-"""Of a table of predictions that is read; a comparison's bootstrap grows with the third power of the classes."""
+"""Limits of a table of predictions; the bootstrap of a comparison grows with the cube of the number of classes."""
 
 
 def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFrame:
-    """One row a picture: where it is, its class, what the net said, and the probability of each class."""
+    """Create a table with one row per image: its origin, label, prediction, and the probability of each class."""
     probabilities = predictions.probabilities.numpy()
     index = predictions.index.numpy()
     predicted = probabilities.argmax(axis=1)
@@ -46,30 +46,30 @@ def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFra
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """The table that `write_report` left in a folder, sorted by `index`.
+    """Read the table that `write_report` wrote to a folder, sorted by `index`.
 
     Raises:
-        ValueError: It is none of that kind.
+        ValueError: The file is damaged or another table.
     """
     path = folder / "predictions.parquet"
     try:
-        about = parquet.read_metadata(path)
-        names = [name for name in about.schema.names if name.startswith("p_")]
-        if about.num_rows > MAX_ROWS or not 2 <= len(set(names)) == len(names) <= MAX_CLASSES:
-            raise ValueError(f"{about.num_rows:,} rows, {len(names)} classes")
+        metadata = parquet.read_metadata(path)
+        names = [name for name in metadata.schema.names if name.startswith("p_")]
+        if metadata.num_rows > MAX_ROWS or not 2 <= len(set(names)) == len(names) <= MAX_CLASSES:
+            raise ValueError(f"{metadata.num_rows:,} rows, {len(names)} classes")
         table = pd.read_parquet(path, columns=["index", "label", "predicted", *names])
         kinds = {name: table[name].dtype.kind for name in ("index", *names)}
         if kinds != {"index": "i", **dict.fromkeys(names, "f")} or (table["index"] < 0).any():
-            raise ValueError("other columns")
+            raise ValueError("unexpected columns")
         if unknown := {*table["label"], *table["predicted"]} - {name.removeprefix("p_") for name in names}:
             raise ValueError(f"no probability of {next(iter(unknown))!r}")
-    except Exception as error:  # what is damaged makes pyarrow and pandas raise anything
-        raise ValueError(f"{path} is no table of predictions ({one_line(error)})") from None
+    except Exception as error:  # pyarrow and pandas raise arbitrary errors on damaged files
+        raise ValueError(f"{path} is not a table of predictions ({one_line(error)})") from None
     return table.sort_values("index")
 
 
 def classification_report(scores: Scores) -> str:
-    """Precision, recall, F1 and support of each class as plain text."""
+    """Format precision, recall, F1 and support of each class as plain text."""
     per_class: Mapping[str, Mapping[str, float]] = scores["per_class"]
     width = max(len(name) for name in per_class)
     lines = [f"{'':{width}}  precision  recall      f1  support"]
@@ -98,16 +98,16 @@ def write_report(
     best_epoch: int | None = None,
     protocol: str = "",
 ) -> None:
-    """Writes tables and pictures of one measurement.
+    """Write the tables and figures of one evaluation.
 
     Args:
-        folder: Where to; made if missing.
+        folder: Output folder; created if missing.
         faces: The data set.
-        predictions: Of its measured part.
-        scores: Scores by part, the whole first (`test`, then `test_deduplicated`).
-        history: One row an epoch (`FERModule.history`); without it no curves are drawn.
-        best_epoch: The epoch that was measured, counted from 1.
-        protocol: Its name, for the titles.
+        predictions: Predictions on the evaluated part.
+        scores: Scores by part, the whole part first (`test`, then `test_deduplicated`).
+        history: One row per epoch (`FERModule.history`); without it, no training curves are plotted.
+        best_epoch: The evaluated epoch, counted from 1.
+        protocol: Name of the protocol, for the titles.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part, whole = next(iter(scores.items()))
@@ -123,10 +123,10 @@ def write_report(
     support = {name: row["support"] for name, row in whole["per_class"].items()}
     figures.save(figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / "per_class_f1.png")
     shuffled = table.sample(min(GRID, len(table)), random_state=0)
-    _save_grid(folder / "sample_predictions.png", faces, shuffled, f"Sample of {part}")
+    _save_grid(folder / "sample_predictions.png", faces, shuffled, f"Random sample of {part}")
     wrong = table[~table["correct"]].nlargest(GRID, "confidence")
     if len(wrong):
-        _save_grid(folder / "confidently_wrong.png", faces, wrong, f"Most confidently wrong of {part}")
+        _save_grid(folder / "confidently_wrong.png", faces, wrong, f"Most confident errors of {part}")
     if history:
         pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
         figures.save(figures.training_curves(history, best_epoch), folder / "training_curves.png")
@@ -138,4 +138,4 @@ def _save_grid(path: Path, faces: FaceArrays, rows: pd.DataFrame, title: str) ->
         for label, predicted, confidence in zip(rows["label"], rows["predicted"], rows["confidence"], strict=True)
     ]
     images: Any = np.asarray(faces.images[rows["index"].to_numpy()])
-    figures.save(figures.picture_grid(images, titles, rows["correct"].tolist(), title), path)
+    figures.save(figures.image_grid(images, titles, rows["correct"].tolist(), title), path)

@@ -1,7 +1,7 @@
-"""Where the numbers of a run go: to MLflow, into csv files, or nowhere.
+"""Tracking of a run: in MLflow, in csv files, or not at all.
 
-`conf/tracking` names one of the three context managers below. Each takes the same description of the run,
-yields the loggers for the Trainer, and closes the run when it is left, whichever way it is left.
+`conf/tracking` selects one of the three context managers below. Each takes the same description of the run, yields the
+loggers for the Trainer, and closes the run on exit, also after an exception.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from fer_lightning.redaction import redact
 from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
 from fer_lightning.reporting.mlflow_store import (
     RUN_ID,
-    first_store_that_works,
     open_experiment,
     preserve_tracking_uri,
     retry_on_conflict,
     root_cause,
     short_timeout,
     store_errors,
+    with_local_fallback,
 )
 
 if TYPE_CHECKING:
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30
-"""Seconds until a server that took no metrics is tried again."""
+RETRY_INTERVAL = 30
+"""Seconds until metrics are sent again to a server that failed."""
 
 
 @contextmanager
-def nowhere(**_: Any) -> Iterator[list[Logger]]:
-    """No logger."""
+def no_tracking(**_: Any) -> Iterator[list[Logger]]:
+    """Yield no logger."""
     yield []
 
 
 @contextmanager
 def csv(*, folder: Path, params: Mapping[str, Any], **_: Any) -> Iterator[list[Logger]]:
-    """`csv/metrics.csv`, one row an epoch, and `csv/hparams.yaml` in the run's folder."""
+    """Write `csv/metrics.csv`, one row per epoch, and `csv/hparams.yaml` to the run's folder."""
     logger = CSVLogger(folder, name="csv", version="", flush_logs_every_n_steps=1)
     logger.log_hyperparams(dict(params))
     yield [logger]
@@ -73,27 +73,27 @@ def mlflow(
     parent_id: str | None = None,
     resumed: bool = False,
 ) -> Iterator[list[Logger]]:
-    """An MLflow run, from its first parameter to its artifacts.
+    """Track a run in MLflow, from its parameters to its artifacts.
 
-    Left normally the run is FINISHED, after an exception FAILED, after Ctrl-C, SIGTERM and where a sweep prunes it
-    KILLED. Unless killed, what lies in `folder` becomes its artifacts (hidden files excepted).
+    On normal exit the run is FINISHED, after an exception FAILED, after Ctrl-C, SIGTERM or pruning KILLED. Unless
+    killed, the files in `folder` are uploaded as its artifacts (hidden files excepted).
 
     Args:
-        uri: A tracking server or database; None is the local store, which also takes over when `uri` fails.
-        local_dir: The local store: `mlflow.db` and `artifacts/` in it.
-        experiment_name: MLflow's name for the shelf that the run stands on; made if missing.
-        timeout: Seconds that a server may take to answer at the start.
+        uri: A tracking server or database; None is the local store, which is also the fallback if `uri` fails.
+        local_dir: Folder of the local store: `mlflow.db` and `artifacts/`.
+        experiment_name: MLflow experiment of the run; created if missing.
+        timeout: Seconds to wait for a response of the server at the start.
         folder: The run's folder.
-        run_name: What a person calls the run.
-        tags: What it ran on.
+        run_name: Name of the run.
+        tags: Tags of the run.
         params: Flat settings, by dotted name.
-        sweep_dir: The folder of the multirun that the run belongs to; its jobs share a parent run.
-        dataset: What the run learns from: `name`, `digest` (36 characters at most) and `profile`, which JSON can hold.
-        parent_id: The run's parent where it is known already, in place of the multirun's.
-        resumed: Go on with the run that `folder` was tracked as before, where the store has it.
+        sweep_dir: Folder of the multirun that the run belongs to; its jobs share a parent run.
+        dataset: The training data: `name`, `digest` (at most 36 characters) and a JSON-serialisable `profile`.
+        parent_id: Id of the parent run, if it is known; replaces that of the multirun.
+        resumed: Continue the MLflow run of `folder`, if the store has it.
 
     Raises:
-        ValueError: `uri` is none that MLflow knows, or not even the local store can be used.
+        ValueError: `uri` has an unknown scheme, or the local store cannot be used either.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield [DummyLogger()]
@@ -101,27 +101,27 @@ def mlflow(
 
     def start(uri: str) -> RunLogger:
         client, experiment_id = open_experiment(uri, local_dir, experiment_name)
-        if resumed and (run := _tracked_before(client, folder)):
+        if resumed and (run := _existing_run(client, folder)):
             return RunLogger(experiment_name=experiment_name, tracking_uri=uri, run_id=run.info.run_id, timeout=timeout)
-        above = parent_id or (sweep_dir and parent_run(client, experiment_id, sweep_dir))
-        parent = {PARENT: above} if above else {}
+        parent_run_id = parent_id or (sweep_dir and parent_run(client, experiment_id, sweep_dir))
+        parent = {PARENT: parent_run_id} if parent_run_id else {}
         logger = RunLogger(
             experiment_name=experiment_name,
             tracking_uri=uri,
-            run_name=redact(run_name)[:250],  # the width of the column
+            run_name=redact(run_name)[:250],  # the width of the database column
             tags={name: redact(value) for name, value in tags.items()} | parent,
             timeout=timeout,
         )
         logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): redact(str(value)) for name, value in params.items()})
         if dataset:
-            seen = _training_data(**dataset)
-            retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[seen]))
+            training_data = _training_data(**dataset)
+            retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[training_data]))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_ID).write_text(str(logger.run_id), "utf-8")
         return logger
 
     with preserve_tracking_uri():
-        logger = first_store_that_works(uri, local_dir, timeout, start)
+        logger = with_local_fallback(uri, local_dir, timeout, start)
         try:
             yield [logger]
         except BaseException as error:
@@ -131,16 +131,16 @@ def mlflow(
 
 
 class RunLogger(MLFlowLogger):
-    """Lightning's MLFlowLogger for a training that outlives its tracking server, and may itself be resumed.
+    """Lightning's MLFlowLogger with tolerance of server failures and support for resumed runs.
 
-    After a failure it says so once, keeps what follows and tries again now and then; `end` tries a last time. A point
-    that the run has already is not logged again. Only `end` closes the run, since Lightning finalizes loggers after
-    `fit`, when the test is still to come.
+    If the server fails, it logs one warning, buffers the metrics and retries now and then; `end` retries a last time.
+    A point that the run already has is not logged again. Only `end` closes the run, since Lightning finalizes loggers
+    after `fit`, before the test.
 
     Args:
-        timeout: Seconds that a server which failed before may take to answer.
-        run_id: A run to go on with; None makes a new one.
-        kwargs: Of MLFlowLogger.
+        timeout: Seconds to wait for a response of a server that failed before.
+        run_id: Id of the run to continue; None creates a new one.
+        kwargs: Arguments of MLFlowLogger.
     """
 
     def __init__(self, *, timeout: int = 5, run_id: str | None = None, **kwargs: Any) -> None:
@@ -157,27 +157,27 @@ class RunLogger(MLFlowLogger):
 
     @property
     def uri(self) -> str:
-        """Where the run is tracked, without password."""
+        """The tracking URI, without password."""
         return redact(str(self._tracking_uri))
 
     @property
     def where(self) -> str:
-        """What opens the run: its address on a server, or the command that starts MLflow's UI."""
+        """How to open the run: its address on a server, or the command that starts MLflow's UI."""
         if self.uri.startswith("http"):
             run = f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-            return f"{run}?workflowType=machine_learning"  # else the page is laid out for language models
+            return f"{run}?workflowType=machine_learning"  # the default page is for language models
         return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.uri}"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs all of `metrics` in one batch; a server that fails does not stop the training."""
+        """Log `metrics` in one batch; errors of the server do not stop the training."""
         from mlflow.entities import Metric
 
-        now, at = int(1000 * time.time()), step or 0
-        # made once, however often they are sent: the store knows a point that it has by its time
+        now, step = int(1000 * time.time()), step or 0
+        # created once, however often they are sent: the store recognises duplicates by their timestamp
         points = [
-            Metric(key, float(value), now, at)
+            Metric(key, float(value), now, step)
             for name, value in metrics.items()
-            if at not in self._logged.get(key := re.sub(r"[^\w./: -]", "_", name), ())
+            if step not in self._logged.get(key := re.sub(r"[^\w./: -]", "_", name), ())
         ]
         if points:
             self._unsent.append(points)
@@ -187,16 +187,16 @@ class RunLogger(MLFlowLogger):
             except store_errors() as error:
                 self._failed_at = time.monotonic()
                 log.warning(
-                    "MLflow at %s takes no metrics any more (%s): training goes on, they are sent when it does",
+                    "MLflow at %s does not accept metrics (%s): training continues, and they are sent later",
                     self.uri,
                     root_cause(error),
                 )
-        elif time.monotonic() - self._failed_at > PATIENCE:
+        elif time.monotonic() - self._failed_at > RETRY_INTERVAL:
             try:
                 with short_timeout(self._timeout):
                     self._send()
                 self._failed_at = None
-                log.warning("MLflow at %s takes metrics again, and has all of this run", self.uri)
+                log.warning("MLflow at %s accepts metrics again and has received all of this run", self.uri)
             except store_errors():
                 self._failed_at = time.monotonic()
 
@@ -206,10 +206,10 @@ class RunLogger(MLFlowLogger):
             self._unsent.pop(0)
 
     def finalize(self, status: str = "success") -> None:
-        """Leaves the run open; `end` closes it."""
+        """Do nothing: `end` closes the run."""
 
     def end(self, status: str, folder: Path) -> None:
-        """Sends what is left, the artifacts too unless the run was killed, and closes the run.
+        """Send the buffered metrics, and the artifacts unless the run was killed, and close the run.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -220,16 +220,18 @@ class RunLogger(MLFlowLogger):
             if status != "KILLED":
                 self._log_artifacts(folder)
         except store_errors() as error:
-            log.warning("MLflow at %s lacks a part of this run (%s); all is in %s", self.uri, root_cause(error), folder)
+            log.warning(
+                "MLflow at %s lacks a part of this run (%s); %s is complete", self.uri, root_cause(error), folder
+            )
         try:
             self.experiment.set_terminated(self._run_id, status)
         except store_errors() as error:
-            log.warning("MLflow at %s could not be told that the run is %s (%s)", self.uri, status, root_cause(error))
+            log.warning("MLflow at %s could not set the run to %s (%s)", self.uri, status, root_cause(error))
 
     def _log_artifacts(self, folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith("."):
-                continue  # .hydra holds what was typed, the names of folders included
+                continue  # .hydra holds the command line, with local paths
             if entry.is_dir():
                 self.experiment.log_artifacts(self._run_id, str(entry), entry.name)
             else:
@@ -237,20 +239,20 @@ class RunLogger(MLFlowLogger):
 
 
 def where(loggers: Sequence[Logger]) -> str | None:
-    """What opens the run in MLflow (`RunLogger.where`), or None where it is not tracked there."""
+    """Return how to open the run in MLflow (`RunLogger.where`), None if it is not tracked there."""
     return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
 
 
 def _training_data(name: str, digest: str, profile: Mapping[str, Any]) -> DatasetInput:
-    """What MLflow shows as a run's dataset; its source is the name, since where files lie is nobody else's business."""
+    """Describe the run's data set for MLflow; its source is only the name, so that local paths are not published."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(name, digest, source_type="local", source=json.dumps({"name": name}), profile=json.dumps(profile))
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:
-    """The run that a folder was tracked as, None where this store has none."""
+def _existing_run(client: MlflowClient, folder: Path) -> Run | None:
+    """Return the MLflow run of a folder, None if this store has none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -266,7 +268,7 @@ def _tracked_before(client: MlflowClient, folder: Path) -> Run | None:
 
 
 def _was_killed(error: BaseException | None) -> bool:
-    """Whether Ctrl-C, SIGTERM or a pruner lies behind an exception; Lightning turns the first into SystemExit."""
+    """Whether an exception was caused by Ctrl-C, SIGTERM or a pruner; Lightning turns Ctrl-C into SystemExit."""
     while error is not None:
         if isinstance(error, (KeyboardInterrupt, SIGTERMException)) or type(error).__name__ == "TrialPruned":
             return True

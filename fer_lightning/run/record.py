@@ -69,7 +69,7 @@ def refuse_local_recipe(config: DictConfig, job: Job) -> None:
 def recorded_parts(scores: Mapping[str, Scores], kaggle: Scores | None) -> dict[str, Any]:
     """The measured parts as a record holds them."""
     parts = {part_name(part): row for part, row in scores.items()} | ({"kaggle_test": kaggle} if kaggle else {})
-    return {part: records.recorded(row) for part, row in parts.items()}
+    return {part: records.recorded_scores(row) for part, row in parts.items()}
 
 
 def part_name(part: str) -> str:

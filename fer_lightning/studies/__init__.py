@@ -1,1 +1,1 @@
-"""Work over finished runs: baselines, ensembles, audit, calibration, pruning, sweeps."""
+"""Work on finished runs: baselines, ensembles, audit, calibration, pruning, sweep reports."""

@@ -1,4 +1,4 @@
-"""`python -m fer_lightning calibrate checkpoint=...`: makes a net's confidence mean what it says."""
+"""`python -m fer_lightning calibrate checkpoint=...`: calibrates a network by temperature scaling."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from fer_lightning.training.reliability import reliability
 HELP = """usage: python -m fer_lightning calibrate checkpoint=RUN [key=value ...]
 
 Fits one temperature on the val part (Guo et al. 2017); no predicted class changes. Measures calibration error, negative
-log likelihood and Brier score on the test part before and after, and draws both reliability diagrams. Both stay beside
-the checkpoint, as best.VIEWS.calibration.json and .png. `export` fits one by itself.
+log-likelihood and Brier score on the test part before and after, and plots both reliability diagrams. Both are saved
+beside the checkpoint, as best.VIEWS.calibration.json and .png. `export` fits its own temperature.
 
-  eval=plain          the views that it is fitted for; each needs a temperature of its own
+  eval=plain          the test-time views; each kind needs its own temperature
 """
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and what it does.
+    """A temperature, with the predictions that it was fitted and is evaluated on.
 
     Attributes:
         temperature: Divides the logits.
-        val: The predictions that it was fitted on.
-        test: Those that it is measured on.
+        val: Predictions that it was fitted on.
+        test: Predictions that it is evaluated on.
     """
 
     temperature: float
@@ -47,11 +47,11 @@ class Calibration:
 
     @classmethod
     def fit(cls, val: Predictions, test: Predictions) -> Calibration:
-        """Fits on `val`; `test` has no say."""
+        """Fit the temperature on `val`; `test` does not influence it."""
         return cls(fit_temperature(val), val, test)
 
     def record(self) -> dict[str, Any]:
-        """Temperature, and ECE, negative log likelihood and Brier score of both parts before and after."""
+        """Return the temperature, and ECE, negative log-likelihood and Brier score of both parts before and after."""
         rows = {
             f"{part}_{when}": calibration_scores(scaled(predictions, temperature))
             for part, predictions in (("val", self.val), ("test", self.test))
@@ -61,7 +61,7 @@ class Calibration:
 
 
 def save_diagram(calibration: Calibration, path: Path) -> Path:
-    """Draws the reliability of the test part before and after into a png."""
+    """Save the reliability diagrams of the test part before and after as a PNG."""
     panels = {}
     for title, temperature in (
         ("before", 1.0),
@@ -74,55 +74,55 @@ def save_diagram(calibration: Calibration, path: Path) -> Path:
 
 
 def calibration_file(checkpoint: Path, views: str) -> Path:
-    """Where the temperature of a checkpoint and its views is kept: `best.flip.calibration.json` beside `best.ckpt`."""
+    """Return the path of a checkpoint's calibration for given views: `best.flip.calibration.json` for `best.ckpt`."""
     return checkpoint.with_suffix(f".{views}.calibration.json")
 
 
 def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Fits a checkpoint's temperature, keeps it beside the checkpoint and draws what it does.
+    """Fit a checkpoint's temperature, and save it and its reliability diagrams beside the checkpoint.
 
     Args:
         path: A checkpoint, or a run's folder.
         overrides: Hydra overrides on top of those of the run.
 
     Returns:
-        What the file holds: `temperature`, the scores of `Calibration.record`, and what it was fitted for.
+        The content of the file: `temperature`, the scores of `Calibration.record`, and the checkpoint, views and data.
     """
     quiet()
-    net = Trained.load(path, overrides)
-    file = calibration_file(net.checkpoint, "_".join([net.views_name, *net.what_differs]))
+    trained = Trained.load(path, overrides)
+    file = calibration_file(trained.checkpoint, "_".join([trained.views_name, *trained.what_differs]))
     check_writable(file, "checkpoint")
-    calibration = Calibration.fit(net.predictions("val"), net.predictions("test"))
+    calibration = Calibration.fit(trained.predictions("val"), trained.predictions("test"))
     record = {
         **calibration.record(),
-        "checkpoint_sha256": sha256(net.checkpoint),
-        "evaluation": {key: net.evaluation[key] for key in ("views", "average")},
-        "data": net.faces.name,
-        "data_fingerprint": net.faces.fingerprint,
-        "protocol": net.split.name,
+        "checkpoint_sha256": sha256(trained.checkpoint),
+        "evaluation": {key: trained.evaluation[key] for key in ("views", "average")},
+        "data": trained.faces.name,
+        "data_fingerprint": trained.faces.fingerprint,
+        "protocol": trained.split.name,
         "commit": commit(),
     }
     write_json(file, record)
-    drawn = save_diagram(calibration, file.with_suffix(".png"))
-    _show(record, Console(), file, drawn)
+    diagram = save_diagram(calibration, file.with_suffix(".png"))
+    _show(record, Console(), file, diagram)
     return record
 
 
-def _show(record: dict[str, Any], console: Console, file: Path, drawn: Path) -> None:
+def _show(record: dict[str, Any], console: Console, file: Path, diagram: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "before", "after"):
         table.add_column(column, justify="right" if column else "left")
     before, after = record["test_before"], record["test_after"]
-    for name, label in (("ece", "calibration error"), ("nll", "negative log likelihood"), ("brier", "Brier score")):
+    for name, label in (("ece", "calibration error"), ("nll", "negative log-likelihood"), ("brier", "Brier score")):
         table.add_row(label, f"{before[name]:.4f}", f"{after[name]:.4f}")
     console.print(
-        f"temperature {record['temperature']:.3f}, fitted on the val part; on the test part:", highlight=False
+        f"temperature {record['temperature']:.3f}, fitted on the val part; scores on the test part:", highlight=False
     )
     console.print("", table, "")
-    console.print(f"kept in {file}, drawn in {drawn}", highlight=False, soft_wrap=True)
+    console.print(f"saved to {file}, diagrams to {diagram}", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
-    parts = "a temperature is fitted on the val part and measured on the test part"
+    """Run the subcommand and return its exit status."""
+    parts = "the temperature is fitted on the val part and measured on the test part"
     return checkpoint_verb("calibrate", HELP, calibrate, arguments, {"eval.split": parts})

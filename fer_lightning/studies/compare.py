@@ -1,4 +1,4 @@
-"""`python -m fer_lightning compare A B`: is one net, or one recipe, better than another on the same pictures?"""
+"""`python -m fer_lightning compare A B`: tests whether one network, or one recipe, is better on the same images."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from fer_lightning.training.metrics import from_confusion
 
 HELP = """usage: python -m fer_lightning compare A B [json=FILE]
 
-A and B are folders that a measurement left: a run, its evaluate_VIEWS_PART/, or an ensemble. Both must have been
-measured on the same pictures. Says which is right where the other is wrong, McNemar's test of that, the differences
-of accuracy and macro F1 with paired 95% bootstrap intervals, and F1 of each class side by side.
+A and B are output folders of measurements: a run, its evaluate_VIEWS_PART/, or an ensemble. Both must have been
+measured on the same images. Reports how often only one of them is right, McNemar's test of that, the differences of
+accuracy and macro F1 with paired 95% bootstrap intervals, and the F1 of each class side by side.
 
-Patterns compare recipes, each by several seeds: compare 'outputs/baselines/A_seed*' 'outputs/baselines/B_seed*'. Then
-the mean accuracies are compared, with one interval over seeds and one over pictures.
+Patterns compare recipes, each with several seeds: compare 'outputs/baselines/A_seed*' 'outputs/baselines/B_seed*'. This
+compares the mean accuracies, with one interval over seeds and one over images.
 
-To compare by other views: python -m fer_lightning evaluate checkpoint=A eval=tta, then its folder.
+To compare with other views, run python -m fer_lightning evaluate checkpoint=A eval=tta and pass its folder.
 """
 
 EXACT_BELOW = 25
-"""Disagreements below which McNemar's test is the exact binomial one."""
+"""Number of disagreements below which McNemar's test uses the exact binomial distribution."""
 
 RESAMPLES = 2000
 
@@ -48,11 +48,11 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's test (1947) that two nets err equally often, on pictures that both answered.
+    """McNemar's test (1947) of equal error rates of two networks on the same images.
 
     Attributes:
-        only_a: Pictures that only the first net has right.
-        only_b: Pictures that only the second one has right.
+        only_a: Images that only the first network classifies correctly.
+        only_b: Images that only the second network classifies correctly.
         test: `exact binomial`, or `chi-squared with continuity correction` from `EXACT_BELOW` disagreements on.
         p: Two-sided p-value in [0, 1].
     """
@@ -64,7 +64,7 @@ class McNemar:
 
 
 def mcnemar(only_a: int, only_b: int) -> McNemar:
-    """The test of the two counts of disagreement; without any disagreement p is 1."""
+    """Compute the test from the two counts of disagreement; without any disagreement p is 1."""
     n = only_a + only_b
     if n < EXACT_BELOW:
         tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
@@ -74,12 +74,12 @@ def mcnemar(only_a: int, only_b: int) -> McNemar:
 
 
 def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Compares two nets on the same N >= 1 pictures.
+    """Compare two networks on the same N >= 1 images.
 
     Args:
         labels: (N,) true classes.
-        a: (N,) classes that the first net predicts.
-        b: (N,) those of the second one.
+        a: (N,) predicted classes of the first network.
+        b: (N,) predicted classes of the second network.
         classes: The C class names.
         seed: Seed of the bootstrap.
 
@@ -88,10 +88,10 @@ def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed
         and its 95% paired bootstrap percentile `interval`; `per_class_f1`, by class `[a, b]`.
     """
     count, n = len(classes), len(labels)
-    # Pictures that share label and both predictions are alike here, so a resample is a multinomial draw over cells.
+    # Images with the same label and predictions are interchangeable, so a resample is a multinomial draw over cells.
     cells = np.bincount((labels * count + a) * count + b, minlength=count**3)
-    drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=RESAMPLES)
-    joint = torch.from_numpy(np.concatenate([cells[None], drawn])).view(-1, count, count, count)
+    resamples = np.random.default_rng(seed).multinomial(n, cells / n, size=RESAMPLES)
+    joint = torch.from_numpy(np.concatenate([cells[None], resamples])).view(-1, count, count, count)
     scores_a, scores_b = from_confusion(joint.sum(dim=3)), from_confusion(joint.sum(dim=2))
     right_a, right_b = a == labels, b == labels
     result: dict[str, Any] = {
@@ -113,8 +113,8 @@ def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measurement, read from the folder that it left.
+class Measurement:
+    """A measurement, read from its output folder.
 
     Attributes:
         folder: The folder.
@@ -127,18 +127,18 @@ class Measured:
     table: pd.DataFrame
 
     @classmethod
-    def read(cls, path: Path) -> Measured:
-        """Reads a measurement from its folder, or from the run of a `best.ckpt`.
+    def read(cls, path: Path) -> Measurement:
+        """Read a measurement from its folder, or from the run of a `best.ckpt`.
 
         Raises:
-            FileNotFoundError: There is no measurement.
-            ValueError: It is damaged.
+            FileNotFoundError: The folder holds no measurement.
+            ValueError: A file of it is damaged.
         """
         folder = run_of(path) if path.name == "best.ckpt" else path
         if not (folder / "predictions.parquet").is_file() or not (folder / "record.json").is_file():
             raise FileNotFoundError(
-                f"{path} is no folder with a record.json and predictions.parquet; give a finished run or an ensemble, "
-                "or measure a checkpoint first: python -m fer_lightning evaluate checkpoint=..."
+                f"{path} is not a folder with record.json and predictions.parquet; give a finished run or an ensemble, "
+                "or measure a checkpoint first with python -m fer_lightning evaluate checkpoint=..."
             )
         record = read_record(folder / "record.json", "data", "data_fingerprint", "protocol")
         return cls(folder, record, read_predictions(folder))
@@ -149,54 +149,54 @@ class Measured:
         return [name.removeprefix("p_") for name in self.table.columns if name.startswith("p_")]
 
     def positions(self, column: str) -> Classes:
-        """A column of class names as their positions."""
+        """Return a column of class names as class indices."""
         return np.asarray(pd.Categorical(self.table[column], categories=self.classes).codes, dtype=np.int64)
 
 
-def check_same_pictures(a: Measured, b: Measured) -> None:
-    """Refuses measurements that cannot be paired.
+def check_same_images(a: Measurement, b: Measurement) -> None:
+    """Check that two measurements can be paired.
 
     Raises:
-        ValueError: They are not of the same pictures and classes.
+        ValueError: Their images or classes differ.
     """
     if not len(a.table):
-        raise ValueError(f"{a.folder} measured no picture")
+        raise ValueError(f"{a.folder} contains no images")
     if a.classes != b.classes:
-        raise ValueError(f"{a.folder} has the classes {', '.join(a.classes)}; {b.folder} {', '.join(b.classes)}")
+        raise ValueError(f"{a.folder} has the classes {', '.join(a.classes)}; {b.folder} has {', '.join(b.classes)}")
     for what in ("index", "label"):
         if a.record["data_fingerprint"] != b.record["data_fingerprint"] or not np.array_equal(
             a.table[what].to_numpy(), b.table[what].to_numpy()
         ):
             raise ValueError(
-                f"{a.folder} and {b.folder} were not measured on the same pictures: "
+                f"{a.folder} and {b.folder} were not measured on the same images: "
                 f"{len(a.table)} of {a.record['data']} under {a.record['protocol']}, "
                 f"{len(b.table)} of {b.record['data']} under {b.record['protocol']}"
             )
 
 
-def compare(a: Measured, b: Measured) -> dict[str, Any]:
-    """`paired` of two measurements, with what they are.
+def compare(a: Measurement, b: Measurement) -> dict[str, Any]:
+    """Return `paired` of two measurements, with the folder, data and protocol of each.
 
     Raises:
-        ValueError: They are not of the same pictures and classes.
+        ValueError: Their images or classes differ.
     """
-    check_same_pictures(a, b)
-    told = {
+    check_same_images(a, b)
+    sources = {
         name: {"folder": str(m.folder), "data": m.record["data"], "protocol": m.record["protocol"]}
         for name, m in (("a", a), ("b", b))
     }
-    return told | paired(a.positions("label"), a.positions("predicted"), b.positions("predicted"), a.classes)
+    return sources | paired(a.positions("label"), a.positions("predicted"), b.positions("predicted"), a.classes)
 
 
-def compare_recipes(a: Sequence[Measured], b: Sequence[Measured]) -> dict[str, Any]:
-    """Compares two recipes by the accuracies of their seeds, on the same pictures.
+def compare_recipes(a: Sequence[Measurement], b: Sequence[Measurement]) -> dict[str, Any]:
+    """Compare the accuracies of two recipes over several seeds, on the same images.
 
-    Seeds and pictures are two sources of chance (Bouthillier et al. 2021, arXiv 2103.03098): other seeds would give
-    other nets, and other pictures another accuracy of the same nets. Each has an interval of its own.
+    Seeds and images are two sources of variance (Bouthillier et al. 2021, arXiv 2103.03098): other seeds would give
+    other networks, and other images another accuracy of the same networks. Each has its own interval.
 
     Args:
         a: Measurements of the first recipe, two or more.
-        b: Those of the second one.
+        b: Measurements of the second recipe, two or more.
 
     Returns:
         `a` and `b`, each with `folders`, `accuracies`, `mean` and `deviation` (sample standard deviation);
@@ -204,72 +204,73 @@ def compare_recipes(a: Sequence[Measured], b: Sequence[Measured]) -> dict[str, A
         bootstrap; `p`, Welch's two-sided.
 
     Raises:
-        ValueError: One recipe has less than two seeds, or they are not of the same pictures and classes.
+        ValueError: A recipe has fewer than two seeds, or the images or classes differ.
     """
     from scipy.stats import ttest_ind  # takes a second to import
 
     for recipe in (a, b):
         if len(recipe) < 2:
-            raise ValueError(f"{recipe[0].folder} is alone: a recipe is compared by two seeds or more of it")
-    for measured in (*a[1:], *b):
-        check_same_pictures(a[0], measured)
+            raise ValueError(f"{recipe[0].folder} is the only seed of its recipe; a comparison needs two or more seeds")
+    for other in (*a[1:], *b):
+        check_same_images(a[0], other)
     labels = a[0].positions("label")
     right_a, right_b = (np.stack([m.positions("predicted") == labels for m in recipe]) for recipe in (a, b))
     accuracies_a, accuracies_b = right_a.mean(axis=1), right_b.mean(axis=1)
     differences, counts = np.unique(right_a.mean(axis=0) - right_b.mean(axis=0), return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
+    resamples = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
     test = ttest_ind(accuracies_a, accuracies_b, equal_var=False)
     interval = test.confidence_interval(0.95)
 
-    def recipe_of(measured: Sequence[Measured], accuracies: NDArray[np.float64]) -> dict[str, Any]:
+    def summary(seeds: Sequence[Measurement], accuracies: NDArray[np.float64]) -> dict[str, Any]:
         return {
-            "folders": [str(m.folder) for m in measured],
+            "folders": [str(m.folder) for m in seeds],
             "accuracies": accuracies.tolist(),
             "mean": float(accuracies.mean()),
             "deviation": float(accuracies.std(ddof=1)),
         }
 
     return {
-        "a": recipe_of(a, accuracies_a),
-        "b": recipe_of(b, accuracies_b),
+        "a": summary(a, accuracies_a),
+        "b": summary(b, accuracies_b),
         "n": len(labels),
         "difference": float(accuracies_a.mean() - accuracies_b.mean()),
         "over_seeds": [float(interval.low), float(interval.high)],
-        "over_pictures": np.quantile(drawn @ differences / len(labels), [0.025, 0.975]).tolist(),
+        "over_pictures": np.quantile(resamples @ differences / len(labels), [0.025, 0.975]).tolist(),
         "p": float(test.pvalue),
     }
 
 
 def verdict_on_recipes(result: Mapping[str, Any]) -> str:
-    """One sentence of a comparison of recipes."""
-    chance = {"seeds": result["over_seeds"], "pictures": result["over_pictures"]}
-    unsure = [name for name, (low, high) in chance.items() if not (low > 0 or high < 0)]
-    if unsure:
-        return f"Which recipe is better cannot be told: other {' or '.join(unsure)} may turn the difference round."
-    return f"{'A' if result['difference'] > 0 else 'B'} is the better recipe: by other seeds and on other pictures too."
+    """Conclude a comparison of recipes in one sentence."""
+    intervals = {"seeds": result["over_seeds"], "images": result["over_pictures"]}
+    uncertain = [name for name, (low, high) in intervals.items() if not (low > 0 or high < 0)]
+    if uncertain:
+        return f"The better recipe cannot be determined: other {' or '.join(uncertain)} could reverse the difference."
+    return f"{'A' if result['difference'] > 0 else 'B'} is the better recipe, over other seeds and other images."
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """One sentence of a comparison's outcome."""
+    """Conclude a comparison of two networks in one sentence."""
     test, accuracy = result["mcnemar"], result["accuracy"]
     if test["p"] >= 0.05:
-        return f"No difference in accuracy can be told from chance (p = {test['p']:.2g})."
+        return f"The difference in accuracy is not significant (p = {test['p']:.2g})."
     better = "A" if accuracy["difference"] > 0 else "B"
     return (
-        f"{better} is right more often, and not by chance (p = {test['p']:.2g}). That is said of these two nets: "
-        "compare 'A_seed*' 'B_seed*' compares recipes."
+        f"{better} is significantly more accurate (p = {test['p']:.2g}). This holds for these two networks; "
+        "to compare recipes, use compare 'A_seed*' 'B_seed*'."
     )
 
 
 def points(difference: float, digits: int = 1) -> str:
-    """A difference of two shares in percentage points: 0.0109 is `+1.1`."""
+    """Format a difference of two fractions in percentage points: 0.0109 is `+1.1`."""
     return f"{100 * difference:+.{digits}f}"
 
 
 def _show(result: Mapping[str, Any], console: Console) -> None:
     for name in ("a", "b"):
-        told = result[name]
-        line = f"[bold]{name.upper()}[/bold]  {escape(told['folder'])}  [dim]{told['data']}, {told['protocol']}[/dim]"
+        source = result[name]
+        about = f"[dim]{source['data']}, {source['protocol']}[/dim]"
+        line = f"[bold]{name.upper()}[/bold]  {escape(source['folder'])}  {about}"
         console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "A", "B", "A - B, points", "95% interval"):
@@ -289,7 +290,7 @@ def _show(result: Mapping[str, Any], console: Console) -> None:
     test = result["mcnemar"]
     console.print("", table, "")
     console.print(
-        f"Of {result['n']:,} pictures both have {result['both_right']:,} right and {result['both_wrong']:,} wrong, "
+        f"Of {result['n']:,} images both classify {result['both_right']:,} right and {result['both_wrong']:,} wrong, "
         f"only A {test['only_a']:,}, only B {test['only_b']:,}. McNemar, {test['test']}: p = {test['p']:.3g}.",
         highlight=False,
     )
@@ -298,7 +299,7 @@ def _show(result: Mapping[str, Any], console: Console) -> None:
 
 def _show_recipes(result: Mapping[str, Any], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("", "seeds", "mean accuracy", "deviation", "lowest", "highest"):
+    for column in ("", "seeds", "mean accuracy", "standard deviation", "lowest", "highest"):
         table.add_column(column, justify="right" if column else "left")
     for name in ("a", "b"):
         recipe, accuracies = result[name], result[name]["accuracies"]
@@ -306,44 +307,45 @@ def _show_recipes(result: Mapping[str, Any], console: Console) -> None:
         cells = (f"{value:.2%}" for value in (recipe["mean"], recipe["deviation"], min(accuracies), max(accuracies)))
         table.add_row(name.upper(), str(len(accuracies)), *cells)
     console.print("", table, "")
-    seeds, pictures = (
+    over_seeds, over_images = (
         f"{points(low)} to {points(high)}" for low, high in (result["over_seeds"], result["over_pictures"])
     )
     console.print(
-        f"A - B on {result['n']:,} pictures: {points(result['difference'], 2)} points; 95% interval over "
-        f"seeds {seeds} (Welch, p = {result['p']:.2g}), over pictures {pictures} (paired bootstrap).",
+        f"A - B on {result['n']:,} images: {points(result['difference'], 2)} points; 95% interval over "
+        f"seeds {over_seeds} (Welch, p = {result['p']:.2g}), over images {over_images} (paired bootstrap).",
         highlight=False,
     )
     console.print(verdict_on_recipes(result), highlight=False)
 
 
-def measurements(word: str) -> list[Measured]:
-    """The measurements that a path or a pattern names.
+def measurements(pattern: str) -> list[Measurement]:
+    """Return the measurements at a path or matching a pattern.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There are none.
     """
-    paths = sorted(Path(found) for found in glob(word)) if has_magic(word) and not Path(word).exists() else [Path(word)]
-    measured = [path for path in paths if (path / "record.json").is_file()] if len(paths) > 1 else paths
-    if not measured:
-        raise FileNotFoundError(f"no finished run matches {word}")
-    return [Measured.read(path) for path in measured]
+    is_pattern = has_magic(pattern) and not Path(pattern).exists()
+    paths = sorted(map(Path, glob(pattern))) if is_pattern else [Path(pattern)]
+    finished = [path for path in paths if (path / "record.json").is_file()] if len(paths) > 1 else paths
+    if not finished:
+        raise FileNotFoundError(f"no finished run matches {pattern}")
+    return [Measurement.read(path) for path in finished]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
+    """Run the subcommand and return its exit status."""
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(wrapped(HELP))
         return 0 if arguments else 2
-    folders = [word for word in arguments if Path(word).exists() or "=" not in word]
-    given, wrong = split_words([word for word in arguments if word not in folders], own=("json",))
-    if wrong:
-        raise ValueError(f"{wrong[0]} would change nothing: what is compared was measured already")
+    folders = [argument for argument in arguments if Path(argument).exists() or "=" not in argument]
+    given, unknown = split_words([argument for argument in arguments if argument not in folders], own=("json",))
+    if unknown:
+        raise ValueError(f"{unknown[0]} has no effect: compare reads finished measurements; leave it out")
     if len(folders) != 2:
-        raise ValueError(f"give two folders of measurements, or two patterns in quotes, not {len(folders)}")
+        raise ValueError(f"give two folders of measurements, or two quoted patterns, not {len(folders)}")
     if "json" in given:
         check_writable(Path(given["json"]), f"json={given['json']}")
-    a, b = (measurements(word) for word in folders)
+    a, b = (measurements(folder) for folder in folders)
     of_recipes = len(a) > 1 or len(b) > 1
     result = compare_recipes(a, b) if of_recipes else compare(a[0], b[0])
     if "json" in given:

@@ -1,4 +1,4 @@
-"""`python -m fer_lightning evaluate checkpoint=...`: measures a trained net again."""
+"""`python -m fer_lightning evaluate checkpoint=...`: evaluates a trained network again."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fer_lightning.training.metrics import Scores
 
 HELP = """usage: python -m fer_lightning evaluate checkpoint=RUN [key=value ...]
 
-Measures a checkpoint on the data, protocol and views of its own run, or as you change them:
+Evaluates a checkpoint with the data, protocol and views of its own run, or with your overrides:
 
   eval=tta                                   plain, flip, tta, five_crop, ten_crop or rotations
-  eval.split=val                             PublicTest instead of PrivateTest: choose on it, not on the test part
-  data=fer2013 data.path=fer2013.csv         the data set, where it has moved
+  eval.split=val                             PublicTest instead of PrivateTest: select on it, never on the test part
+  data=fer2013 data.path=fer2013.csv         the data set, if it has moved
 
-The report goes beside the checkpoint's run, into evaluate_VIEWS_PART/; what differs from the run is named too: data,
-protocol, last.ckpt, eval.KEY=VALUE.
+The report is written beside the checkpoint's run to evaluate_VIEWS_PART/; the name also lists what differs from the
+run: data, protocol, last.ckpt, eval.KEY=VALUE.
 """
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
-    """Measures a checkpoint and writes the report beside its run.
+    """Evaluate a checkpoint and write the report beside its run.
 
     Args:
         checkpoint: A `best.ckpt` or `last.ckpt`, or a run's folder.
@@ -42,39 +42,40 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         Scores by part.
     """
     quiet()
-    net = Trained.load(checkpoint, overrides)
+    trained = Trained.load(checkpoint, overrides)
     console = Console()
-    faces, evaluation = net.faces, net.evaluation
-    if faces.fingerprint != net.provenance["data_fingerprint"]:
+    faces, evaluation = trained.faces, trained.evaluation
+    if faces.fingerprint != trained.provenance["data_fingerprint"]:
         console.print(
-            f"[yellow]This net was trained on {net.provenance['data']}, other data than {faces.name} here.[/]"
+            f"[yellow]The network was trained on {trained.provenance['data']}, not on the current {faces.name} data.[/]"
         )
     part = evaluation["split"]
-    last = [net.checkpoint.stem] * (net.checkpoint.stem != "best")
-    folder = net.run / "_".join(["evaluate", net.views_name, part, *last, *net.what_differs])
+    last = [trained.checkpoint.stem] * (trained.checkpoint.stem != "best")
+    folder = trained.run / "_".join(["evaluate", trained.views_name, part, *last, *trained.what_differs])
     check_writable(folder, "checkpoint")
-    predictions = net.predict(part)
-    scores = score_part(predictions, part, net.split, net.module.classes, evaluation["bootstrap"], net.config.seed)
-    write_report(folder, faces, predictions, scores, protocol=net.split.name)
+    predictions = trained.predict(part)
+    classes = trained.module.classes
+    scores = score_part(predictions, part, trained.split, classes, evaluation["bootstrap"], trained.config.seed)
+    write_report(folder, faces, predictions, scores, protocol=trained.split.name)
     write_json(
         folder / "record.json",
         {
-            "checkpoint": str(net.checkpoint),
+            "checkpoint": str(trained.checkpoint),
             "command": verb_command("evaluate", [f"checkpoint={checkpoint}", *overrides]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
-            "protocol": net.split.name,
+            "protocol": trained.split.name,
             "evaluation": evaluation,
-            **environment(net.device),
-            "precision": net.precision,
-            **{part: records.recorded(s) for part, s in scores.items()},
+            **environment(trained.device),
+            "precision": trained.precision,
+            **{part: records.recorded_scores(s) for part, s in scores.items()},
         },
     )
-    console.print(tables.scores_table(scores, net.module.classes))
+    console.print(tables.scores_table(scores, classes))
     console.print(f"report: {folder}", soft_wrap=True)
     return scores
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
+    """Run the subcommand and return its exit status."""
     return checkpoint_verb("evaluate", HELP, evaluate, arguments)

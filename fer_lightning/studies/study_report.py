@@ -1,4 +1,4 @@
-"""What this project adds to a sweep by `hydra/sweeper=fer_optuna`: direction, plots, and a parent run in MLflow."""
+"""Extensions of a sweep with `hydra/sweeper=fer_optuna`: direction, plots, and a parent run in MLflow."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ log = logging.getLogger(__name__)
 
 
 class StudyDefaults(Callback):
-    """Hydra callback: lets an Optuna sweep follow the app's objectives, and attaches a `StudyReport`.
+    """Hydra callback that configures an Optuna sweep for the app's objectives and attaches a `StudyReport`.
 
-    `hydra.sweeper.direction` follows `objective_mode`; with a `second_objective`, which is a cost, there are two. Keys
-    that change no result begin no other study.
+    `hydra.sweeper.direction` follows `objective_mode`; a `second_objective` is a cost and adds a second direction.
+    Keys that change no result are excluded from the identity of the study.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Completes `hydra.sweeper` before Hydra builds it."""
+        """Complete `hydra.sweeper` before Hydra instantiates it."""
         if OmegaConf.select(config, "hydra.sweeper.observers") is None:
             return  # a plain multirun
         direction: Any = "maximize" if config.objective_mode == "max" else "minimize"
         if config.second_objective:
             direction = [direction, "minimize"]
         if config.hydra.sweeper.direction not in (direction, "minimize"):
-            log.warning("hydra.sweeper.direction is %s: it follows objective_mode and second_objective", direction)
+            log.warning("hydra.sweeper.direction is set to %s by objective_mode and second_objective", direction)
         choices = config.hydra.runtime.choices
         store = None
         if str(config.tracking._target_).endswith(".mlflow"):
@@ -63,13 +63,13 @@ class StudyDefaults(Callback):
 
 
 class StudyReport:
-    """Observer of a sweep: tags trials in MLflow as they end, and leaves the study's plots.
+    """Observer of a sweep: tags trials in MLflow when they end, and writes the plots of the study.
 
     Args:
-        label: What a person calls the study first.
+        label: First part of the name of the parent run.
         folder: The sweep's folder; `study.html` is written there.
-        objectives: Names of the study's values.
-        store: Arguments of `StudyRun`, None where MLflow is not used.
+        objectives: Names of the objective values.
+        store: Arguments of `StudyRun`, None without MLflow.
     """
 
     def __init__(self, label: str, folder: str, objectives: Sequence[str], store: Mapping[str, Any] | None) -> None:
@@ -80,21 +80,21 @@ class StudyReport:
         self._frozen = False
 
     def on_study_start(self, study: optuna.Study) -> None:
-        """Opens the parent run, or finds the one that another worker has opened."""
+        """Open the parent run, or reuse the one of another worker."""
         if self._run:
             self._open(self._run, study)
-            atexit.register(self._leave, study)
+            atexit.register(self._mark_killed, study)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Tags the trial's run with its state."""
+        """Tag the trial's run with its state."""
         if self._run:
-            self._run.mark({trial.number: trial.state.name})
-        if not self._frozen:  # all libraries are loaded by now; later garbage collections need not look at them
+            self._run.tag_trials({trial.number: trial.state.name})
+        if not self._frozen:  # all libraries are loaded: exclude their objects from later garbage collections
             gc.freeze()
             self._frozen = True
 
     def on_study_end(self, study: optuna.Study) -> None:
-        """Draws the plots, and ends the parent run with the best trial and all that was counted."""
+        """Write the plots, and end the parent run with the best trial and the counts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [
             self.folder / "optimization_results.yaml",
@@ -102,78 +102,81 @@ class StudyReport:
         ]
         if not self._run:
             return
-        atexit.unregister(self._leave)
+        atexit.unregister(self._mark_killed)
         self._open(self._run, study)
         trials = study.get_trials(deepcopy=False)
-        self._run.mark({t.number: t.state.name for t in trials if t.state.is_finished()})
-        self._run.close(*outcome(study, self.objectives), [file for file in files if file and file.exists()])
+        self._run.tag_trials({t.number: t.state.name for t in trials if t.state.is_finished()})
+        self._run.close(*study_summary(study, self.objectives), [file for file in files if file and file.exists()])
 
     def _open(self, run: StudyRun, study: optuna.Study) -> None:
-        known = study.user_attrs.get(STUDY_PARENT)
-        run.open(known, study.study_name, f"{self.label} {study.study_name}")
-        if run.run_id != known:
+        existing = study.user_attrs.get(STUDY_PARENT)
+        run.open(existing, study.study_name, f"{self.label} {study.study_name}")
+        if run.run_id != existing:
             study.set_user_attr(STUDY_PARENT, run.run_id)
 
-    def _leave(self, study: optuna.Study) -> None:
-        """This process ends before the study; the last one to go says so."""
+    def _mark_killed(self, study: optuna.Study) -> None:
+        """Mark the parent run as killed if this process exits before the study ends and no trial runs elsewhere."""
         from optuna.trial import TrialState
 
         if self._run and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._run.leave()
+            self._run.mark_killed()
 
 
-def outcome(study: optuna.Study, objectives: Sequence[str]) -> tuple[dict[str, float], dict[str, str], int | None]:
-    """The outcome of a study.
+def study_summary(
+    study: optuna.Study, objectives: Sequence[str]
+) -> tuple[dict[str, float], dict[str, str], int | None]:
+    """Summarise a study for MLflow.
 
     Args:
         study: Any study.
-        objectives: Names of its values.
+        objectives: Names of its objective values.
 
     Returns:
-        Numbers (the best value of each objective, trials by state, epochs trained), words (the best trial and its
-        parameters, or the numbers of the Pareto front), and the best trial's number where there is just one.
+        Metrics (the best value of each objective, trials by state, epochs trained), tags (the best trial and its
+        parameters, or the numbers of the Pareto-optimal trials), and the number of the best trial, None if there is no
+        single one.
     """
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
     states = Counter("lost" if t.user_attrs.get("lost") else t.state.name.lower() for t in trials)
-    numbers = {f"trials/{state}": float(states[state]) for state in ("complete", "pruned", "fail", "lost")}
-    if len(objectives) == 1:  # with two, trials have nothing to report
-        numbers["epochs"] = float(sum(len(t.intermediate_values) for t in trials))
+    metrics = {f"trials/{state}": float(states[state]) for state in ("complete", "pruned", "fail", "lost")}
+    if len(objectives) == 1:  # trials with several objectives report no intermediate values
+        metrics["epochs"] = float(sum(len(t.intermediate_values) for t in trials))
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     if not complete:
-        return numbers, {}, None
+        return metrics, {}, None
     for i, (name, direction) in enumerate(zip(objectives, study.directions, strict=True)):
         better = max if direction.name == "MAXIMIZE" else min
-        numbers[f"best/{name}"] = better(t.values[i] for t in complete)
+        metrics[f"best/{name}"] = better(t.values[i] for t in complete)
     if len(objectives) > 1:
         front = sorted(t.number for t in study.best_trials)
-        return numbers, {"pareto_trials": ", ".join(map(str, front))}, None
+        return metrics, {"pareto_trials": ", ".join(map(str, front))}, None
     best = study.best_trial
-    words = {f"best.{name}": str(value) for name, value in best.params.items()}
-    return numbers, {"best_trial": str(best.number), **words}, best.number
+    params = {f"best.{name}": str(value) for name, value in best.params.items()}
+    return metrics, {"best_trial": str(best.number), **params}, best.number
 
 
 def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> Path | None:
-    """One page with the study's plots that opens anywhere, offline too.
+    """Write the plots of a study into one self-contained HTML page.
 
     Args:
         study: Any study.
-        objectives: Names of its values.
+        objectives: Names of its objective values.
         path: The page to write.
 
     Returns:
-        `path`, or None where plotly is missing.
+        `path`, or None if plotly is not installed.
     """
     from optuna import visualization as plots
 
     if not plots.is_available():
-        log.warning("no plots of the study: they need plotly (pip install plotly)")
+        log.warning("the study has no plots: they need plotly (pip install plotly)")
         return None
-    drawings: list[tuple[str, Callable[[], Any]]] = []
-    signs = [-1 if direction.name == "MAXIMIZE" else 1 for direction in study.directions]  # importances look at the low
+    figures: list[tuple[str, Callable[[], Any]]] = []
+    signs = [-1 if direction.name == "MAXIMIZE" else 1 for direction in study.directions]  # for importances
     if len(objectives) > 1:
-        drawings.append(("Pareto front", partial(plots.plot_pareto_front, study, target_names=list(objectives))))
+        figures.append(("Pareto front", partial(plots.plot_pareto_front, study, target_names=list(objectives))))
     for i, name in enumerate(objectives):
         for title, plot, sign in (
             ("Optimization history", plots.plot_optimization_history, 1),
@@ -182,22 +185,22 @@ def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> P
             ("Slices", plots.plot_slice, 1),
         ):
             target = None if len(objectives) == 1 else partial(_value, i=i, sign=sign)
-            drawings.append((f"{title}: {name}", partial(plot, study, target=target, target_name=name)))
+            figures.append((f"{title}: {name}", partial(plot, study, target=target, target_name=name)))
     if len(objectives) == 1:
-        drawings.append(("Epochs of each trial", partial(plots.plot_intermediate_values, study)))
-    drawings.append(("Timeline", partial(plots.plot_timeline, study)))
-    parts, script = [], True
-    for title, draw in drawings:
+        figures.append(("Epochs of each trial", partial(plots.plot_intermediate_values, study)))
+    figures.append(("Timeline", partial(plots.plot_timeline, study)))
+    sections, script = [], True
+    for title, plot_figure in figures:
         try:
-            with warnings.catch_warnings(action="ignore"):  # of equal importances, where trials are few
-                body = draw().to_html(full_html=False, include_plotlyjs=script)
+            with warnings.catch_warnings(action="ignore"):  # about equal importances of few trials
+                body = plot_figure().to_html(full_html=False, include_plotlyjs=script)
             script = False
-        except Exception as error:  # too few trials, mostly; a plot must not cost the others
-            body = f"<p>not drawn: {html.escape(str(error))}</p>"
-        parts.append(f"<h2>{html.escape(title)}</h2>\n{body}")
+        except Exception as error:  # usually too few trials; the other plots are still written
+            body = f"<p>not plotted: {html.escape(str(error))}</p>"
+        sections.append(f"<h2>{html.escape(title)}</h2>\n{body}")
     name = html.escape(study.study_name)
     path.write_text(
-        f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(parts), "utf-8"
+        f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(sections), "utf-8"
     )
     log.info("plots of the study: %s", os.path.relpath(path))
     return path

@@ -14,7 +14,7 @@ from fer_lightning.data.sources.readers import read_faces
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """benchmarks/harness.py as the scripts beside it import it."""
+    """benchmarks/harness.py, imported like in the scripts beside it."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import harness
 
@@ -23,15 +23,15 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def test_sides_take_turns_at_going_first(harness: ModuleType) -> None:
+def test_the_alternatives_take_turns_at_going_first(harness: ModuleType) -> None:
     called: list[str] = []
     sides = {name: lambda name=name: called.append(name) or len(called) for name in "abc"}
-    seen = harness.interleaved(sides, rounds=2, warm_up=1)
+    values = harness.interleave(sides, rounds=2, warm_up=1)
     assert "".join(called) == "abcbcacab"
-    assert seen == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
+    assert values == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
 
 
-def test_what_was_measured_is_saved_and_shown_as_in_the_page(
+def test_a_result_is_saved_and_its_table_printed(
     harness: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harness.finish("peak_memory", "How much?\n\nMore.", {"peak_gib": 0.944}, tmp_path / "out.json")
@@ -44,13 +44,13 @@ def test_what_was_measured_is_saved_and_shown_as_in_the_page(
     assert "0.94" in shown
 
 
-def test_a_command_is_measured_in_a_process_of_its_own(harness: ModuleType, tmp_path: Path) -> None:
+def test_a_command_is_measured_in_a_subprocess(harness: ModuleType, tmp_path: Path) -> None:
     code = "import os, sys, time; bytearray(3 * 10**8); time.sleep(0.1); sys.exit(os.environ.get('WRONG'))"
-    seconds, peak = harness.run_alone([sys.executable, "-c", code], tmp_path)
+    seconds, peak = harness.run_subprocess([sys.executable, "-c", code], tmp_path)
     assert seconds > 0.1
     assert peak > 280
     with pytest.raises(SystemExit, match="ended with 1\nbadly"):
-        harness.run_alone([sys.executable, "-c", code], tmp_path, WRONG="badly")
+        harness.run_subprocess([sys.executable, "-c", code], tmp_path, WRONG="badly")
 
 
 def test_noise_is_read_as_fer2013(harness: ModuleType, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ RATES = {
 }
 
 
-def test_the_page_is_what_the_benchmarks_wrote() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "PERFORMANCE.md").read_text() == page(), "run python benchmarks/report.py"
 
 
@@ -32,7 +32,7 @@ def test_every_section_has_its_script_and_every_result_its_section() -> None:
     assert scripts - {"report", "harness", "training_step"} == names
 
 
-def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
+def test_missing_results_are_marked(tmp_path: Path) -> None:
     text = page(tmp_path)
     assert text.count("not run (") == len(REPORT["SECTIONS"])
     assert "|" not in text
@@ -68,15 +68,15 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
         (
             "augmentation",
             {
-                "pictures_per_second": {"BatchedAugmentation": 40_000.0, "albumentations per picture": 10_000.0},
-                "ratio_to_albumentations": {"BatchedAugmentation": 4.1, "albumentations per picture": 1.0},
+                "pictures_per_second": {"BatchedAugmentation": 40_000.0, "albumentations per image": 10_000.0},
+                "ratio_to_albumentations": {"BatchedAugmentation": 4.1, "albumentations per image": 1.0},
                 "share_of_a_training_step": {
                     **{"model": "net", "batch_size": 64, "precision": "bf16-mixed", "threads": 2},
                     **{"input_pipeline_ms": 0.6, "training_step_ms": 60.0, "share": 0.04},
                 },
             },
             [
-                "| albumentations per picture | 10,000 | 1.00 |",
+                "| albumentations per image | 10,000 | 1.00 |",
                 "| BatchedAugmentation | 40,000 | 4.10 |",
                 "| 4.0% of the step |",
                 "Aim: at least 4 times albumentations (reached). Aim: at most 3% of a training step (not reached).",
@@ -88,12 +88,12 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
                 "model": "net",
                 "training": {**RATES, "streamed_from_disk_pictures_per_second": 890.0},
                 "input_pipeline": RATES,
-                "memory_mib": [{"when": "picture 0", "anonymous": 1375, "file": 167}],
+                "memory_mib": [{"when": "image 0", "anonymous": 1375, "file": 167}],
             },
             [
                 "| training, net | 1,000 | 990 | 99.0% | 890 | 89.0% |",
                 "| input pipeline | 1,000 | 990 | 99.0% |  |  |",
-                "| memory, picture 0 |  | 1,375 MiB anonymous, 167 MiB of files |  |  |  |",
+                "| memory, image 0 |  | 1,375 MiB anonymous, 167 MiB of files |  |  |  |",
                 "Aim: training at least 90% of resident (reached). Aim: the same from disk (not reached).",
             ],
         ),
@@ -195,7 +195,7 @@ def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tables_are_copied_from_the_files(tmp_path: Path, name: str, result: dict, lines: list[str]) -> None:
+def test_tables_contain_the_results(tmp_path: Path, name: str, result: dict, lines: list[str]) -> None:
     (tmp_path / f"{name}.json").write_text(json.dumps({"question": "How fast?", **result, **MACHINE}))
     text = page(tmp_path)
     for line in lines:
@@ -206,7 +206,7 @@ def test_tables_are_copied_from_the_files(tmp_path: Path, name: str, result: dic
         assert not row.startswith("|") or row.count("|") >= 3
 
 
-@pytest.mark.parametrize(("rounds", "said"), [(1, "1 round"), (7, "7 rounds")])
-def test_rounds_are_named(tmp_path: Path, rounds: int, said: str) -> None:
+@pytest.mark.parametrize(("rounds", "expected"), [(1, "1 round"), (7, "7 rounds")])
+def test_the_number_of_rounds_is_shown(tmp_path: Path, rounds: int, expected: str) -> None:
     (tmp_path / "growth.json").write_text(json.dumps({"question": "How?", "rounds": rounds, "rows": [], **MACHINE}))
-    assert f"`benchmarks/growth.py`, {said}; measured on a CPU" in page(tmp_path)
+    assert f"`benchmarks/growth.py`, {expected}; measured on a CPU" in page(tmp_path)

@@ -355,7 +355,7 @@ def test_an_mlflow_model_gives_the_same_predictions(small_bundle: Path, tmp_path
 
 def test_mlflow_models_need_mlflow_tracking(small_bundle: Path) -> None:
     with pytest.raises(ValueError, match="needs tracking=mlflow"):
-        mlflow_run.log_model(Bundle.load(small_bundle), {"_target_": "fer_lightning.reporting.tracking.nowhere"})
+        mlflow_run.log_model(Bundle.load(small_bundle), {"_target_": "fer_lightning.reporting.tracking.no_tracking"})
 
 
 def test_onnx_predicts_like_pytorch_on_real_faces(real_data: Path, small_bundle: Path, small_network) -> None:

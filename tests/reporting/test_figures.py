@@ -22,8 +22,8 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def inside(figure: Figure, path: Path) -> bool:
-    """Whether no ink touches the edge of the saved picture: nothing is cut."""
+def is_uncut(figure: Figure, path: Path) -> bool:
+    """Whether no ink touches the edge of the saved figure, so that nothing is cut off."""
     pixels = np.asarray(Image.open(figures.save(figure, path)).convert("L"))
     edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return pixels.min() < 128 and edges.min() > 250
@@ -31,19 +31,19 @@ def inside(figure: Figure, path: Path) -> bool:
 
 def test_confusion_matrix_shows_counts_and_row_percentages():
     figure = figures.confusion_matrix(np.array([[8, 2], [1, 3]]), ["no", "yes"], title="two")
-    counts, shares = figure.axes
+    counts, percentages = figure.axes
     assert texts(counts) == ["8", "2", "1", "3"]
-    assert texts(shares) == ["80", "20", "25", "75"]
+    assert texts(percentages) == ["80", "20", "25", "75"]
     assert [label.get_text() for label in counts.get_yticklabels()] == ["no", "yes"]
     assert (counts.get_xlabel(), counts.get_ylabel()) == ("predicted", "true")
     assert figure.get_suptitle() == "two"
 
 
-def test_confusion_matrix_of_a_class_without_pictures_is_zero_not_nan():
+def test_confusion_matrix_of_a_class_without_images_is_zero_not_nan():
     assert texts(figures.confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"]).axes[1])[2:] == ["0", "0"]
 
 
-def test_confusion_matrix_text_stands_out_from_its_cell():
+def test_confusion_matrix_text_contrasts_with_its_cell():
     axes = figures.confusion_matrix(np.diag([1000, 10, 400]), ["a", "b", "c"]).axes[0]
     image = axes.images[0]
     for text, value in zip(axes.texts, np.diag([1000, 10, 400]).flat, strict=True):
@@ -56,7 +56,7 @@ def test_confusion_matrix_text_stands_out_from_its_cell():
 def test_confusion_matrix_of_any_size_is_not_cut(count, tmp_path):
     matrix = np.random.default_rng(0).integers(0, 30_000, (count, count))
     names = [f"quite a long name {position}" for position in range(count)]
-    assert inside(figures.confusion_matrix(matrix, names, "title"), tmp_path / "matrix.png")
+    assert is_uncut(figures.confusion_matrix(matrix, names, "title"), tmp_path / "matrix.png")
 
 
 def test_confusion_matrix_must_fit_its_classes():
@@ -78,7 +78,7 @@ def history(epochs):
     ]
 
 
-def test_training_curves_have_a_panel_for_each_kind_and_mark_the_best_epoch():
+def test_training_curves_have_one_panel_per_kind_and_mark_the_best_epoch():
     loss, score, rate = figures.training_curves(history(10), 7).axes
     assert [axes.get_title("left") for axes in (loss, score, rate)] == ["Loss", "Score", "Learning rate"]
     lines = {line.get_label(): line for line in score.lines}
@@ -97,10 +97,10 @@ def test_training_curves_have_a_panel_for_each_kind_and_mark_the_best_epoch():
         ([], 1),
     ],
 )
-def test_training_curves_of_little_data_are_drawn(rows, panels, tmp_path):
+def test_training_curves_work_with_little_data(rows, panels, tmp_path):
     figure = figures.training_curves(rows, best_epoch=1 if rows else None)
     assert len(figure.axes) == panels
-    assert inside(figure, tmp_path / "curves.png")
+    assert is_uncut(figure, tmp_path / "curves.png")
 
 
 def test_per_class_f1_shows_values_supports_and_the_mean(tmp_path):
@@ -112,7 +112,7 @@ def test_per_class_f1_shows_values_supports_and_the_mean(tmp_path):
     assert labels == ["happy  (n = 1,774)", "disgust  (n = 111)"]
     assert texts(axes) == ["0.875", "0.000"]
     assert set(axes.lines[0].get_xdata()) == {0.4375}
-    assert inside(figure, tmp_path / "f1.png")
+    assert is_uncut(figure, tmp_path / "f1.png")
 
 
 def test_reliability_diagram_shows_accuracy_confidence_and_counts(tmp_path):
@@ -125,7 +125,7 @@ def test_reliability_diagram_shows_accuracy_confidence_and_counts(tmp_path):
     marks = upper.collections[0].get_segments()
     assert [float(mark[0][1]) for mark in marks if len(mark)] == [0.5, 0.9]
     assert texts(lower) == ["3", "1,200"]
-    assert inside(figure, tmp_path / "reliability.png")
+    assert is_uncut(figure, tmp_path / "reliability.png")
 
 
 def test_intervals_show_each_row_and_mark_one(tmp_path):
@@ -135,36 +135,36 @@ def test_intervals_show_each_row_and_mark_one(tmp_path):
     assert texts(axes) == ["70.00%", "75.00%"]
     assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[0.68, 0.72], [0.7]]
     assert axes.lines[2].get_color() != axes.lines[0].get_color()
-    assert inside(figure, tmp_path / "intervals.png")
+    assert is_uncut(figure, tmp_path / "intervals.png")
 
 
-def test_picture_grid_marks_right_and_wrong_by_more_than_colour(tmp_path):
+def test_image_grid_marks_correctness_by_more_than_colour(tmp_path):
     images = np.zeros((10, 48, 48), np.uint8)
-    figure = figures.picture_grid(images, ["sad \u2192 sad\n90%"] * 10, [True, False] * 5, "ten")
+    figure = figures.image_grid(images, ["sad \u2192 sad\n90%"] * 10, [True, False] * 5, "ten")
     titles = [axes.get_title() for axes in figure.axes if axes.images]
     assert titles == ["\u2713 sad \u2192 sad\n90%", "\u2717 sad \u2192 sad\n90%"] * 5
-    assert inside(figure, tmp_path / "grid.png")
+    assert is_uncut(figure, tmp_path / "grid.png")
 
 
-def test_picture_grid_takes_colour_pictures_without_verdict():
+def test_image_grid_accepts_colour_images_without_marks():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    figure = figures.picture_grid(images, ["a", "b", "c"], None, "three")
+    figure = figures.image_grid(images, ["a", "b", "c"], None, "three")
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])
 
 
-@pytest.mark.skipif(not KAGGLE.exists(), reason="the Kaggle copy of FER2013 is not at hand")
-def test_picture_grid_of_real_faces_has_no_missing_glyph(tmp_path, recwarn):
+@pytest.mark.skipif(not KAGGLE.exists(), reason="the Kaggle copy of FER2013 is not available")
+def test_image_grid_of_real_faces_has_no_missing_glyph(tmp_path, recwarn):
     with zipfile.ZipFile(KAGGLE) as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:24]
         faces = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names])
     captions = [f"surprise \u2192 {EMOTIONS[position % 7]}\n100%" for position in range(24)]
-    figure = figures.picture_grid(faces, captions, [False] * 24, "Most confidently wrong")
-    assert inside(figure, tmp_path / "grid.png")
+    figure = figures.image_grid(faces, captions, [False] * 24, "Most confident errors")
+    assert is_uncut(figure, tmp_path / "grid.png")
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_save_writes_150_dpi_and_leaves_nothing_half_written(tmp_path):
+def test_save_writes_150_dpi_and_is_atomic(tmp_path):
     path = figures.save(figures.per_class_f1({"a": 0.5}, {"a": 1}, 0.5), tmp_path / "new" / "f1.png")
     assert Image.open(path).info["dpi"] == pytest.approx((150, 150), abs=0.1)
     before = path.read_bytes()
@@ -176,7 +176,7 @@ def test_save_writes_150_dpi_and_leaves_nothing_half_written(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["f1.png"]
 
 
-def test_no_state_of_pyplot_and_no_setting_of_the_user_is_touched():
+def test_figures_do_not_change_pyplot_or_user_settings():
     before = {name: mpl.rcParams[name] for name in figures.STYLE}
     figures.training_curves(history(3), 2)
     assert {name: mpl.rcParams[name] for name in figures.STYLE} == before

@@ -24,7 +24,7 @@ from fer_lightning.reporting.mlflow_store import RUN_ID, open_experiment
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A local store, made once: a new one takes MLflow seconds."""
+    """A local store shared by all tests: MLflow takes seconds to create one."""
     return tmp_path_factory.mktemp("mlruns")
 
 
@@ -52,7 +52,7 @@ def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.name.startswith("fer_lightning.reporting.")]
 
 
-def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
+def test_a_run_is_stored_as_it_was_logged(store, tmp_path, capfd):
     folder = tmp_path / "outputs"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
@@ -69,8 +69,8 @@ def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
     params |= {f"many.{number}": number for number in range(150)}
     tags = {"data": "fer2013", "synthetic": "false", "seed": "0"}
     dataset = {"name": "fer2013", "digest": "ec219cb045d6", "profile": {"num_rows": 35887, "shape": (48, 48)}}
-    told = {"run_name": "efficientnet seed=0", "tags": tags, "params": params, "dataset": dataset}
-    with mlflow(store, folder, **told) as (logger,):
+    arguments = {"run_name": "efficientnet seed=0", "tags": tags, "params": params, "dataset": dataset}
+    with mlflow(store, folder, **arguments) as (logger,):
         for epoch in (1, 2, 3):
             logger.log_metrics({"val/accuracy": epoch / 10, "val/f1_happy": epoch / 20}, step=epoch)
         logger.finalize("success")  # as Lightning does after fit
@@ -88,12 +88,12 @@ def test_a_run_reads_back_as_it_was_logged(store, tmp_path, capfd):
     history = client.get_metric_history(logger.run_id, "val/f1_happy")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.05), (2, 0.1), (3, 0.15)]
     assert run.data.metrics["test/accuracy"] == 0.25
-    [learnt] = [given.dataset for given in run.inputs.dataset_inputs]
-    assert (learnt.name, learnt.digest) == ("fer2013", "ec219cb045d6")
-    assert json.loads(learnt.profile) == {"num_rows": 35887, "shape": [48, 48]}
+    [logged] = [used.dataset for used in run.inputs.dataset_inputs]
+    assert (logged.name, logged.digest) == ("fer2013", "ec219cb045d6")
+    assert json.loads(logged.profile) == {"num_rows": 35887, "shape": [48, 48]}
     assert {file.path for file in client.list_artifacts(logger.run_id)} == {"checkpoints", "record.json"}
-    kept = store / "artifacts" / logger.run_id / "artifacts" / "checkpoints" / "best.ckpt"
-    assert kept.read_bytes() == b"weights"
+    uploaded = store / "artifacts" / logger.run_id / "artifacts" / "checkpoints" / "best.ckpt"
+    assert uploaded.read_bytes() == b"weights"
     assert tracking.where([logger]) == f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{store}/mlflow.db"
     found = client.search_runs([run.info.experiment_id], "params.model = 'efficientnet'")
     assert [other.info.run_id for other in found] == [logger.run_id]
@@ -114,7 +114,7 @@ class Interrupted(BoringModel):
     ("error", "raised", "status"),
     [(KeyboardInterrupt(), SystemExit, "KILLED"), (RuntimeError("out of memory"), RuntimeError, "FAILED")],
 )
-def test_a_training_that_dies_says_so_in_mlflow(store, tmp_path, error, raised, status):
+def test_a_training_that_ends_with_an_error_is_marked_in_mlflow(store, tmp_path, error, raised, status):
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(raised), mlflow(store, tmp_path / "run") as loggers:
@@ -137,7 +137,7 @@ def test_a_training_that_dies_says_so_in_mlflow(store, tmp_path, error, raised, 
     assert torch.is_grad_enabled()
 
 
-def test_what_the_store_refused_is_sent_at_the_end(store, tmp_path, monkeypatch, caplog):
+def test_metrics_that_the_store_refused_are_sent_at_the_end(store, tmp_path, monkeypatch, caplog):
     with mlflow(store, tmp_path / "run") as (logger,):
         logger.log_metrics({"val/loss": 3.0}, step=1)
         with monkeypatch.context() as broken:
@@ -156,7 +156,7 @@ def test_what_the_store_refused_is_sent_at_the_end(store, tmp_path, monkeypatch,
     assert "the disk is full" in warning
 
 
-def test_jobs_of_a_multirun_are_children_of_one_run_that_names_the_best(store, tmp_path):
+def test_jobs_of_a_multirun_share_a_parent_run_that_names_the_best(store, tmp_path):
     sweep = tmp_path / "12-00-00_multirun_custom_cnn"
     config = OmegaConf.create(
         {
@@ -199,28 +199,28 @@ def test_jobs_of_a_multirun_are_children_of_one_run_that_names_the_best(store, t
     assert parent.data.metrics == {"best/val/accuracy": 0.7}
 
 
-def test_a_multirun_minimises_too(store, tmp_path):
+def test_a_multirun_can_minimise(store, tmp_path):
     sweep = tmp_path / "sweep"
     for loss in (2.0, 1.0, 3.0):
         with mlflow(store, tmp_path / "job", run_name=f"loss {loss}", sweep_dir=sweep) as (logger,):
             logger.log_metrics({"val/loss": loss}, step=1)
     parent = client_of(store).get_run(logger.run_id).data.tags["mlflow.parentRunId"]
-    mlflow_parents.summarise(client_of(store), logger.experiment_id, parent, "val/loss", "min")
+    mlflow_parents.log_summary(client_of(store), logger.experiment_id, parent, "val/loss", "min")
     run = client_of(store).get_run(parent)
     assert (run.data.metrics["best/val/loss"], run.data.tags["best_run"]) == (1.0, "loss 1.0")
 
 
-def test_jobs_that_start_at_once_share_one_parent(store, tmp_path):
+def test_jobs_that_start_simultaneously_share_one_parent(store, tmp_path):
     client = client_of(store)
-    experiment = client.create_experiment("at once")
+    experiment = client.create_experiment("simultaneous")
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(mlflow_parents.parent_run, client, experiment, tmp_path / "sweep") for _ in range(8)]
-        (parent,) = {answer.result() for answer in asked}
+        futures = [pool.submit(mlflow_parents.parent_run, client, experiment, tmp_path / "sweep") for _ in range(8)]
+        (parent,) = {future.result() for future in futures}
     assert [run.info.run_id for run in client.search_runs([experiment])] == [parent]
     assert mlflow_parents.parent_run(client, experiment, tmp_path / "another") != parent
 
 
-def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
+def test_a_deleted_experiment_is_restored(store, tmp_path):
     with mlflow(store, tmp_path / "run") as (logger,):
         pass
     client_of(store).delete_experiment(logger.experiment_id)
@@ -229,17 +229,17 @@ def test_an_experiment_that_was_deleted_is_restored(store, tmp_path):
     assert client_of(store).get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
-def start_in(store, folder, name):
-    with open(folder.parent / name, "w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
+def run_in_process(store, folder, name):
+    with open(folder.parent / name, "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)  # as Hydra does
     with mlflow(store, folder, run_name=name, sweep_dir=folder / "sweep") as (logger,):
         logger.log_metrics({"val/accuracy": 0.5}, step=1)
 
 
-def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
-    jobs = [elsewhere(start_in, tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
+def test_two_processes_create_a_new_store_simultaneously_without_output(tmp_path):
+    jobs = [elsewhere(run_in_process, tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
     for job in jobs:
         job.join(timeout=100)
     assert [job.exitcode for job in jobs] == [0, 0]
@@ -251,7 +251,7 @@ def test_two_processes_make_a_new_store_at_once_and_say_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
-def test_a_server_that_is_down_is_named_once_and_the_local_store_takes_over(scheme, store, tmp_path, caplog):
+def test_a_server_that_is_down_gives_one_warning_and_the_local_store_is_used(scheme, store, tmp_path, caplog):
     uri = f"{scheme}://me:secret@127.0.0.1:{free_port()}"
     with mlflow(store, tmp_path / "run", uri=uri) as (logger,):
         logger.log_metrics({"val/loss": 1.0}, step=1)
@@ -263,24 +263,24 @@ def test_a_server_that_is_down_is_named_once_and_the_local_store_takes_over(sche
     assert "secret" not in caplog.text
 
 
-def test_a_database_that_refuses_the_user_is_no_matter_for_mlflow(postgresql, store, tmp_path, monkeypatch, caplog):
-    asked = []  # MLflow tries such a database for minutes
+def test_mlflow_does_not_try_a_database_that_refuses_the_user(postgresql, store, tmp_path, monkeypatch, caplog):
+    opened = []  # MLflow would retry such a database for minutes
 
-    def seen(uri, *others):
-        asked.append(uri)
+    def record_uri(uri, *others):
+        opened.append(uri)
         return open_experiment(uri, *others)
 
-    monkeypatch.setattr(tracking, "open_experiment", seen)
+    monkeypatch.setattr(tracking, "open_experiment", record_uri)
     with mlflow(store, tmp_path / "run", uri=postgresql.replace("postgres@", "nobody:secret@")):
         pass
-    assert asked == [f"sqlite:///{store}/mlflow.db"]
+    assert opened == [f"sqlite:///{store}/mlflow.db"]
     (warning,) = warnings_of(caplog)
     assert 'role "nobody" does not exist' in warning
     assert "secret" not in warning
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
-def test_a_server_that_never_answers_is_given_up(scheme, store, tmp_path, caplog):
+def test_a_server_that_never_responds_is_given_up(scheme, store, tmp_path, caplog):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         with mlflow(store, tmp_path / "run", uri=uri, timeout=1) as (logger,):
@@ -290,12 +290,12 @@ def test_a_server_that_never_answers_is_given_up(scheme, store, tmp_path, caplog
     assert uri in warning
 
 
-def test_a_uri_that_mlflow_does_not_know_is_refused(store, tmp_path):
+def test_a_uri_with_an_unknown_scheme_is_refused(store, tmp_path):
     with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI\) is 'ftp://host'; it must begin with http://"):
         mlflow(store, tmp_path / "run", uri="ftp://host").__enter__()
 
 
-def test_a_local_store_that_cannot_be_used_is_named_with_a_way_out(tmp_path):
+def test_an_unusable_local_store_gives_a_message_with_a_remedy(tmp_path):
     (tmp_path / "mlruns").write_text("a file, not a folder")
     with pytest.raises(ValueError, match=r"mlruns/mlflow.db cannot be used: .*tracking=csv"):
         mlflow(tmp_path / "mlruns", tmp_path / "run").__enter__()
@@ -309,7 +309,7 @@ def server(tmp_path_factory):
         yield url, stop
 
 
-def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog, capfd):
+def test_a_tracking_server_receives_everything_and_may_fail(server, store, tmp_path, caplog, capfd):
     url, stop = server
     folder = tmp_path / "run"
     folder.mkdir()
@@ -325,8 +325,8 @@ def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog,
         {"val/f1_happy": 0.8},
     )
     assert client.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["sweep_dir"] == str(sweep)
-    copied = client.download_artifacts(logger.run_id, "record.json", str(tmp_path))
-    assert Path(copied).read_text() == '{"accuracy": 0.6}'
+    downloaded = client.download_artifacts(logger.run_id, "record.json", str(tmp_path))
+    assert Path(downloaded).read_text() == '{"accuracy": 0.6}'
     page = f"{url}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
     assert tracking.where([logger]) == page
     assert warnings_of(caplog) == []
@@ -337,18 +337,18 @@ def test_a_tracking_server_gets_all_and_may_die(server, store, tmp_path, caplog,
         stop()
         logger.log_metrics({"val/loss": 2.0}, step=2)
         logger.log_metrics({"val/loss": 1.0}, step=3)
-    dies, lacks, status = warnings_of(caplog)
-    assert f"MLflow at {url} takes no metrics any more (" in dies
-    assert str(folder) in lacks
+    failed, incomplete, status = warnings_of(caplog)
+    assert f"MLflow at {url} does not accept metrics (" in failed
+    assert str(folder) in incomplete
     assert "FINISHED" in status
 
 
-def test_a_row_that_another_process_writes_at_the_same_moment_is_found(postgresql, store, tmp_path, caplog):
+def test_a_row_that_another_process_inserts_at_the_same_moment_is_found(postgresql, store, tmp_path, caplog):
     psycopg = pytest.importorskip("psycopg")
 
     @contextmanager
-    def held_by_another(statement):
-        """What `statement` writes is committed only when somebody waits for it."""
+    def inserted_elsewhere(statement):
+        """Execute `statement` in another connection, which commits once this one waits for it."""
         with psycopg.connect(postgresql.replace("+psycopg", "")) as other, ThreadPoolExecutor(1) as pool:
             other.execute(statement)
 
@@ -368,24 +368,26 @@ def test_a_row_that_another_process_writes_at_the_same_moment_is_found(postgresq
     faces = {"name": "faces", "digest": "0123", "profile": {"train": 3}}
     client, _ = open_experiment(postgresql, str(tmp_path), "first")
     columns = "name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace"
-    with held_by_another(f"INSERT INTO experiments ({columns}) SELECT 'faces', {columns[6:]} FROM experiments LIMIT 1"):
+    with inserted_elsewhere(
+        f"INSERT INTO experiments ({columns}) SELECT 'faces', {columns[6:]} FROM experiments LIMIT 1"
+    ):
         _, experiment_id = open_experiment(postgresql, str(tmp_path), "faces")
     assert client.get_experiment(experiment_id).name == "faces"
 
     columns = "dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source"
     with (
-        held_by_another(
+        inserted_elsewhere(
             f"INSERT INTO datasets ({columns}) VALUES ('1', {experiment_id}, 'faces', '0123', 'local', '')"
         ),
         mlflow(store, tmp_path / "run", uri=postgresql, dataset=faces) as (logger,),
     ):
         pass
     assert warnings_of(caplog) == []
-    [seen] = client.get_run(logger.run_id).inputs.dataset_inputs
-    assert seen.dataset.digest == "0123"
+    [used] = client.get_run(logger.run_id).inputs.dataset_inputs
+    assert used.dataset.digest == "0123"
 
 
-def test_csv_writes_a_row_an_epoch_and_the_settings(tmp_path, recwarn):
+def test_csv_writes_one_row_per_epoch_and_the_settings(tmp_path, recwarn):
     (tmp_path / "train.log").write_text("")
     with tracking.csv(folder=tmp_path, run_name="x", tags={}, params={"model": "vgg"}, sweep_dir=None) as loggers:
         for epoch in (1, 2):
@@ -401,18 +403,18 @@ def test_csv_writes_a_row_an_epoch_and_the_settings(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_none_yields_no_logger(tmp_path):
-    with tracking.nowhere(folder=tmp_path, run_name="x", tags={}, params={}, sweep_dir=None) as loggers:
+def test_no_tracking_yields_no_logger(tmp_path):
+    with tracking.no_tracking(folder=tmp_path, run_name="x", tags={}, params={}, sweep_dir=None) as loggers:
         assert loggers == []
 
 
-def test_the_terminal_stays_clean(caplog):
+def test_libraries_do_not_write_to_the_terminal(caplog):
     assert logging.getLogger("alembic").level == logging.WARNING
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_a_server_that_was_killed_and_started_again_has_everything(store, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "PATIENCE", 0)
+def test_a_restarted_server_receives_everything(store, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "RETRY_INTERVAL", 0)
     backend, port = f"sqlite:///{tmp_path}/server.db", free_port()
     with tracking_server(tmp_path, backend, port) as (url, stop), mlflow(store, tmp_path / "run", uri=url) as (logger,):
         logger.log_metrics({"val/loss": 4.0}, step=1)
@@ -426,12 +428,12 @@ def test_a_server_that_was_killed_and_started_again_has_everything(store, tmp_pa
             assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
             logger.end("FINISHED", tmp_path / "run")
             assert client.get_run(logger.run_id).info.status == "FINISHED"
-    stopped, back = warnings_of(caplog)[:2]
-    assert "takes no metrics any more" in stopped
-    assert "takes metrics again" in back
+    failed, recovered = warnings_of(caplog)[:2]
+    assert "does not accept metrics" in failed
+    assert "accepts metrics again" in recovered
 
 
-def test_a_resumed_run_goes_on_under_its_id_and_logs_no_point_twice(store, tmp_path):
+def test_a_resumed_run_keeps_its_id_and_logs_no_point_twice(store, tmp_path):
     folder = tmp_path / "run"
     with suppress(KeyboardInterrupt), mlflow(store, folder, params={"lr": 1}) as (first,):
         first.log_metrics({"val/loss": 2.0}, step=1)
@@ -455,17 +457,17 @@ def test_a_resumed_run_goes_on_under_its_id_and_logs_no_point_twice(store, tmp_p
         assert another.run_id not in (first.run_id, other.run_id)
 
 
-def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
+def test_a_store_whose_creation_was_interrupted_is_created_again(tmp_path, monkeypatch):
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store, made = tmp_path / "mlruns", SqlAlchemyStore.__init__
+    store, initialise = tmp_path / "mlruns", SqlAlchemyStore.__init__
 
-    def killed(self, uri, artifacts):
-        made(self, uri, artifacts)
+    def interrupted(self, uri, artifacts):
+        initialise(self, uri, artifacts)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqlAlchemyStore, "__init__", killed)
+        patch.setattr(SqlAlchemyStore, "__init__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             mlflow(store, tmp_path / "run").__enter__()
     assert not (store / "mlflow.db").exists()
@@ -482,14 +484,15 @@ def resumed(store, folder):
     )  # fmt: skip
 
 
-def test_mlflows_own_variable_names_the_server_too(composed, monkeypatch) -> None:
+def test_mlflows_environment_variable_selects_the_server(composed, monkeypatch) -> None:
     assert composed("data=synthetic").tracking.uri is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert composed("data=synthetic").tracking.uri == "http://host:5000"
     assert composed("data=synthetic", "tracking.uri=http://other").tracking.uri == "http://other"
 
 
-def test_what_mlflow_writes_into_its_variable_is_taken_out_again(store, tmp_path, monkeypatch) -> None:
+def test_changes_of_mlflows_environment_variable_are_undone(store, tmp_path, monkeypatch) -> None:
+
     with mlflow(store, tmp_path / "run"):
         os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///somewhere"
     assert "MLFLOW_TRACKING_URI" not in os.environ

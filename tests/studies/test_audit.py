@@ -37,12 +37,12 @@ def by_hand() -> study.Audit:
     return study.audit(as_faces(images, labels, usage, votes))
 
 
-def test_every_finding_by_hand(by_hand: study.Audit) -> None:
+def test_every_finding_matches_the_hand_made_images(by_hand: study.Audit) -> None:
     found = {name: np.flatnonzero(mask).tolist() for name, mask in by_hand.findings().items() if mask is not None}
     assert found == {
-        "exact copy of an earlier picture": [4, 5, 8],
-        "exact copies carry other labels": [0, 4, 5],
-        "near copy of another picture": [1, 6],
+        "exact copy of an earlier image": [4, 5, 8],
+        "exact copies with different labels": [0, 4, 5],
+        "near copy of another image": [1, 6],
         "exact copy in Training": [4],
         "exact or near copy in Training": [4, 6],
         "exact copy in PublicTest": [8],
@@ -60,7 +60,7 @@ def test_every_finding_by_hand(by_hand: study.Audit) -> None:
     assert counts["probable label error"] == "not done"
 
 
-def test_lists_name_picture_part_and_label(by_hand: study.Audit) -> None:
+def test_lists_contain_image_part_and_label(by_hand: study.Audit) -> None:
     tables = lists(by_hand)
     assert tables["duplicates"].values.tolist()[:3] == [
         [1, "row 1", "Training", "neutral", True],
@@ -75,7 +75,7 @@ def test_lists_name_picture_part_and_label(by_hand: study.Audit) -> None:
     assert "label_errors" not in tables
 
 
-def test_a_near_copy_brings_its_exact_copies_along() -> None:
+def test_near_copies_include_their_exact_copies() -> None:
     drawn = np.asarray(draw_faces(70, seed=3).images[:4])
     shifted = np.roll(drawn[1], 1, axis=1)
     found = study.audit(as_faces([*drawn, drawn[1], shifted, shifted], [6] * 7, ["Training"] * 7))
@@ -84,31 +84,31 @@ def test_a_near_copy_brings_its_exact_copies_along() -> None:
     assert len(lists(found)["near_duplicates"]) == 4
 
 
-def test_flat_pictures() -> None:
+def test_flat_images() -> None:
     sign = np.zeros((48, 48), np.uint8)
     sign[20:30, 20:40] = 255
     gradient = np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1))
     faint = gradient // 20
-    assert study.flat_pictures(np.stack([sign, gradient, faint])).tolist() == [True, False, True]
-    orange = np.broadcast_to(np.array([250, 130, 0], np.uint8), (48, 48, 3))  # far from gray, and one colour
+    assert study.flat_images(np.stack([sign, gradient, faint])).tolist() == [True, False, True]
+    orange = np.broadcast_to(np.array([250, 130, 0], np.uint8), (48, 48, 3))  # far from gray, but one colour
     coloured = np.stack([gradient, gradient.T, 255 - gradient], axis=-1)
-    assert study.flat_pictures(np.stack([orange, coloured])).tolist() == [True, False]
+    assert study.flat_images(np.stack([orange, coloured])).tolist() == [True, False]
 
 
-def test_votes_must_be_clear_to_contradict() -> None:
+def test_only_a_clear_majority_of_votes_contradicts_the_label() -> None:
     # neutral happiness surprise sadness anger disgust fear contempt unknown NF; every label is angry
     votes = [
         [7, 0, 0, 0, 2, 0, 0, 0, 1, 0],  # 7 to 2
         [6, 0, 0, 0, 2, 0, 0, 0, 2, 0],  # 6 to 2: only 4 more
         [5, 0, 0, 0, 0, 0, 0, 0, 5, 0],  # no majority
-        [0, 0, 0, 0, 0, 0, 0, 10, 0, 0],  # contempt is none of the seven
+        [0, 0, 0, 0, 0, 0, 0, 10, 0, 0],  # contempt is not one of the seven
         [0, 0, 0, 0, 10, 0, 0, 0, 0, 0],
     ]
     other = study.clearly_other(np.array(votes, np.float32), np.zeros(5, np.int64))
     assert other.tolist() == [EMOTIONS.index("neutral"), -1, -1, -1, -1]
 
 
-def test_label_errors_are_found_where_there_are_predictions() -> None:
+def test_label_errors_are_found_with_predictions() -> None:
     rng = np.random.default_rng(0)
     true = rng.integers(0, 7, 1000)
     predicted = np.full((1000, 7), 0.05, np.float32)
@@ -125,21 +125,21 @@ def test_label_errors_are_found_where_there_are_predictions() -> None:
         study.label_errors(np.where(given == 3, 2, given), predicted)
 
 
-def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_trainings_reveal_flipped_labels(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = draw_faces(1400, seed=1, image_size=24)
     classes = ("happy", "surprise", "neutral")
-    chosen = np.isin(drawn.labels, [EMOTIONS.index(name) for name in classes])
-    usage = drawn.usage[chosen]
-    true = np.array([classes.index(EMOTIONS[label]) for label in drawn.labels[chosen]])
+    selected = np.isin(drawn.labels, [EMOTIONS.index(name) for name in classes])
+    usage = drawn.usage[selected]
+    true = np.array([classes.index(EMOTIONS[label]) for label in drawn.labels[selected]])
     flipped = np.random.default_rng(0).choice(np.flatnonzero(usage != "PrivateTest"), 50, replace=False)
     labels = true.copy()
     labels[flipped] = (labels[flipped] + 1) % 3
-    faces = as_faces(drawn.images[chosen], labels, usage, classes=classes)
+    faces = as_faces(drawn.images[selected], labels, usage, classes=classes)
 
     def flipped_faces(**_) -> FaceArrays:
         return faces
 
-    flipped_faces.__module__ = "fer_lightning.data.sources.synthetic"  # else it may not be built
+    flipped_faces.__module__ = "fer_lightning.data.sources.synthetic"  # passes the check of what may be built
     monkeypatch.setattr("fer_lightning.data.sources.synthetic.synthetic_faces", flipped_faces)
     for fold in (0, 1):
         train(
@@ -155,16 +155,16 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
     found = study.audit(faces, predicted)
     assert found.errors is not None
     assert np.isin(found.errors[:100], flipped).sum() >= 35
-    record = {"command": "c", "commit": "c", "counts": found.counts(), "copies_worth": {}}
+    record = {"command": "c", "commit": "c", "counts": found.counts(), "accuracy_by_copies": {}}
     write_report(tmp_path / "report", found, record)
-    listed = pd.read_csv(tmp_path / "report" / "label_errors.csv")
-    assert listed["picture"].tolist() == [f"row {i + 1}" for i in found.errors]
-    assert (listed["p_predicted"] >= listed["p_label"]).all()
+    errors = pd.read_csv(tmp_path / "report" / "label_errors.csv")
+    assert errors["picture"].tolist() == [f"row {i + 1}" for i in found.errors]
+    assert (errors["p_predicted"] >= errors["p_label"]).all()
     assert "label_errors.png" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "expected"),
     [
         ({}, "trained on"),
         ({"data_fingerprint": "f"}, "other data"),
@@ -172,24 +172,24 @@ def test_small_real_trainings_find_flipped_labels(composed, tmp_path: Path, monk
         ({"evaluation": {"split": "train"}}, "train of kfold"),
     ],
 )
-def test_predictions_on_what_was_trained_on_are_refused(
-    record: dict, said: str, tmp_path: Path, by_hand: study.Audit
+def test_predictions_on_training_images_are_refused(
+    record: dict, expected: str, tmp_path: Path, by_hand: study.Audit
 ) -> None:
     faces = by_hand.faces
-    good = {
+    valid = {
         "data": "by_hand",
         "data_fingerprint": faces.fingerprint,
         "protocol": "kfold(fold=0 of 5)",
         "evaluation": {"split": "val"},
     }
     if record:
-        (tmp_path / "record.json").write_text(json.dumps(good | record))
+        (tmp_path / "record.json").write_text(json.dumps(valid | record))
         pd.DataFrame({"index": [0]}).to_parquet(tmp_path / "predictions.parquet")
-    with pytest.raises(ValueError, match=said if record else "no run below"):
+    with pytest.raises(ValueError, match=expected if record else r"contains no predictions\.parquet"):
         study.out_of_fold(tmp_path, faces)
 
 
-def test_predictions_of_one_picture_are_averaged(tmp_path: Path, by_hand: study.Audit) -> None:
+def test_predictions_of_one_image_are_averaged(tmp_path: Path, by_hand: study.Audit) -> None:
     for seed, p in enumerate((0.2, 0.6)):
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -200,14 +200,14 @@ def test_predictions_of_one_picture_are_averaged(tmp_path: Path, by_hand: study.
             "evaluation": {"split": "test"},
         }
         (folder / "record.json").write_text(json.dumps(record))
-        said = {"index": [4], "label": ["happy"], "predicted": ["sad"], **{f"p_{c}": [p] for c in EMOTIONS}}
-        pd.DataFrame(said).to_parquet(folder / "predictions.parquet")
+        columns = {"index": [4], "label": ["happy"], "predicted": ["sad"], **{f"p_{c}": [p] for c in EMOTIONS}}
+        pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
     predicted = study.out_of_fold(tmp_path, by_hand.faces)
     assert np.allclose(predicted[4], 0.4)
     assert np.isnan(predicted[[0, 1, 2, 3, 5, 6, 7, 8]]).all()
 
 
-def test_the_verb_writes_a_report_and_says_what_was_not_done(
+def test_the_report_lists_the_checks_that_were_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -216,8 +216,8 @@ def test_the_verb_writes_a_report_and_says_what_was_not_done(
     folder = tmp_path / "outputs" / "audit_synthetic"
     report = (folder / "report.md").read_text()
     assert "protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val" in report
-    for picture in [line[line.index("(") + 1 : -1] for line in report.splitlines() if line.startswith("![")]:
-        assert (folder / picture).exists()
+    for figure in [line[line.index("(") + 1 : -1] for line in report.splitlines() if line.startswith("![")]:
+        assert (folder / figure).exists()
     record = json.loads((folder / "audit.json").read_text())
     assert record["counts"]["pictures"] == 80
     assert record["data"] == "synthetic"
@@ -225,7 +225,7 @@ def test_the_verb_writes_a_report_and_says_what_was_not_done(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (["data=fer2013", "data.path=nowhere.csv"], "nowhere.csv"),
         (["data=synthetic", "data.count=80", "predictions=nowhere"], "predictions=nowhere"),
@@ -233,14 +233,18 @@ def test_the_verb_writes_a_report_and_says_what_was_not_done(
         (["everything"], "everything"),
     ],
 )
-def test_wrong_use_ends_with_one_sentence(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_wrong_arguments_give_a_message_of_one_line(
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert entry.main(["audit", *words]) == 2
+    assert entry.main(["audit", *arguments]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("fer audit: ")
-    assert said in shown
+    assert expected in shown
     assert shown.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
 
@@ -249,7 +253,7 @@ def test_wrong_use_ends_with_one_sentence(
 def test_the_exact_copies_of_fer2013(
     rows_changed: int, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kaggle's JPEGs have the copies that the literature counts; two rows of the csv hold another row's picture."""
+    """Kaggle's JPEGs have the number of copies in the literature; two rows of the csv repeat the image of another."""
     name = "fer2013.csv.xz" if rows_changed else "fer2013-kaggle.zip"
     monkeypatch.setattr(study, "find_near_duplicates", lambda images, positions: NOTHING_NEAR)
     (tmp_path / name).symlink_to(real_data / name)
@@ -257,7 +261,7 @@ def test_the_exact_copies_of_fer2013(
     options = {"votes_path": real_data / "fer2013new.csv"} if rows_changed else {}
     found = study.audit(read(tmp_path / name, **options))
     counts = found.counts()
-    assert counts["exact copy of an earlier picture"]["all"] == 1853 + rows_changed
+    assert counts["exact copy of an earlier image"]["all"] == 1853 + rows_changed
     assert counts["exact_groups"] == 1516 + rows_changed
     assert counts["conflicting_groups"] == 57 + rows_changed
     assert counts["largest_exact_group"] == 12

@@ -22,7 +22,7 @@ from fer_lightning.studies.baselines.rows import (
     baselines,
     file_of,
     header_of,
-    views_a_face,
+    views_per_face,
 )
 from fer_lightning.studies.baselines.runner import OUT_OF_TIME, RUNS, Runner
 
@@ -63,7 +63,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
+def test_measured_rows_come_first_and_the_others_are_marked_not_run(root: Path) -> None:
     measured, waiting = baselines(root)
     assert list(measured.cells().values()) == [
         "measured", "64%", "", "62.50% (57.5% to 67.5%)", "61.00% (56.0% to 66.0%)", "not run",
@@ -74,7 +74,7 @@ def test_measured_rows_come_first_and_others_say_not_run(root: Path) -> None:
     assert list(waiting.cells().values())[:5] == ["waiting", "99% (no protocol)", "", "not run: needs a GPU", "not run"]
 
 
-def test_drawn_faces_and_other_labels_are_told_from_results(root: Path) -> None:
+def test_synthetic_faces_other_labels_and_other_experiments_are_no_results(root: Path) -> None:
     file = root / "results" / "measured_seed0.json"
     record = json.loads(file.read_text()) | {"kaggle_test": part(0.7)}
     file.write_text(json.dumps(record))
@@ -82,14 +82,14 @@ def test_drawn_faces_and_other_labels_are_told_from_results(root: Path) -> None:
     file.write_text(json.dumps(record | {"protocol": "fer_plus(soft)"}))
     assert baselines(root)[0].cells()["kaggle_test (95%)"] == "other labels"
     file.write_text(json.dumps(record | {"experiment": None}))
-    with pytest.raises(ValueError, match=r"measured_seed\*\.json: `python train.py x=1.*` is another experiment"):
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json: `python train.py x=1.*` is of another experiment"):
         baselines(root)
     file.write_text(json.dumps(record | {"synthetic": True}))
-    with pytest.raises(ValueError, match=r"measured_seed\*\.json was measured on drawn faces"):
+    with pytest.raises(ValueError, match=r"measured_seed\*\.json was measured on synthetic faces"):
         baselines(root)
 
 
-def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(root: Path) -> None:
+def test_costs_are_those_of_the_networks_and_of_the_members_with_a_weight(root: Path) -> None:
     costs = {
         "measured": {"parameters": 304_423, "milliseconds": 2.0},
         "waiting": {"parameters": 5e6, "milliseconds": 0.54},
@@ -109,30 +109,32 @@ def test_costs_are_those_of_the_networks_and_an_ensembles_of_those_that_vote(roo
         return {name: [cells[c] for c in ("parameters", "size", "latency")] for name, cells in rows.items()}
 
     assert shown() == {
-        "measured": ["0.30 M", "1.2 MB", "2 x 2.0 ms"],  # as many parameters as the run had; its record says flip
-        "waiting": ["5.00 M", "20.0 MB", "0.5 ms a view"],
-        "both": ["5.30 M", "21.2 MB", "2.5 ms a view"],
+        "measured": ["0.30 M", "1.2 MB", "2 x 2.0 ms"],  # as many parameters as the run; its views are flip
+        "waiting": ["5.00 M", "20.0 MB", "0.5 ms per view"],
+        "both": ["5.30 M", "21.2 MB", "2.5 ms per view"],
     }
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     votes = [
         {"run": "outputs/baselines/a", "weight": 0.6, "views": "shifts"},
         {"run": "outputs/baselines/b", "weight": 0.0, "views": "identity"},
     ]
-    chosen = record | {"members": votes, "params": 304_423, "choose": "greedy", "weights": "equal"}
-    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen | {"experiment": "both"}))
+    ensemble = record | {"members": votes, "params": 304_423, "choose": "greedy", "weights": "equal"}
+    (root / "results" / "both_seed0.json").write_text(json.dumps(ensemble | {"experiment": "both"}))
     assert shown()["both"] == ["0.30 M", "1.2 MB", "10 x 2.0 ms"]
     votes[1]["weight"] = 0.4
-    (root / "results" / "both_seed0.json").write_text(json.dumps(chosen | {"experiment": "both", "params": 5_304_423}))
+    (root / "results" / "both_seed0.json").write_text(
+        json.dumps(ensemble | {"experiment": "both", "params": 5_304_423})
+    )
     assert shown()["both"] == ["5.30 M", "21.2 MB", "10 x 2.0 + 0.5 ms"]
     (root / "results" / "both_seed0.json").unlink()
     changed = recipe + "  c: [experiment=measured, 'model.widths=[9]']\n"
     (root / "conf" / "ensemble" / "both.yaml").write_text(changed)
-    assert shown()["both"] == ["7.30 M", "29.2 MB", "3.5 ms a view"]  # c is not what `measured` is
+    assert shown()["both"] == ["7.30 M", "29.2 MB", "3.5 ms per view"]  # c is another network than `measured`
     (root / "results" / "measured_seed0.json").write_text(json.dumps(record | {"params": 310_000}))
-    assert shown()["measured"] == ["0.31 M", "1.2 MB", "not run"]  # of another network
+    assert shown()["measured"] == ["0.31 M", "1.2 MB", "not run"]  # the cost is of another network
 
 
-def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> None:
+def test_a_row_on_other_labels_comes_after_those_on_fer2013s(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     other = record | {"test": part(0.85), "protocol": "fer_plus(soft)"}
     (root / "conf" / "experiment" / "easier.yaml").write_text("# Source    a paper\n# Claim     85%\n")
@@ -150,17 +152,17 @@ def test_a_row_on_other_labels_stands_behind_those_on_fer2013s(root: Path) -> No
         ("none", ""),
     ],
 )
-def test_the_terminal_shows_the_figure_of_a_claim(claim: str, figure: str) -> None:
+def test_the_terminal_shows_the_percentage_of_a_claim(claim: str, figure: str) -> None:
     assert Baseline("a", {"Claim": claim}).claimed == figure
 
 
-def test_a_row_of_this_project_has_an_aim_in_place_of_a_claim() -> None:
+def test_a_row_of_this_project_has_an_aim_instead_of_a_claim() -> None:
     row = Baseline("a", {"Aim": "70% within 18 minutes"})
     assert row.claimed == "aim 70%"
     assert row.cells()["source's claim"] == "aim 70% within 18 minutes"
 
 
-def test_several_seeds_give_their_mean_their_range_and_the_widest_interval(root: Path) -> None:
+def test_several_seeds_give_their_mean_range_and_the_widest_interval(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     again = record | {"seed": 1, "test": part(0.645), "command": "python train.py x=1 seed=1"}
     (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
@@ -168,16 +170,16 @@ def test_several_seeds_give_their_mean_their_range_and_the_widest_interval(root:
 
 
 @pytest.mark.parametrize("other", [{"command": "python train.py x=2 seed=1"}, {"params": 9}])
-def test_seeds_of_another_recipe_are_no_mean(root: Path, other: dict) -> None:
+def test_seeds_of_several_recipes_are_not_averaged(root: Path, other: dict) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     again = record | {"seed": 1, "command": "python train.py x=1 seed=1"} | other
     (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
-    with pytest.raises(ValueError, match=r"measured_seed\*\.json are of several recipes, `x=1` and `x=") as caught:
+    message = r"measured_seed\*\.json are of several recipes, `x=1` and `x=.* move one away"
+    with pytest.raises(ValueError, match=message):
         baselines(root)
-    assert "move one away" in str(caught.value)
 
 
-def test_what_was_measured_before_is_kept_and_shown(root: Path) -> None:
+def test_earlier_results_are_kept_and_listed(root: Path) -> None:
     file = root / "results" / "measured_seed0.json"
     publish(file, json.loads(file.read_text()) | {"test": part(0.7), "commit": "d" * 40})
     assert [path.name for path in (file.parent / SUPERSEDED).iterdir()] == ["measured_seed0_cccccccccccc.json"]
@@ -186,43 +188,42 @@ def test_what_was_measured_before_is_kept_and_shown(root: Path) -> None:
     for accuracy in (0.71, 0.72):  # of one commit
         publish(file, json.loads(file.read_text()) | {"test": part(accuracy)})
     assert sorted(row["test"]["accuracy"] for row in baselines(root)[0].superseded) == [0.625, 0.7, 0.71]
-    assert "Measured before, with seed 0: 62.50% on PrivateTest, commit cccccccccccc" in page.results_page(rows)
+    assert "Earlier result, seed 0: 62.50% on PrivateTest, commit cccccccccccc" in page.results_page(rows)
 
 
-def test_public_test_is_shown_by_the_views_of_the_test_part(root: Path) -> None:
+def test_public_test_is_shown_with_the_views_of_the_test_part(root: Path) -> None:
     file = root / "results" / "measured_seed0.json"
     both = part(0.675) | {"n": 200}  # 62.5 of 100 in PrivateTest, so 72.5 of 100 in PublicTest
     file.write_text(json.dumps(json.loads(file.read_text()) | {"kaggle_test": both}))
-    assert "PublicTest 72.50% by the same views, 60.00% when chosen" in page.results_page(baselines(root))
+    assert "PublicTest 72.50% with the same views, 60.00% when selected" in page.results_page(baselines(root))
 
 
-def test_a_row_counts_the_views_that_its_net_is_asked_by() -> None:
+def test_a_row_counts_the_views_per_face() -> None:
     arguments = {"shifts": {"shift": 0.04}, "rotations": {"degrees": 30.0, "angles": 5}}
     crops = {name: {"size": 0.833} for name in ("five_crop", "ten_crop", "centre_crop")}
     for name in (*VIEWS, "rotations"):
-        given = (arguments | crops).get(name, {})
-        views = getattr(tta, name)(torch.zeros(1, 1, 48, 48), **given)
-        assert views_a_face({"evaluation": {"views": {"_target_": f"fer_lightning.models.tta.{name}"} | given}}) == [
-            len(views)
-        ]
+        options = (arguments | crops).get(name, {})
+        views = getattr(tta, name)(torch.zeros(1, 1, 48, 48), **options)
+        target = {"_target_": f"fer_lightning.models.tta.{name}"}
+        assert views_per_face({"evaluation": {"views": target | options}}) == [len(views)]
 
 
-def test_seeds_under_another_protocol_are_no_mean(root: Path) -> None:
+def test_seeds_under_several_protocols_are_not_averaged(root: Path) -> None:
     record = json.loads((root / "results" / "measured_seed0.json").read_text())
     (root / "results" / "measured_seed1.json").write_text(json.dumps(record | {"seed": 1, "protocol": "kaggle(0.1)"}))
     with pytest.raises(ValueError, match=r"measured_seed\*\.json are of several protocols"):
         baselines(root)
 
 
-def test_a_header_is_read_with_its_further_lines(root: Path) -> None:
+def test_a_header_includes_its_continuation_lines(root: Path) -> None:
     assert header_of(root / "conf" / "experiment" / "waiting.yaml") == {
         "Source": "a paper of two lines", "Claim": "99% (no protocol)", "Needs": "a GPU",
     }  # fmt: skip
 
 
-def test_every_experiment_says_where_it_comes_from_and_what_a_run_costs() -> None:
+def test_every_experiment_states_its_source_and_the_cost_of_a_run() -> None:
     options = [path.stem for group in GROUPS for path in (ROOT / "conf" / group).glob("*.yaml")]
-    assert sorted(row.name for row in baselines()) == sorted(options)  # those without a source are no rows
+    assert sorted(row.name for row in baselines()) == sorted(options)  # all have a source
     for row in baselines():
         assert ("Claim" in row.header) != ("Aim" in row.header), row.name
         assert row.records or row.gpu_minutes, row.name
@@ -231,16 +232,16 @@ def test_every_experiment_says_where_it_comes_from_and_what_a_run_costs() -> Non
 
 FAKE_TRAINING = """
 import json, pathlib, sys, time
-words = dict(word.split("=", 1) for word in sys.argv[1:])
-folder = pathlib.Path(words["hydra.run.dir"])
+options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+folder = pathlib.Path(options["hydra.run.dir"])
 (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 (folder / "checkpoints" / "last.ckpt").touch()
-if words["experiment"] == "waiting" and "resume" not in words:
+if options["experiment"] == "waiting" and "resume" not in options:
     time.sleep(600)
-(folder / "record.json").write_text(json.dumps(words))
-if "paths.results_dir" in words:
-    name = f"{words['experiment']}_seed{words.get('seed', 0)}.json"
-    pathlib.Path("results", name).write_text(json.dumps(words))
+(folder / "record.json").write_text(json.dumps(options))
+if "paths.results_dir" in options:
+    name = f"{options['experiment']}_seed{options.get('seed', 0)}.json"
+    pathlib.Path("results", name).write_text(json.dumps(options))
 """
 
 FAKE_ENSEMBLE = """
@@ -251,39 +252,39 @@ pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 """
 
 
-def test_a_run_stops_in_time_goes_on_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_stops_in_time_resumes_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert Runner(time.monotonic() + 8, root=root).rows([("waiting", 1)]) == OUT_OF_TIME
-    assert "the time is up" in capfd.readouterr().out
+    assert Runner(time.monotonic() + 8, root=root).run_rows([("waiting", 1)]) == OUT_OF_TIME
+    assert "time limit reached" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
     runner = Runner(root=root)
-    assert runner.rows([("waiting", 1)]) == 0
-    assert "waiting_seed1: goes on from its last whole epoch" in capfd.readouterr().out
-    words = json.loads((root / "results" / "waiting_seed1.json").read_text())
-    assert words["resume"] == "auto"  # which refuses an experiment that was changed meanwhile
-    assert json.loads((root / "results" / "waiting_seed1.json").read_text())["seed"] == "1"
-    assert runner.rows([("waiting", 1)]) == 0
-    assert "measured already" in capfd.readouterr().out
+    assert runner.run_rows([("waiting", 1)]) == 0
+    assert "waiting_seed1: resumes from its last complete epoch" in capfd.readouterr().out
+    options = json.loads((root / "results" / "waiting_seed1.json").read_text())
+    assert options["resume"] == "auto"  # which refuses an experiment that was changed in between
+    assert options["seed"] == "1"
+    assert runner.run_rows([("waiting", 1)]) == 0
+    assert "already measured" in capfd.readouterr().out
 
 
-def test_weights_of_measured_rows_are_trained_anew_and_their_records_stay(
+def test_missing_weights_of_measured_rows_are_trained_and_the_records_stay(
     root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
     record = (root / "results" / "measured_seed0.json").read_text()
-    assert Runner(root=root).rows([("measured", 0)]) == 0
-    assert "its weights are not here, --weights trains them" in capfd.readouterr().out
+    assert Runner(root=root).run_rows([("measured", 0)]) == 0
+    assert "its weights are missing, --weights trains them" in capfd.readouterr().out
     assert not (root / RUNS).exists()
     again = Runner(weights=True, root=root)
-    assert again.rows([("measured", 0)]) == 0
+    assert again.run_rows([("measured", 0)]) == 0
     assert "measured_seed0: starts" in capfd.readouterr().out
     assert (root / RUNS / "measured_seed0" / "record.json").is_file()
     assert (root / "results" / "measured_seed0.json").read_text() == record
-    assert again.rows([("measured", 0)]) == 0
+    assert again.run_rows([("measured", 0)]) == 0
     assert "starts" not in capfd.readouterr().out
 
 
-ENDED = """
+TERMINATED = """
 import functools, pathlib, sys, types
 from fer_lightning.studies.baselines import command, runner
 command.Runner = functools.partial(runner.Runner, root=pathlib.Path(sys.argv[1]))
@@ -292,13 +293,13 @@ sys.exit(command.main(["run", "waiting"]))
 """
 
 
-def test_no_training_outlives_a_runner_that_is_ended(root: Path) -> None:
+def test_no_training_outlives_a_terminated_runner(root: Path) -> None:
     (root / "train.py").write_text(
         FAKE_TRAINING.replace("import json,", "import os, json,").replace(
             "time.sleep(600)", "(folder / 'pid').write_text(str(os.getpid())); time.sleep(600)"
         )
     )
-    process = subprocess.Popen([sys.executable, "-c", ENDED, str(root)], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", TERMINATED, str(root)], cwd=ROOT)
     file = root / RUNS / "waiting_seed0" / "pid"
     deadline = time.monotonic() + 60
     while not (file.exists() and file.read_text()):
@@ -310,94 +311,94 @@ def test_no_training_outlives_a_runner_that_is_ended(root: Path) -> None:
         os.kill(int(file.read_text()), 0)
 
 
-MEETING = """
+WAITS_FOR_ANOTHER = """
 import json, os, pathlib, sys, time
-words = dict(word.split("=", 1) for word in sys.argv[1:])
-if words["experiment"] == "broken":
+options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+if options["experiment"] == "broken":
     sys.exit("no such model")
-here = pathlib.Path("here")
-here.mkdir(exist_ok=True)
-(here / words["seed"]).touch()
-while len(list(here.iterdir())) < 2:
+started = pathlib.Path("started")
+started.mkdir(exist_ok=True)
+(started / options["seed"]).touch()
+while len(list(started.iterdir())) < 2:
     time.sleep(0.05)
-print("met")
-pathlib.Path("results", f"waiting_seed{words['seed']}.json").write_text(os.environ["OMP_NUM_THREADS"])
+print("both started")
+pathlib.Path("results", f"waiting_seed{options['seed']}.json").write_text(os.environ["OMP_NUM_THREADS"])
 """
 
 
-def test_trainings_run_side_by_side_and_share_the_cores(
+def test_parallel_trainings_share_the_cores(
     root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (root / "train.py").write_text(MEETING)  # each waits for the other
+    (root / "train.py").write_text(WAITS_FOR_ANOTHER)
     runner = Runner(time.monotonic() + 60, at_once=2, root=root)
-    assert runner.rows([("waiting", 1), ("waiting", 2)]) == 0
+    assert runner.run_rows([("waiting", 1), ("waiting", 2)]) == 0
     assert [(root / "results" / f"waiting_seed{seed}.json").read_text() for seed in (1, 2)] == ["3", "3"]
-    assert (root / RUNS / "waiting_seed1.log").read_text() == "met\n"
+    assert (root / RUNS / "waiting_seed1.log").read_text() == "both started\n"
     assert "waiting_seed2: done" in capfd.readouterr().out
 
 
-def test_a_row_comes_after_what_it_starts_from(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_trained_after_the_row_it_starts_from(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = root / "conf"
-    (conf / "experiment" / "pupil.yaml").write_text("# Source    ours\n# Claim     none\n# After     waiting\n")
-    cut = "# Source    ours\n# Claim     none\n# After     waiting\n"
-    cut += "# First     python -m fer_lightning prune 'model.widths=[4,8]'\n"
-    (conf / "experiment" / "cut.yaml").write_text(cut)
+    (conf / "experiment" / "student.yaml").write_text("# Source    ours\n# Claim     none\n# After     waiting\n")
+    pruned = "# Source    ours\n# Claim     none\n# After     waiting\n"
+    pruned += "# First     python -m fer_lightning prune 'model.widths=[4,8]'\n"
+    (conf / "experiment" / "pruned.yaml").write_text(pruned)
     (conf / "ensemble").mkdir()
-    members = "members:\n  waiting_seed0: [experiment=waiting]\n  pupil_seed0: [experiment=pupil]\n"
+    members = "members:\n  waiting_seed0: [experiment=waiting]\n  student_seed0: [experiment=student]\n"
     (conf / "ensemble" / "vote.yaml").write_text(f"# Source    ours\n# Claim     none\n{members}")
     (conf / "experiment" / "taught.yaml").write_text("# Source    ours\n# Claim     none\n# After     vote\n")
     batches: list[list[str]] = []
 
-    def processes(self: Runner, commands: dict[str, list[str]]) -> int:
+    def run_processes(self: Runner, commands: dict[str, list[str]]) -> int:
         if commands:
-            batches.append([" ".join(words) if "first" in run else run for run, words in commands.items()])
+            batches.append([" ".join(arguments) if "first" in run else run for run, arguments in commands.items()])
         for run in commands:
             folder = root / ("outputs/ensembles" if run == "vote" else RUNS) / run
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "record.json").touch()
         return 0
 
-    monkeypatch.setattr(Runner, "processes", processes)
+    monkeypatch.setattr(Runner, "run_processes", run_processes)
     runner = Runner(at_once=3, root=root)
-    assert runner.rows([("pupil", 0), ("waiting", 0), ("waiting", 1)]) == 0
-    assert batches == [["waiting_seed0", "waiting_seed1"], ["pupil_seed0"]]
+    assert runner.run_rows([("student", 0), ("waiting", 0), ("waiting", 1)]) == 0
+    assert batches == [["waiting_seed0", "waiting_seed1"], ["student_seed0"]]
     batches.clear()
-    assert runner.rows([("cut", 0)]) == 0
-    assert batches == [["waiting_seed0"], ["-m fer_lightning prune model.widths=[4,8]"], ["cut_seed0"]]
+    assert runner.run_rows([("pruned", 0)]) == 0
+    assert batches == [["waiting_seed0"], ["-m fer_lightning prune model.widths=[4,8]"], ["pruned_seed0"]]
     batches.clear()
     shutil.rmtree(root / RUNS)
-    assert runner.rows([("taught", 0), ("vote", 0)]) == 0
-    assert batches == [["waiting_seed0"], ["pupil_seed0"], ["vote"], ["taught_seed0"]]
+    assert runner.run_rows([("taught", 0), ("vote", 0)]) == 0
+    assert batches == [["waiting_seed0"], ["student_seed0"], ["vote"], ["taught_seed0"]]
 
 
-def test_after_a_failure_nothing_more_is_started(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (root / "train.py").write_text(MEETING)
+def test_nothing_is_started_after_a_failure(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "train.py").write_text(WAITS_FOR_ANOTHER)
     (root / "conf" / "experiment" / "broken.yaml").write_text("# Source    ours\n# Claim     none\n")
     runner = Runner(time.monotonic() + 60, at_once=1, root=root)
-    assert runner.rows([("broken", 0), ("waiting", 1)]) == 1
-    assert not (root / "here").exists()
-    assert Runner(at_once=2, root=root).rows([("broken", 0), ("broken", 3), ("waiting", 1)]) == 1
+    assert runner.run_rows([("broken", 0), ("waiting", 1)]) == 1
+    assert not (root / "started").exists()
+    assert Runner(at_once=2, root=root).run_rows([("broken", 0), ("broken", 3), ("waiting", 1)]) == 1
     assert "broken_seed0: failed (1), see outputs/baselines/broken_seed0.log" in capfd.readouterr().out
-    assert not (root / "here").exists()
+    assert not (root / "started").exists()
 
 
-def test_an_ensemble_is_a_row_whose_members_are_trained_first(root: Path) -> None:
+def test_the_members_of_an_ensemble_are_trained_first(root: Path) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
     (root / "fer_lightning").mkdir()
-    (root / "fer_lightning" / "__init__.py").touch()  # else one that PYTHONPATH names comes before it
+    (root / "fer_lightning" / "__init__.py").touch()  # takes precedence over a package on PYTHONPATH
     (root / "fer_lightning" / "__main__.py").write_text(FAKE_ENSEMBLE)
     (root / "conf" / "ensemble").mkdir()
     members = "members:\n  one: [experiment=a]\n  two: [experiment=b, seed=1]\n"
     (root / "conf" / "ensemble" / "both.yaml").write_text(f"# Source    ours\n# Claim     70%\n{members}")
     assert "both" in [row.name for row in baselines(root)]
-    assert Runner(root=root).rows([("both", 0)]) == 0
+    assert Runner(root=root).run_rows([("both", 0)]) == 0
     assert json.loads((root / "results" / "both_seed0.json").read_text()) == ["one", "two"]
     assert json.loads((root / "outputs" / "baselines" / "two" / "record.json").read_text())["seed"] == "1"
 
 
-def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
+def test_write_updates_the_page_the_readme_and_the_headers(root: Path) -> None:
     page.write(root)
     written = (root / "docs" / "RESULTS.md").read_text()
     assert "| waiting | 99% (no protocol) |  | not run: needs a GPU | not run |" in written
@@ -406,16 +407,16 @@ def test_write_makes_the_page_and_the_head_in_the_readme(root: Path) -> None:
     assert readme.startswith("head\n")
     assert readme.endswith("\ntail\n")
     assert "62.50%" in readme
-    assert "1 more experiments are ready and not run yet" in readme
+    assert "1 more experiments are defined but not run yet" in readme
     assert "old" not in readme
     page.write(root)
-    head = (root / "conf" / "experiment" / "measured.yaml").read_text().splitlines()
-    assert head[-1] == "# Measured  62.50% (57.5% to 67.5%) on PrivateTest, 41 minutes on 2 CPU cores"
-    assert sum("Measured" in line for line in head) == 1
+    header = (root / "conf" / "experiment" / "measured.yaml").read_text().splitlines()
+    assert header[-1] == "# Measured  62.50% (57.5% to 67.5%) on PrivateTest, 41 minutes on 2 CPU cores"
+    assert sum("Measured" in line for line in header) == 1
     assert "Measured" not in (root / "conf" / "experiment" / "waiting.yaml").read_text()
 
 
-def test_the_readme_and_the_page_are_what_the_records_say() -> None:
+def test_the_readme_and_the_page_match_the_records() -> None:
     rows = baselines()
     assert page.results_head(rows) in (ROOT / "README.md").read_text()
     assert (ROOT / "docs" / "RESULTS.md").read_text() == page.results_page(rows)
@@ -424,13 +425,13 @@ def test_the_readme_and_the_page_are_what_the_records_say() -> None:
         assert text == page.with_measured(text, row), row.name
 
 
-def test_the_verb_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_subcommand_lists_rows_and_refuses_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["baselines"]) == 0
     assert "custom_cnn" in capsys.readouterr().out
     assert entry.main(["baselines", "erase"]) == 2
     assert "erase" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnets"]) == 2
-    assert "vggnets is no row of the table" in capsys.readouterr().err
+    assert "vggnets is not a row of the table" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--seeds", "a"]) == 2
     assert "give numbers" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--at_once", "0"]) == 2

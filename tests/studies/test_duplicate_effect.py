@@ -10,18 +10,18 @@ from fer_lightning import __main__ as entry
 from fer_lightning.data.arrays import FaceArrays, content_fingerprint
 from fer_lightning.data.sources.synthetic import draw_faces, synthetic_faces
 from fer_lightning.labels import EMOTIONS
-from fer_lightning.studies.audit.duplicate_effect import CopiesElsewhere, _share, copies_worth, rows_of
+from fer_lightning.studies.audit.duplicate_effect import CopiesElsewhere, _accuracy, accuracy_by_copies, table_rows
 from fer_lightning.studies.audit.findings import Audit, audit
-from fer_lightning.studies.compare import Measured
+from fer_lightning.studies.compare import Measurement
 
 HAPPY, SAD, NEUTRAL = (EMOTIONS.index(name) for name in ("happy", "sad", "neutral"))
 
 
 @pytest.fixture(scope="module")
 def found() -> Audit:
-    """Five test pictures: 4 copies 0 exactly; 5 copies 1 under another label; 6 is 2 shifted; 7, 8 stand alone.
+    """Five test images: 4 is an exact copy of 0; 5 of 1 with another label; 6 is 2 shifted; 7 and 8 have no copy.
 
-    Picture 9 has the pixels of 7, but lies in the test part too.
+    Image 9 has the pixels of 7, but is in the test part too.
     """
     drawn = np.asarray(draw_faces(70, seed=3).images)
     new = drawn[20], drawn[40]
@@ -33,17 +33,19 @@ def found() -> Audit:
     return audit(FaceArrays(images, labels, usage, EMOTIONS, "by_hand", fingerprint, names))
 
 
-def measured(folder: Path, faces: FaceArrays, predicted: list[int], index: list[int], **changed) -> Measured:
+def write_measurement(
+    folder: Path, faces: FaceArrays, predicted: list[int], index: list[int], **changed
+) -> Measurement:
     folder.mkdir()
     names = np.asarray(EMOTIONS)
-    said = {"index": index, "label": names[faces.labels[index]], "predicted": names[predicted]}
-    pd.DataFrame(said | {f"p_{name}": 0.0 for name in EMOTIONS}).to_parquet(folder / "predictions.parquet")
+    columns = {"index": index, "label": names[faces.labels[index]], "predicted": names[predicted]}
+    pd.DataFrame(columns | {f"p_{name}": 0.0 for name in EMOTIONS}).to_parquet(folder / "predictions.parquet")
     record = {"data": faces.name, "data_fingerprint": faces.fingerprint, "protocol": "official"}
     (folder / "record.json").write_text(json.dumps(record | changed))
-    return Measured.read(folder)
+    return Measurement.read(folder)
 
 
-def test_copies_elsewhere_by_hand(found: Audit) -> None:
+def test_copies_of_the_hand_made_images(found: Audit) -> None:
     elsewhere = CopiesElsewhere.of(found)
     test = found.faces.usage == "PrivateTest"
     assert np.flatnonzero(elsewhere.exact & test).tolist() == [4, 5]
@@ -53,10 +55,11 @@ def test_copies_elsewhere_by_hand(found: Audit) -> None:
     }  # fmt: skip
 
 
-def test_accuracy_by_copies_by_hand(found: Audit, tmp_path: Path) -> None:
-    # right on 4, 6 and 8; 5 is answered as its copy is labelled
-    run = measured(tmp_path / "run", found.faces, [HAPPY, SAD, NEUTRAL, HAPPY, SAD, HAPPY], [4, 5, 6, 7, 8, 9])
-    rows = copies_worth(found, [run])["run"]
+def test_accuracy_by_copies_of_the_hand_made_images(found: Audit, tmp_path: Path) -> None:
+    # correct on 4, 6 and 8; 5 is predicted as the label of its copy
+    predicted = [HAPPY, SAD, NEUTRAL, HAPPY, SAD, HAPPY]
+    run = write_measurement(tmp_path / "run", found.faces, predicted, [4, 5, 6, 7, 8, 9])
+    rows = accuracy_by_copies(found, [run])["run"]
     assert {name: (row["n"], row["accuracy"]) for name, row in rows.items()} == {
         "all": (6, 3 / 6),
         "no exact copy": (4, 2 / 4),
@@ -69,57 +72,57 @@ def test_accuracy_by_copies_by_hand(found: Audit, tmp_path: Path) -> None:
     assert rows["copies of other labels only"]["copied"] == 1.0
 
 
-def test_kinds_without_a_picture_say_so(found: Audit, tmp_path: Path) -> None:
-    run = measured(tmp_path / "run", found.faces, [SAD], [8])
-    cells = rows_of(copies_worth(found, [run]))
-    assert cells["an exact copy"] == ["0", "no picture"]
+def test_groups_without_images_are_marked(found: Audit, tmp_path: Path) -> None:
+    run = write_measurement(tmp_path / "run", found.faces, [SAD], [8])
+    cells = table_rows(accuracy_by_copies(found, [run]))
+    assert cells["an exact copy"] == ["0", "no images"]
     assert cells["all"] == ["1", "100.0% (20.7% to 100.0%)"]
 
 
-def test_runs_whose_folders_have_one_name_are_both_there(found: Audit, tmp_path: Path) -> None:
+def test_runs_with_the_same_folder_name_are_all_listed(found: Audit, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    runs = [measured(tmp_path / folder, found.faces, [SAD], [8]) for folder in ("run", "other/run")]
-    assert list(copies_worth(found, runs)) == ["run", str(tmp_path / "other" / "run")]
+    runs = [write_measurement(tmp_path / folder, found.faces, [SAD], [8]) for folder in ("run", "other/run")]
+    assert list(accuracy_by_copies(found, runs)) == ["run", str(tmp_path / "other" / "run")]
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (7, 10), (10, 10), (2530, 3589)])
-def test_intervals_are_wilsons(right: int, n: int) -> None:
-    expected = binomtest(right, n).proportion_ci(method="wilson")
-    interval = _share(np.arange(n) < right)["interval"]
+@pytest.mark.parametrize(("correct", "n"), [(0, 5), (7, 10), (10, 10), (2530, 3589)])
+def test_intervals_are_wilson_score_intervals(correct: int, n: int) -> None:
+    expected = binomtest(correct, n).proportion_ci(method="wilson")
+    interval = _accuracy(np.arange(n) < correct)["interval"]
     assert interval == pytest.approx([expected.low, expected.high], abs=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("changed", "index", "said"),
+    ("changed", "index", "expected"),
     [
         ({"data_fingerprint": "other"}, [4], "other data"),
         ({"protocol": "leaky_pooled"}, [4], "leaky_pooled"),
-        ({}, [0, 4], "on other pictures"),
-        ({}, [40], "on other pictures"),
+        ({}, [0, 4], "on other images"),
+        ({}, [40], "on other images"),
     ],
 )
 def test_other_measurements_are_refused(
-    changed: dict[str, str], index: list[int], said: str, found: Audit, tmp_path: Path
+    changed: dict[str, str], index: list[int], expected: str, found: Audit, tmp_path: Path
 ) -> None:
-    run = measured(tmp_path / "run", found.faces, [SAD] * len(index), [min(i, 9) for i in index], **changed)
+    run = write_measurement(tmp_path / "run", found.faces, [SAD] * len(index), [min(i, 9) for i in index], **changed)
     run.table["index"] = index
-    with pytest.raises(ValueError, match=said):
-        copies_worth(found, [run])
+    with pytest.raises(ValueError, match=expected):
+        accuracy_by_copies(found, [run])
 
 
-def test_the_verb_reports_measured_runs(
+def test_the_report_contains_the_measured_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     faces = synthetic_faces(count=80)
     test = np.flatnonzero(faces.usage == "PrivateTest").tolist()
     for name in ("one", "two"):
-        measured(tmp_path / name, faces, faces.labels[test].tolist(), test)
-    words = ["audit", "data=synthetic", "data.count=80", f"measured=one,{tmp_path}/two"]
-    assert entry.main(words) == 0
-    assert "What copies are worth" in capsys.readouterr().out
+        write_measurement(tmp_path / name, faces, faces.labels[test].tolist(), test)
+    arguments = ["audit", "data=synthetic", "data.count=80", f"measured=one,{tmp_path}/two"]
+    assert entry.main(arguments) == 0
+    assert "Effect of copies on accuracy" in capsys.readouterr().out
     report = (tmp_path / "outputs" / "audit_synthetic" / "report.md").read_text()
-    assert "| pictures | number | one | two |" in report
+    assert "| images | count | one | two |" in report
     assert "measured=one,two`" in report
-    assert entry.main([*words[:3], "measured=three"]) == 2
-    assert "three is no folder with a record.json" in capsys.readouterr().err
+    assert entry.main([*arguments[:3], "measured=three"]) == 2
+    assert "three is not a folder with record.json" in capsys.readouterr().err

@@ -15,15 +15,15 @@ from fer_lightning.studies.trained import Trained, compose_for
 
 @pytest.fixture
 def run(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished tiny run, whose checkpoint remembers how it was typed."""
-    typed = tuple(o for o in TINY if not o.startswith("tracking"))
-    job = Job({"model": "custom_cnn"}, typed, None)
+    """A finished tiny run, whose checkpoint contains its overrides."""
+    overrides = tuple(o for o in TINY if not o.startswith("tracking"))
+    job = Job({"model": "custom_cnn"}, overrides, None)
     monkeypatch.setattr(Job, "current", classmethod(lambda cls: job))
     train(composed(*TINY))
     return tmp_path / "run"
 
 
-def test_evaluate_measures_what_the_run_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_reproduces_the_scores_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}/checkpoints/best.ckpt"]) == 0
     before = json.loads((run / "record.json").read_text())
     after = json.loads((run / "evaluate_identity_test" / "record.json").read_text())
@@ -40,13 +40,13 @@ def test_evaluate_with_other_views_and_another_part(run: Path) -> None:
     assert (run / "evaluate_shifts_val" / "confusion_matrix.png").exists()
 
 
-def test_reports_of_other_settings_and_checkpoints_lie_apart(run: Path) -> None:
+def test_reports_of_other_settings_and_checkpoints_have_their_own_folder(run: Path) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", "eval=tta", "eval.views.shift=0.1"]) == 0
     assert (run / "evaluate_shifts_test_last_views.shift=0.1" / "record.json").is_file()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (["evaluate", "checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
         (["evaluate", "eval=tta"], "checkpoint="),
@@ -54,16 +54,16 @@ def test_reports_of_other_settings_and_checkpoints_lie_apart(run: Path) -> None:
         ([], ""),
     ],
 )
-def test_wrong_use_ends_with_one_line_and_status_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_give_a_message_and_status_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert entry.main(words) == 2
+    assert entry.main(arguments) == 2
     shown = capsys.readouterr()
-    assert said in shown.err + shown.out
+    assert expected in shown.err + shown.out
     assert "Traceback" not in shown.err
 
 
-def test_evaluate_refuses_what_is_no_checkpoint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_refuses_other_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in {"text.ckpt": b"hello", "empty.ckpt": b""}.items():
         (tmp_path / name).write_bytes(content)
         assert entry.main(["evaluate", f"checkpoint={tmp_path / name}"]) == 2
@@ -79,14 +79,14 @@ def test_evaluate_names_options_that_do_not_exist(run: Path, capsys: pytest.Capt
     assert "twice" in capsys.readouterr().err
 
 
-def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["--help"]) == 0
     assert "evaluate" in capsys.readouterr().out
     assert entry.main(["evaluate", "--help"]) == 0
     assert "eval=tta" in capsys.readouterr().out
 
 
-def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_trained_on_are_not_used_for_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle", "eval.split=val"]) == 2
     assert "and has learnt 13 of the 13 images of val under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle"]) == 2
@@ -101,25 +101,25 @@ def test_what_a_net_has_learnt_does_not_measure_it(run: Path, capsys: pytest.Cap
 
 
 def test_other_forms_of_what_was_trained_on_are_measured_where_the_official_parts_differ(run: Path) -> None:
-    net = Trained.load(run, ["protocol=kfold"])
-    net.provenance["data"] = "fer2013"
+    trained = Trained.load(run, ["protocol=kfold"])
+    trained.provenance["data"] = "fer2013"
     for name, named in (("fer2013_kaggle", "fer2013"), ("fer2013", "another state of fer2013")):
-        net.datamodule.faces = replace(net.faces, name=name, fingerprint="0" * 64)
-        net.refuse_seen_images("test")  # PrivateTest in every fold
+        trained.datamodule.faces = replace(trained.faces, name=name, fingerprint="0" * 64)
+        trained.refuse_seen_images("test")  # PrivateTest in every fold
         with pytest.raises(
             ValueError, match=rf"on {named} under official: it may have learnt .* of val .* under kfold"
         ):
-            net.refuse_seen_images("val")
-    net.datamodule.faces = replace(net.faces, name="RAF-DB")
-    net.refuse_seen_images("val")  # other faces
+            trained.refuse_seen_images("val")
+    trained.datamodule.faces = replace(trained.faces, name="RAF-DB")
+    trained.refuse_seen_images("val")  # other faces
 
 
 def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measured(run: Path) -> None:
-    net = Trained.load(run)
-    net.provenance["protocol"] = "leaky_pooled"
-    net.datamodule.split = replace(net.split, name="leaky_pooled")
+    trained = Trained.load(run)
+    trained.provenance["protocol"] = "leaky_pooled"
+    trained.datamodule.split = replace(trained.split, name="leaky_pooled")
     with pytest.raises(ValueError, match=r"under leaky_pooled, which leaks: .*; train one under protocol=official"):
-        net.predict("test")
+        trained.predict("test")
     saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
     torch.save(saved, run / "checkpoints" / "best.ckpt")
@@ -127,38 +127,38 @@ def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measure
         Trained.load(run)
 
 
-def test_an_experiments_options_of_its_views_do_not_hold_for_others() -> None:
+def test_view_options_of_an_experiment_do_not_apply_to_other_views() -> None:
     module = Mock(hparams={"provenance": {"overrides": ["experiment=wujie_resnet18"]}})
     assert compose_for(module, []).eval.views.size == 0.917
     assert "size" not in compose_for(module, ["eval=flip"]).eval.views
     assert compose_for(module, ["eval=ten_crop", "eval.views.size=0.9"]).eval.views.size == 0.9
-    assert compose_for(module, ["eval=flip", "eval.views.size=0.9"]).eval.views.size == 0.9  # which is then refused
-    assert compose_for(module, ["eval=plain", "eval.views=flip"]).eval.views == "flip"  # likewise
+    assert compose_for(module, ["eval=flip", "eval.views.size=0.9"]).eval.views.size == 0.9  # refused later
+    assert compose_for(module, ["eval=plain", "eval.views=flip"]).eval.views == "flip"  # refused later too
 
 
-def test_a_misspelt_word_is_answered_with_the_nearest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for word, sentence in (("eval=ttta", "did you mean 'tta'"), ("evl.split=val", "did you mean 'eval.split'")):
-        assert entry.main(["evaluate", f"checkpoint={run}", word]) == 2
-        said = capsys.readouterr().err
-        assert sentence in said
-        assert said.count("\n") == 1
+def test_a_misspelt_argument_gives_the_nearest_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for override, sentence in (("eval=ttta", "did you mean 'tta'"), ("evl.split=val", "did you mean 'eval.split'")):
+        assert entry.main(["evaluate", f"checkpoint={run}", override]) == 2
+        message = capsys.readouterr().err
+        assert sentence in message
+        assert message.count("\n") == 1
 
 
-def test_what_only_a_training_decides_cannot_be_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for word in ("model=vgg", "optimizer.lr=1", "+callbacks.x=1"):
-        assert entry.main(["evaluate", f"checkpoint={run}", word]) == 2
-        assert f"{word} is decided by the training" in capsys.readouterr().err
+def test_training_settings_cannot_be_overridden(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for override in ("model=vgg", "optimizer.lr=1", "+callbacks.x=1"):
+        assert entry.main(["evaluate", f"checkpoint={run}", override]) == 2
+        assert f"{override} is decided by the training" in capsys.readouterr().err
 
 
-def test_reports_on_other_data_lie_apart(run: Path) -> None:
-    for words in ([], ["data.count=220"], ["data.count=240"], ["protocol=kfold"]):
-        assert entry.main(["evaluate", f"checkpoint={run}", *words]) == 0
+def test_reports_on_other_data_have_their_own_folder(run: Path) -> None:
+    for overrides in ([], ["data.count=220"], ["data.count=240"], ["protocol=kfold"]):
+        assert entry.main(["evaluate", f"checkpoint={run}", *overrides]) == 0
     found = {path.parent.name for path in run.glob("evaluate_*/record.json")}
     assert {"evaluate_identity_test", "evaluate_identity_test_kfold_fold_0_of_5"} <= found
     assert len({name for name in found if name.startswith("evaluate_identity_test_synthetic_")}) == 2
 
 
-def test_a_group_that_is_chosen_anew_takes_none_of_the_old_keys(run: Path) -> None:
+def test_an_overridden_group_drops_the_keys_of_the_old_option(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["protocol=kfold", "protocol.fold=1"]
@@ -176,7 +176,7 @@ def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
     assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
-def test_the_device_that_a_net_learnt_on_is_not_asked_for_elsewhere(run: Path) -> None:
+def test_the_device_that_a_network_was_trained_on_is_not_required_elsewhere(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer.devices=[1]"]
@@ -185,11 +185,11 @@ def test_the_device_that_a_net_learnt_on_is_not_asked_for_elsewhere(run: Path) -
     assert Trained.load(checkpoint, ["trainer.devices=[1]"]).config.trainer.devices == [1]
 
 
-def test_a_net_that_learnt_in_several_processes_is_measured_by_one(run: Path) -> None:
+def test_a_network_trained_in_several_processes_is_evaluated_in_one(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer=ddp", "trainer.devices=2"]
     torch.save(saved, checkpoint)
-    net = Trained.load(checkpoint)
-    assert (net.config.trainer.devices, net.config.trainer.strategy) == (1, "auto")
-    assert len(net.predict("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]
+    trained = Trained.load(checkpoint)
+    assert (trained.config.trainer.devices, trained.config.trainer.strategy) == (1, "auto")
+    assert len(trained.predict("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]

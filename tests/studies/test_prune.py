@@ -21,40 +21,43 @@ def run(tiny_runs: list[Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_runs[0], tmp_path / "trained"))
 
 
-def test_a_net_is_cut_and_trained_on_by_the_command_that_is_printed(
+def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
     run: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
     shown = capsys.readouterr().out
-    whole = load_module(run / "checkpoints" / "best.ckpt").network
-    cut = safetensors.torch.load_file(run / "pruned.safetensors")
-    first = whole.state_dict()["body.layers.0.0.weight"]
-    assert len(cut["body.layers.0.0.weight"]) == 16 < len(first)
-    kept = [weight for weight in first if any(torch.equal(weight, of_cut) for of_cut in cut["body.layers.0.0.weight"])]
+    original = load_module(run / "checkpoints" / "best.ckpt").network
+    pruned = safetensors.torch.load_file(run / "pruned.safetensors")
+    first = original.state_dict()["body.layers.0.0.weight"]
+    first_pruned = pruned["body.layers.0.0.weight"]
+    assert len(first_pruned) == 16 < len(first)
+    kept = [channel for channel in first if any(torch.equal(channel, other) for other in first_pruned)]
     assert len(kept) == 16
     command = next(line for line in shown.splitlines() if line.startswith("python train.py"))
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    words = [w for w in shlex.split(command)[2:] if not w.startswith(("trainer.max_epochs", "optimizer.lr"))]
-    composed = request.getfixturevalue("composed")  # after the verb, which composes too
-    train(composed(*words, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
-    trained_on = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
-    assert torch.allclose(trained_on.state_dict()["body.layers.0.0.weight"], cut["body.layers.0.0.weight"], atol=1e-6)
+    overrides = [o for o in shlex.split(command)[2:] if not o.startswith(("trainer.max_epochs", "optimizer.lr"))]
+    composed = request.getfixturevalue("composed")  # after the subcommand, which composes too
+    train(composed(*overrides, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
+    fine_tuned = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
+    assert torch.allclose(fine_tuned.state_dict()["body.layers.0.0.weight"], first_pruned, atol=1e-6)
 
 
-def test_experiment_pruned_mobile_runs_from_weights(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiment_pruned_mobile_starts_from_weights(
+    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    words = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
-    model = plain(composed(*words).model) | {"weights": None}
+    overrides = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
+    model = plain(composed(*overrides).model) | {"weights": None}
     file = tmp_path / "pruned.safetensors"
     safetensors.torch.save_file(build_network(model, 7).state_dict(), file)
-    train(composed(*words, f"model.weights={file}"))
+    train(composed(*overrides, f"model.weights={file}"))
     assert (tmp_path / "run" / "record.json").is_file()
 
 
-def test_what_cannot_be_cut_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_equally_wide_model_gives_a_message(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["prune", f"checkpoint={run}"]) == 2
     assert capsys.readouterr().err.strip() == (
         "fer prune: the narrower model is as wide as the trained one: give fewer channels, such as model.widths=[...]"

@@ -1,4 +1,4 @@
-"""Sweeps by the real train.py on a handful of synthetic faces."""
+"""Sweeps with the real train.py on a few synthetic faces."""
 
 import json
 import logging
@@ -23,47 +23,47 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
-from fer_lightning.studies.study_report import outcome, write_plots
+from fer_lightning.studies.study_report import study_summary, write_plots
 
 SMALL = [*(o for o in TINY if not o.startswith("tracking")), "model.width=4"]
-Type = Callable[..., int]
+Train = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for all tests, since a new one takes seconds; each test has an experiment of its own."""
+    """One MLflow store for all tests, since creating one takes seconds; each test has its own experiment."""
     return tmp_path_factory.mktemp("mlruns")
 
 
 @pytest.fixture
-def words(request: pytest.FixtureRequest, store: Path) -> list[str]:
-    """What every command line here begins with."""
+def arguments(request: pytest.FixtureRequest, store: Path) -> list[str]:
+    """Common arguments of all command lines in this module."""
     experiment = f"tracking.experiment_name={request.node.name.partition('[')[0]}"
     return ["-m", *SMALL, f"paths.mlruns_dir={store}", experiment]
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Type]:
-    """Runs train.py with these words in `tmp_path`, in this process; returns its exit status."""
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+    """Run train.py with given arguments in `tmp_path`, in this process; returns its exit status."""
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    handlers, level = list(root.handlers), root.level
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
         try:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as left:
-            return left.code if isinstance(left.code, int) else 1
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
         return 0
 
     yield run
-    root.handlers, root.level = before, level
+    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Callable[[], optuna.Study]:
-    """The only study below `tmp_path`."""
+    """Load the only study below `tmp_path`."""
 
     def load() -> optuna.Study:
         [database] = (tmp_path / "outputs" / "sweeps").glob("*.db")
@@ -76,7 +76,7 @@ def study(tmp_path: Path) -> Callable[[], optuna.Study]:
 
 @pytest.fixture
 def runs(request: pytest.FixtureRequest, store: Path) -> Callable[[], tuple[Run, list[Run]]]:
-    """The test's only parent run, and its children by the number of their trial."""
+    """Return the test's only parent run, and its children by trial number."""
 
     def search() -> tuple[Run, list[Run]]:
         client = MlflowClient(f"sqlite:///{store}/mlflow.db")
@@ -101,9 +101,9 @@ BAD_AND_GOOD = [
 ]  # fmt: skip
 
 
-def test_a_bad_trial_is_pruned_and_the_best_can_be_repeated(train, words, study, runs, store, tmp_path, capsys):
-    assert train(*words, *BAD_AND_GOOD, "hydra.sweeper.n_trials=2") == 0
-    said = capsys.readouterr().out
+def test_a_bad_trial_is_pruned_and_the_best_is_reproducible(train, arguments, study, runs, store, tmp_path, capsys):
+    assert train(*arguments, *BAD_AND_GOOD, "hydra.sweeper.n_trials=2") == 0
+    shown = capsys.readouterr().out
     good, bad = study().trials
     assert [good.state, bad.state] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert list(good.intermediate_values) == [1, 2]
@@ -120,8 +120,8 @@ def test_a_bad_trial_is_pruned_and_the_best_can_be_repeated(train, words, study,
     assert artifacts(store, pruned) == set()
     expected = {"best/val/loss": good.value, "trials/complete": 1, "trials/pruned": 1, "trials/fail": 0, "epochs": 3}
     assert expected.items() <= parent.data.metrics.items()
-    told = {"best_trial": "0", "best_run_id": trained.info.run_id, "best.optimizer.lr": "0.002"}
-    assert told.items() <= parent.data.tags.items()
+    tags = {"best_trial": "0", "best_run_id": trained.info.run_id, "best.optimizer.lr": "0.002"}
+    assert tags.items() <= parent.data.tags.items()
     assert parent.info.run_name.startswith("custom_cnn train-")
 
     [folder] = tmp_path.glob("outputs/*/*_multirun_custom_cnn")
@@ -135,7 +135,7 @@ def test_a_bad_trial_is_pruned_and_the_best_can_be_repeated(train, words, study,
 
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert (results["best_trial"], results["best_value"]) == (0, good.value)
-    assert f"Retrain:  {results['retrain']}" in said
+    assert f"Retrain:  {results['retrain']}" in shown
     python, script, *rest = shlex.split(results["retrain"])
     assert (python, script) == ("python", str(ROOT / "train.py"))
     assert train(*rest, f"hydra.run.dir={tmp_path / 'again'}") == 0
@@ -144,21 +144,21 @@ def test_a_bad_trial_is_pruned_and_the_best_can_be_repeated(train, words, study,
     assert again["history"][-1]["val/loss"] == good.value
 
 
-def test_a_resume_adds_what_is_missing_and_nothing_twice(train, words, study, runs, tmp_path, capsys):
+def test_a_resume_adds_only_the_missing_trials(train, arguments, study, runs, tmp_path, capsys):
     for total, trials in ((1, 1), (1, 1), (3, 3)):
-        assert train(*words, *BAD_AND_GOOD, f"hydra.sweeper.n_trials={total}") == 0
-        said = capsys.readouterr().out
-        assert ("nothing to do" in said) == ("Launching" not in said)
+        assert train(*arguments, *BAD_AND_GOOD, f"hydra.sweeper.n_trials={total}") == 0
+        shown = capsys.readouterr().out
+        assert ("nothing to do" in shown) == ("Launching" not in shown)
         parent, children = runs()
         assert len(study().trials) == len(children) == trials
         assert parent.info.status == "FINISHED"
         assert parent.data.metrics["trials/complete"] + parent.data.metrics["trials/pruned"] == trials
 
 
-def test_a_training_without_numbers_has_failed_in_study_and_mlflow(train, words, study, runs):
+def test_a_training_with_nan_loss_fails_in_study_and_mlflow(train, arguments, study, runs):
     space = "optimizer.lr=choice(1e30,1e-3)"
     command = ["hydra/sweeper=fer_optuna", "hydra/sweeper/sampler=grid", space, "optimizer=sgd"]
-    assert train(*words, *command, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3") == 0
+    assert train(*arguments, *command, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3") == 0
     failed, good = study().trials
     assert study().direction.name == "MINIMIZE"
     assert [failed.state, good.state] == [TrialState.FAIL, TrialState.COMPLETE]
@@ -169,9 +169,9 @@ def test_a_training_without_numbers_has_failed_in_study_and_mlflow(train, words,
     assert (parent.data.metrics["trials/fail"], parent.data.tags["best_trial"]) == (1, "1")
 
 
-def test_two_objectives_end_in_a_front(train, words, study, runs, tmp_path):
+def test_two_objectives_give_a_pareto_front(train, arguments, study, runs, tmp_path):
     command = ["search=two_objectives", "hydra/sweeper/sampler=grid", "model.width=choice(4,8)"]
-    assert train(*words, *command, "model.hidden=32", "optimizer.lr=1e-3") == 0
+    assert train(*arguments, *command, "model.hidden=32", "optimizer.lr=1e-3") == 0
     assert [direction.name for direction in study().directions] == ["MAXIMIZE", "MINIMIZE"]
     trials = study().trials
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 2
@@ -185,8 +185,8 @@ def test_two_objectives_end_in_a_front(train, words, study, runs, tmp_path):
     assert "Pareto front" in (folder / "study.html").read_text()
 
 
-def test_a_list_of_values_is_still_a_plain_multirun(train, words, runs, tmp_path):
-    assert train(*words, "optimizer.lr=1e-4,3e-4") == 0
+def test_a_list_of_values_is_still_a_plain_multirun(train, arguments, runs, tmp_path):
+    assert train(*arguments, "optimizer.lr=1e-4,3e-4") == 0
     assert not (tmp_path / "outputs" / "sweeps").exists()
     parent, children = runs()
     assert (parent.data.tags["jobs"], parent.info.status) == ("2", "FINISHED")
@@ -194,11 +194,11 @@ def test_a_list_of_values_is_still_a_plain_multirun(train, words, runs, tmp_path
     assert not any("trial" in run.data.tags for run in children)
 
 
-def test_a_killed_worker_is_told_apart_and_its_trial_repeated(train, words, study, runs, tmp_path):
-    command = [*words, "search=loss", "hydra.sweeper.n_trials=1"]
-    patience = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=5"]
+def test_the_trial_of_a_killed_worker_is_marked_and_repeated(train, arguments, study, runs, tmp_path):
+    command = [*arguments, "search=loss", "hydra.sweeper.n_trials=1"]
+    timeouts = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=5"]
     worker = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *command, *patience, "trainer.max_epochs=3000"],
+        [sys.executable, str(ROOT / "train.py"), *command, *timeouts, "trainer.max_epochs=3000"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -217,7 +217,7 @@ def test_a_killed_worker_is_told_apart_and_its_trial_repeated(train, words, stud
     parent, [child] = runs()
     assert [parent.info.status, child.info.status] == ["RUNNING", "RUNNING"]
     time.sleep(2.1)  # the grace period
-    assert train(*command, *patience, "trainer.max_epochs=1", f"hydra.sweeper.study_name={name}") == 0
+    assert train(*command, *timeouts, "trainer.max_epochs=1", f"hydra.sweeper.study_name={name}") == 0
     lost, repeated = study().trials
     assert (lost.user_attrs["lost"], repeated.state) == (True, TrialState.COMPLETE)
     assert repeated.params == lost.params
@@ -229,12 +229,12 @@ def test_a_killed_worker_is_told_apart_and_its_trial_repeated(train, words, stud
 
 
 def has_reported(folder: Path) -> bool:
-    """Whether a trial has reported an epoch; Optuna itself would make the tables that the worker is making."""
+    """Whether a trial has reported an epoch; Optuna itself would create the tables that the worker is creating."""
     try:
         [database] = folder.glob("*.db")
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             return connection.execute("select count(*) from trial_intermediate_values").fetchone()[0] > 0
-    except (ValueError, sqlite3.OperationalError):  # the database is being made
+    except (ValueError, sqlite3.OperationalError):  # the database is being created
         return False
 
 
@@ -251,50 +251,50 @@ def test_every_search_runs(train, study, search: Path):
     [trial] = study().trials
     assert trial.state == TrialState.COMPLETE
     space = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
-    sure = {name for name, values in space.items() if isinstance(values, str)}
-    assert sure <= set(trial.params) <= set(space)
+    unconditional = {name for name, values in space.items() if isinstance(values, str)}
+    assert unconditional <= set(trial.params) <= set(space)
 
 
-def test_words_that_change_no_result_begin_no_other_study(train, study, tmp_path: Path):
+def test_overrides_without_effect_on_results_continue_the_study(train, study, tmp_path: Path):
     command = ["-m", "search=sequential_cnn", *TINY, "hydra.sweeper.n_trials=1"]
-    command = [word for word in command if "batch_size" not in word]
+    command = [argument for argument in command if "batch_size" not in argument]
     assert train(*command) == 0
     moved = ["data.workers=0", "resume=auto", f"paths.mlruns_dir={tmp_path}/elsewhere"]
     assert train(*command, *moved, "hydra.sweeper.n_trials=2") == 0
     assert len(study().trials) == 2
 
 
-def test_outcome_counts_what_a_study_came_to():
+def test_study_summary_counts_trials_by_state():
     study = optuna.create_study(direction="maximize")
     for number, value in enumerate((0.5, 0.75)):
         trial = study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
         trial.report(value, 1)
         study.tell(trial, value if number else None, None if number else TrialState.PRUNED)
     study.tell(study.ask(), state=TrialState.FAIL)
-    numbers, words, best = outcome(study, ["val/accuracy"])
-    counted = {"trials/complete": 1, "trials/pruned": 1, "trials/fail": 1, "trials/lost": 0, "epochs": 2}
-    assert numbers == counted | {"best/val/accuracy": 0.75}
-    assert (words, best) == ({"best_trial": "1", "best.lr": str(study.trials[1].params["lr"])}, 1)
+    metrics, tags, best = study_summary(study, ["val/accuracy"])
+    counts = {"trials/complete": 1, "trials/pruned": 1, "trials/fail": 1, "trials/lost": 0, "epochs": 2}
+    assert metrics == counts | {"best/val/accuracy": 0.75}
+    assert (tags, best) == ({"best_trial": "1", "best.lr": str(study.trials[1].params["lr"])}, 1)
 
 
-def test_a_study_without_a_complete_trial_has_no_best_and_no_lack_of_a_page(tmp_path: Path):
+def test_a_study_without_a_complete_trial_has_no_best_trial_but_a_page(tmp_path: Path):
     study = optuna.create_study(study_name="<empty>")
-    assert outcome(study, ["val/loss"])[1:] == ({}, None)
+    assert study_summary(study, ["val/loss"])[1:] == ({}, None)
     page = write_plots(study, ["val/loss"], tmp_path / "study.html")
     assert page is not None
     assert "<h1>&lt;empty&gt;</h1>" in page.read_text()
 
 
-def test_missing_plotly_is_said_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_missing_plotly_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setattr("optuna.visualization.is_available", lambda: False)
     assert write_plots(optuna.create_study(), ["val/loss"], tmp_path / "study.html") is None
     assert "pip install plotly" in caplog.text
 
 
-def test_two_workers_on_postgresql_with_an_mlflow_server_on_it_too(postgresql: str, tmp_path: Path) -> None:
+def test_two_workers_share_postgresql_with_an_mlflow_server(postgresql: str, tmp_path: Path) -> None:
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(postgresql.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE mlflow")  # Optuna and MLflow cannot share one
+        connection.execute("CREATE DATABASE mlflow")  # Optuna and MLflow need separate databases
     with tracking_server(tmp_path, postgresql.removesuffix("postgres") + "mlflow") as (url, _):
         command = [
             sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "hydra/sweeper=fer_optuna",
@@ -316,7 +316,8 @@ def test_two_workers_on_postgresql_with_an_mlflow_server_on_it_too(postgresql: s
     assert not (tmp_path / "local" / "mlflow.db").exists()
 
 
-def test_the_median_pruner_lets_every_trial_live_for_10_epochs() -> None:
+def test_the_median_pruner_prunes_no_trial_before_epoch_10() -> None:
+
     options = yaml.safe_load((ROOT / "conf" / "hydra" / "sweeper" / "pruner" / "median_from_epoch_10.yaml").read_text())
     pruner = getattr(optuna.pruners, options.pop("_target_").rpartition(".")[2])(**options)
     study = optuna.create_study(direction="maximize", pruner=pruner)

@@ -102,7 +102,9 @@ def test_two_processes_measure_as_one_does(composed, tmp_path: Path) -> None:
     predictions = predict_part(trainer, module, datamodule, evaluation, "test")
     scores = score_part(predictions, "test", datamodule.split, module.classes, evaluation["bootstrap"], config.seed)
     assert scores["test"]["n"] == len(datamodule.split.indices["test"]) == record["test"]["n"]
-    assert {part: records.recorded(row) for part, row in scores.items()} == {part: record[part] for part in scores}
+    assert {part: records.recorded_scores(row) for part, row in scores.items()} == {
+        part: record[part] for part in scores
+    }
     plainly = plain(composed(*options, "eval=plain", "eval.average=logits").eval)  # the logits as validation takes them
     val = epoch_scores(predict_part(trainer, module, datamodule, plainly, "val"), module.classes)
     assert {name: module.history[-1][f"val/{name}"] for name in val} == val

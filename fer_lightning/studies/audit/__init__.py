@@ -1,1 +1,1 @@
-"""What is wrong with a data set: copies and what they are worth, no faces, probable label errors."""
+"""Audit of a data set: duplicates and their effect on accuracy, images without a face, probable label errors."""

@@ -1,4 +1,4 @@
-"""What copies are worth: a measured net's accuracy on test pictures with and without a copy in another part."""
+"""Effect of duplicates: accuracy on test images with and without a copy in another part."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from fer_lightning.labels import USAGES
 from fer_lightning.reporting.markdown import with_interval
 from fer_lightning.studies.audit.findings import Audit, Mask, linked
-from fer_lightning.studies.compare import Measured
+from fer_lightning.studies.compare import Measurement
 
-Z = 1.959964  # of the two-sided 95% of a normal distribution
+Z = 1.959964  # 97.5% quantile of the normal distribution
 
 
 @dataclass(frozen=True)
 class CopiesElsewhere:
-    """Links of each picture to copies in the parts that trained or chose, Training and PublicTest.
+    """Copies of each image in Training and PublicTest, the parts used for training and selection.
 
     Attributes:
-        exact: (N,) has an exact copy there.
-        near: (N,) has near copies there, and no exact one.
-        labels: (N, C) classes that its copies there carry.
+        exact: (N,) images with an exact copy there.
+        near: (N,) images with near copies there, but no exact one.
+        labels: (N, C) classes of their copies there.
     """
 
     exact: Mask
@@ -34,7 +34,7 @@ class CopiesElsewhere:
 
     @classmethod
     def of(cls, found: Audit) -> CopiesElsewhere:
-        """From the pairs of an audit."""
+        """Collect the copies from the pairs of an audit."""
         faces, elsewhere = found.faces, found.faces.usage != USAGES[2]
         exact, near = (linked(pairs, elsewhere) for pairs in found.links)
         here, there = np.concatenate([pairs[:, order] for pairs in found.links for order in ([0, 1], [1, 0])]).T
@@ -43,74 +43,75 @@ class CopiesElsewhere:
         return cls(exact, near & ~exact, labels)
 
 
-def copies_worth(found: Audit, runs: Sequence[Measured]) -> dict[str, Any]:
-    """The accuracy of runs on PrivateTest, by what copies of its pictures lie in Training and PublicTest.
+def accuracy_by_copies(found: Audit, runs: Sequence[Measurement]) -> dict[str, Any]:
+    """Compute the accuracy on PrivateTest, grouped by the copies of its images in Training and PublicTest.
 
     Args:
         found: The audit of the data set.
-        runs: Measured on PrivateTest, trained and chosen on the official parts.
+        runs: Measurements on PrivateTest of networks trained and selected on the official parts.
 
     Returns:
-        By the name of the run's folder, or its path where that name is taken, by kind of picture: `n`, `accuracy` and
-        its 95% `interval` (Wilson 1927), both None where there is no picture. For pictures whose copies all carry other
-        labels also `copied`: the share of them that was answered with a label of a copy.
+        By the name of the run's folder, or its path if that name is taken, and by group of images: `n`, `accuracy` and
+        its 95% `interval` (Wilson 1927), both None for an empty group. For images whose copies all have other labels
+        also `copied`: the fraction of them that is predicted as the label of a copy.
 
     Raises:
-        ValueError: A run measured other data, another protocol or other pictures.
+        ValueError: A run is of other data, another protocol or other images.
     """
     faces, elsewhere = found.faces, CopiesElsewhere.of(found)
     copied = elsewhere.exact | elsewhere.near
-    alike = elsewhere.labels[np.arange(len(faces)), faces.labels]
+    same_label = elsewhere.labels[np.arange(len(faces)), faces.labels]
     groups = {
         "all": np.ones(len(faces), bool),
         "no exact copy": ~elsewhere.exact,
         "no exact or near copy": ~copied,
         "an exact copy": elsewhere.exact,
         "near copies only": elsewhere.near,
-        "a copy of the same label": copied & alike,
-        "copies of other labels only": copied & ~alike,
+        "a copy of the same label": copied & same_label,
+        "copies of other labels only": copied & ~same_label,
     }
-    worth: dict[str, Any] = {}
+    accuracies: dict[str, Any] = {}
     for run in runs:
         record, index = run.record, run.table["index"].to_numpy()
         if record["data_fingerprint"] != faces.fingerprint:
-            raise ValueError(f"measured={run.folder}: it measured {record['data']}, other data than {faces.name} here")
-        of_the_test = index.max(initial=0) < len(faces) and (faces.usage[index] == USAGES[2]).all()
-        if record["protocol"] != "official" or not of_the_test:
+            raise ValueError(f"measured={run.folder} is of {record['data']}, other data than the current {faces.name}")
+        on_private_test = index.max(initial=0) < len(faces) and (faces.usage[index] == USAGES[2]).all()
+        if record["protocol"] != "official" or not on_private_test:
             raise ValueError(
-                f"measured={run.folder}: a net of protocol {record['protocol']} on other pictures; "
-                "give runs of protocol=official that measured PrivateTest (eval.split=test)"
+                f"measured={run.folder} is of protocol {record['protocol']} or on other images; "
+                "give runs of protocol=official evaluated on PrivateTest (eval.split=test)"
             )
-        said = run.positions("predicted")
-        right = said == faces.labels[index]
-        rows = {name: _share(right[mask[index]]) for name, mask in groups.items()}
-        others = groups["copies of other labels only"][index]
-        rows["copies of other labels only"]["copied"] = _share(elsewhere.labels[index, said][others])["accuracy"]
+        predicted = run.positions("predicted")
+        correct = predicted == faces.labels[index]
+        rows = {name: _accuracy(correct[mask[index]]) for name, mask in groups.items()}
+        other_labels = groups["copies of other labels only"][index]
+        matches_copy = elsewhere.labels[index, predicted][other_labels]
+        rows["copies of other labels only"]["copied"] = _accuracy(matches_copy)["accuracy"]
         name = run.folder.resolve().name
-        worth[str(run.folder) if name in worth else name] = rows
-    return worth
+        accuracies[str(run.folder) if name in accuracies else name] = rows
+    return accuracies
 
 
-def rows_of(worth: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The cells of a table by kind of picture: how many, then the accuracy and interval of each run."""
-    runs = list(worth.values())
+def table_rows(accuracies: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the cells of a table by group of images: the count, then accuracy and interval of each run."""
+    runs = list(accuracies.values())
     return {
-        name: [f"{runs[0][name]['n']:,}", *(_percent(run[name]) for run in runs)] for name in (runs[0] if runs else ())
+        name: [f"{runs[0][name]['n']:,}", *(_cell(run[name]) for run in runs)] for name in (runs[0] if runs else ())
     }
 
 
-def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
-    """The share of what is right and its Wilson score interval (1927)."""
-    n = len(right)
+def _accuracy(correct: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the fraction of correct predictions and its Wilson score interval (1927)."""
+    n = len(correct)
     if not n:
         return {"n": 0, "accuracy": None, "interval": None}
-    p = float(right.mean())
+    p = float(correct.mean())
     centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
     return {"n": n, "accuracy": p, "interval": [(centre - half) / scale, (centre + half) / scale]}
 
 
-def _percent(row: Mapping[str, Any]) -> str:
+def _cell(row: Mapping[str, Any]) -> str:
     if row["accuracy"] is None:
-        return "no picture"
+        return "no images"
     return with_interval(row["accuracy"], row["interval"], digits=1)

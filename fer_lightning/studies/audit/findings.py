@@ -1,4 +1,4 @@
-"""What an audit finds: copies, pictures without a face, labels that look wrong."""
+"""Findings of an audit: copies, images without a face, labels that are probably wrong."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions
 
 FLAT_CONTRAST: Final = 8.0
-"""Gray levels of standard deviation below which a picture is flat."""
+"""Standard deviation of the gray levels below which an image is flat."""
 FLAT_SHARE: Final = 0.5
-"""Or the share of its pixels above which one single gray value makes it flat: signs on black, empty placeholders."""
+"""Fraction of pixels with one single value above which an image is flat: signs on black, empty placeholders."""
 NO_FACE_VOTES: Final = 5
-"""Votes for 'not a face' of FER+'s ten from which a picture counts as none."""
+"""FER+ votes for 'not a face', of ten, from which an image counts as having no face."""
 MARGIN: Final = 5
-"""Votes that another emotion must have more than the label."""
+"""Minimum lead in votes of another emotion over the label."""
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings; `None` stands for what could not be looked for.
+    """The findings of an audit; None if an input for a check is missing.
 
     Attributes:
         faces: The data set.
         copies: int64 (N,), `first_occurrences(faces)`.
-        near: Pairs of first copies that are near copies of each other; those under `THRESHOLD` only to be shown.
-        flat: (N,) one colour, or nearly.
-        not_a_face: (N,) by FER+ votes.
+        near: Pairs of first copies that are near copies of each other; pairs below `THRESHOLD` are only examples.
+        flat: (N,) images of one colour, or nearly.
+        not_a_face: (N,) images without a face, by FER+ votes.
         voted_other: int64 (N,), the class that FER+'s taggers clearly prefer to the label, or -1.
-        predicted: float32 (N, C), out-of-fold probabilities, NaN where there are none.
-        errors: Positions of probable label errors, the likeliest first.
+        predicted: float32 (N, C), out-of-fold probabilities, NaN if there is no prediction.
+        errors: Positions of probable label errors, the most probable first.
     """
 
     faces: FaceArrays
@@ -54,12 +54,12 @@ class Audit:
 
     @property
     def conflicting(self) -> Mask:
-        """(N,): pictures whose exact copies carry different labels."""
+        """Mask (N,) of images whose exact copies have different labels."""
         return _differs(self.copies, self.faces.labels)
 
     @cached_property
     def links(self) -> tuple[Indices, Indices]:
-        """Pairs of pictures, each (P, 2): exact copies of each other, and near copies with all their exact copies."""
+        """Pairs of images, each (P, 2): exact copies of each other, and near copies with all their exact copies."""
         order = np.argsort(self.copies, kind="stable")
         starts = np.flatnonzero(np.diff(self.copies[order], prepend=-1))
         members = {int(self.copies[group[0]]): group for group in np.split(order, starts[1:])}
@@ -70,14 +70,14 @@ class Audit:
         return np.concatenate([none, *exact]), np.concatenate([none, *near])
 
     def findings(self) -> dict[str, Mask | None]:
-        """(N,) by what was looked for: the rows of the report's tables; None where it could not be done."""
+        """Return a mask (N,) per check, the rows of the report's tables; None if the check was not possible."""
         exact, near = self.links
         both = np.concatenate([exact, near])
         count, usage = len(self.faces), self.faces.usage
         found: dict[str, Mask | None] = {
-            "exact copy of an earlier picture": self.copies != np.arange(count),
-            "exact copies carry other labels": self.conflicting,
-            "near copy of another picture": linked(near, np.ones(count, bool)),
+            "exact copy of an earlier image": self.copies != np.arange(count),
+            "exact copies with different labels": self.conflicting,
+            "near copy of another image": linked(near, np.ones(count, bool)),
         }
         for part in self.parts:
             inside = usage == part
@@ -92,15 +92,15 @@ class Audit:
 
     @property
     def parts(self) -> list[str]:
-        """The parts that the data set has, in FER2013's order."""
+        """The parts of the data set, in FER2013's order."""
         return [usage for usage in USAGES if (self.faces.usage == usage).any()]
 
     def counts(self) -> dict[str, Any]:
-        """All numbers of the report, as audit.json holds them."""
+        """Return all numbers of the report, as stored in audit.json."""
         sizes = np.bincount(self.copies)
         near = self.near.above(THRESHOLD)
         test, other = self.faces.usage == USAGES[2], self.faces.usage != USAGES[2]
-        seen = linked(np.concatenate(self.links), other)
+        has_copy = linked(np.concatenate(self.links), other)
         counts: dict[str, Any] = {
             "pictures": len(self.faces),
             "exact_groups": int((sizes > 1).sum()),
@@ -108,12 +108,12 @@ class Audit:
             "conflicting_groups": len(np.unique(self.copies[self.conflicting])),
             "near_pairs": len(near.pairs),
             "mirrored_pairs": int(near.mirrored.sum()),
-            "test_without_exact_or_near_copies": int((test & ~seen).sum()),
+            "test_without_exact_or_near_copies": int((test & ~has_copy).sum()),
         }
         if self.predicted is not None:
             known = ~np.isnan(self.predicted[:, 0])
-            right = self.predicted[known].argmax(axis=1) == self.faces.labels[known]
-            counts |= {"pictures_with_predictions": int(known.sum()), "predicted_as_labelled": float(right.mean())}
+            correct = self.predicted[known].argmax(axis=1) == self.faces.labels[known]
+            counts |= {"pictures_with_predictions": int(known.sum()), "predicted_as_labelled": float(correct.mean())}
         for name, mask in self.findings().items():
             if mask is not None:
                 parts = {part: int(mask[self.faces.usage == part].sum()) for part in self.parts}
@@ -125,14 +125,14 @@ class Audit:
 
 
 def audit(faces: FaceArrays, predicted: NDArray[np.float32] | None = None) -> Audit:
-    """Looks a data set through.
+    """Audit a data set.
 
     Args:
         faces: The data set.
-        predicted: (N, C) probabilities from nets that did not train on the picture, NaN rows where there are none.
+        predicted: (N, C) out-of-fold probabilities, NaN rows for images without a prediction.
     """
     copies = first_occurrences(faces)
-    flat = flat_pictures(faces.images)
+    flat = flat_images(faces.images)
     unique = np.flatnonzero((copies == np.arange(len(faces))) & ~flat)
     voted = faces.votes is not None and faces.classes == EMOTIONS
     return Audit(
@@ -147,18 +147,18 @@ def audit(faces: FaceArrays, predicted: NDArray[np.float32] | None = None) -> Au
     )
 
 
-def flat_pictures(images: NDArray[np.uint8]) -> Mask:
-    """(N,): of hardly any contrast (`FLAT_CONTRAST`), or mostly of one single value (`FLAT_SHARE`), gray or colour."""
+def flat_images(images: NDArray[np.uint8]) -> Mask:
+    """Return a mask (N,) of images with low contrast (`FLAT_CONTRAST`) or mostly one pixel value (`FLAT_SHARE`)."""
     flat = np.empty(len(images), bool)
     for position, image in enumerate(images):
         values = image if image.ndim == 2 else image.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
-        commonest = np.unique(values, return_counts=True)[1].max() / values.size
-        flat[position] = image.std(axis=(0, 1)).max() < FLAT_CONTRAST or commonest > FLAT_SHARE
+        most_common = np.unique(values, return_counts=True)[1].max() / values.size
+        flat[position] = image.std(axis=(0, 1)).max() < FLAT_CONTRAST or most_common > FLAT_SHARE
     return flat
 
 
 def clearly_other(votes: NDArray[np.float32], labels: Indices) -> Indices:
-    """The class that got most of a picture's FER+ votes, and `MARGIN` more than its label did; else -1.
+    """Return the class with most of an image's FER+ votes if it leads the label by `MARGIN` votes, else -1.
 
     Args:
         votes: (N, 10) counts in the order of `labels.FERPLUS_COLUMNS`.
@@ -174,14 +174,14 @@ def clearly_other(votes: NDArray[np.float32], labels: Indices) -> Indices:
 
 
 def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
-    """Probable label errors by confident learning (Northcutt et al. 2021), the likeliest first.
+    """Find probable label errors by confident learning (Northcutt et al. 2021), the most probable first.
 
     Args:
         labels: (N,).
-        predicted: (N, C) out-of-fold probabilities, NaN rows where there are none.
+        predicted: (N, C) out-of-fold probabilities, NaN rows for images without a prediction.
 
     Raises:
-        ValueError: cleanlab is not installed, or a predicted class has no labelled picture.
+        ValueError: cleanlab is not installed, or no predicted image has the label of some class.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -190,7 +190,7 @@ def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
     known = np.flatnonzero(~np.isnan(predicted).any(axis=1))
     missing = sorted(set(range(predicted.shape[1])) - set(labels[known].tolist()))
     if missing:
-        raise ValueError(f"no predicted picture carries the label {missing[0]}: predictions= must cover every class")
+        raise ValueError(f"no predicted image has the label {missing[0]}: predictions= must cover every class")
     ranked = find_label_issues(
         labels[known], predicted[known], return_indices_ranked_by="normalized_margin", n_jobs=1, verbose=False
     )
@@ -198,39 +198,39 @@ def label_errors(labels: Indices, predicted: NDArray[np.float32]) -> Indices:
 
 
 def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
-    """Out-of-fold predictions of the runs below a folder, on pictures that they did not train on; several are averaged.
+    """Read the out-of-fold predictions of all runs below a folder; several predictions of an image are averaged.
 
     Args:
-        folder: A multirun of `protocol=kfold`, or a single run; `evaluate`'s folders below it count too.
+        folder: A multirun of `protocol=kfold`, or a single run; reports of `evaluate` below it are included.
         faces: The data set that they were trained on.
 
     Returns:
-        (N, C), NaN rows for pictures of no run.
+        (N, C), NaN rows for images without a prediction.
 
     Raises:
-        ValueError: There are none, or a run is of other data or measured what it trained on.
+        ValueError: There are none, or a run is of other data or was evaluated on images that it was trained on.
     """
     total = np.zeros((len(faces), len(faces.classes)))
     times = np.zeros((len(faces), 1))
     files = sorted(folder.rglob("predictions.parquet"))
     if not files:
-        raise ValueError(f"predictions={folder}: no run below it left a predictions.parquet")
+        raise ValueError(f"predictions={folder} contains no predictions.parquet; give the folder of finished runs")
     for file in files:
         record = records.read_record(file.parent / "record.json", "data", "data_fingerprint", "protocol", "evaluation")
         if record["data_fingerprint"] != faces.fingerprint:
-            raise ValueError(f"{file.parent} measured {record['data']}, other data than {faces.name} here")
-        looked = record["evaluation"]
-        part, protocol = looked.get("split") if isinstance(looked, dict) else None, str(record["protocol"])
+            raise ValueError(f"{file.parent} is of {record['data']}, other data than the current {faces.name}")
+        evaluation = record["evaluation"]
+        part, protocol = evaluation.get("split") if isinstance(evaluation, dict) else None, str(record["protocol"])
         if part in ("train", None) or not protocol.startswith(("kfold(", "official")):
             raise ValueError(
-                f"{file.parent} measured {part} of {protocol}, on which its net may have trained: "
+                f"{file.parent} was evaluated on {part} of {protocol}, on which it may have been trained: "
                 "use runs of protocol=kfold with eval.split=val"
             )
         table = read_predictions(file.parent)
         index = table["index"].to_numpy()
         probabilities = [f"p_{name}" for name in faces.classes]
         if not set(probabilities) <= set(table.columns) or index.max(initial=0) >= len(faces):
-            raise ValueError(f"{file} is of other classes or pictures than {faces.name} here")
+            raise ValueError(f"{file} has other classes or images than the current {faces.name}")
         total[index] += table[probabilities].to_numpy()
         times[index] += 1
     with np.errstate(invalid="ignore"):
@@ -238,25 +238,25 @@ def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
 
 
 def _differs(groups: Indices, values: Indices) -> Mask:
-    """(N,): members of groups that have more than one value."""
+    """Return a mask (N,) of the members of groups with more than one value."""
     differs = np.zeros(len(groups), bool)
     np.logical_or.at(differs, groups, values != values[groups])
     return np.asarray(differs[groups])
 
 
 def _pairs(first: Indices, second: Indices) -> Indices:
-    """(P, 2): every one of the first with every one of the second."""
+    """Return all pairs of an element of the first and one of the second: (P, 2)."""
     return np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def linked(pairs: Indices, inside: Mask) -> Mask:
-    """(N,): pictures that some pair links to one inside.
+    """Return a mask (N,) of images that are paired with an image of another mask.
 
     Args:
         pairs: (P, 2) positions.
-        inside: (N,).
+        inside: (N,), the other mask.
     """
-    found = np.zeros(len(inside), bool)
-    for here, there in ((0, 1), (1, 0)):
-        found[pairs[inside[pairs[:, there]], here]] = True
-    return found
+    mask = np.zeros(len(inside), bool)
+    for column, partner in ((0, 1), (1, 0)):
+        mask[pairs[inside[pairs[:, partner]], column]] = True
+    return mask

@@ -1,1 +1,1 @@
-"""Every published system beside what was measured here."""
+"""Published systems and the results measured in this project."""

@@ -15,8 +15,8 @@ from fer_lightning.config import ROOT
 from fer_lightning.reporting.markdown import table
 from fer_lightning.studies.baselines.rows import (
     COLUMNS,
-    HEAD,
     NOT_RUN,
+    README_COLUMNS,
     TEST,
     WITHOUT_COPIES,
     Baseline,
@@ -27,44 +27,46 @@ from fer_lightning.studies.baselines.rows import (
 MARKS = ("<!-- results, written by `python -m fer_lightning baselines write` -->", "<!-- end of results -->")
 
 READING = """\
-Trained on Training, the epoch chosen on PublicTest, measured on PrivateTest at the end. *Without copies* leaves
-out the pictures of PrivateTest whose exact pixels are also in Training or PublicTest. *kaggle_test* is PublicTest
-and PrivateTest together, the 7,178 pictures that many sources report on; half of it chose the epoch, so it only
+Trained on Training, epoch selected on PublicTest, measured on PrivateTest at the end. *Without copies* excludes
+PrivateTest images whose exact pixels also occur in Training or PublicTest. *kaggle_test* is PublicTest and
+PrivateTest together, the 7,178 images that many sources report on; half of it selected the epoch, so it only
 serves to compare with them. A row that names a protocol beside its interval is measured on other labels, FER+'s:
-it compares with FER+ alone, behind the rest.
+it compares with FER+ only, and comes after the others.
 
-Intervals are 95% bootstrap intervals over the pictures. They leave out what training anew changes: of several
-seeds the mean is shown, with the lowest and the highest; of several runs of one command the latest stands in the
-table, and what it measured before below with its row. And this project's recipes came one after the other, each
-knowing the figures before it. So a difference of a point between two rows says little.
+Intervals are 95% bootstrap intervals over the images. They do not include the variance of a repeated training. For
+several seeds the table shows the mean with the lowest and highest score; for several runs of one command it shows
+the latest, and the earlier results are listed with the row below. This project's recipes were developed one after
+the other, each with knowledge of the earlier scores. So a difference of one point between two rows says little.
 
 Size is that of float32 weights. Latency is one face on one CPU thread in PyTorch, all measured in one run
-(`benchmarks/network_cost.py`): `10 x` where the accuracy is the average of ten views of each face, one number for
-each net of an ensemble. An ensemble's parameters and minutes are those of the nets that vote; the minutes of a row
-*after* another leave out that one's. Minutes are those of the clock: more where the machine did other work
-meanwhile.
+(`benchmarks/network_cost.py`); `10 x`: the accuracy is that of ten averaged views of each face, with one term per
+network of an ensemble. Parameters and minutes of an ensemble are those of the networks with a weight; the minutes of
+a row *after* another exclude that row's. Minutes are wall-clock time: longer if the machine did other work at the
+same time.
 
-Claims of *unpublished* sources cannot be cited: they stand as they were reported. Weights are not in the
-repository: what a command starts from, `python -m fer_lightning baselines run NAME --weights` trains first.
+Claims of *unpublished* sources cannot be cited: they are given as reported. Weights are not in the repository: if a
+command starts from another row's network, `python -m fer_lightning baselines run NAME --weights` trains that first.
 Written by `python -m fer_lightning baselines write` from `results/*.json`.
 """
-"""How the table is to be read."""
+"""How to read the table."""
 
 
 def markdown(rows: Sequence[Baseline], columns: Sequence[str] = COLUMNS) -> str:
-    """The table in Markdown."""
+    """Format the table in Markdown."""
     return table(columns, ([cells[column] for column in columns] for cells in (row.cells() for row in rows))) + "\n"
 
 
 def results_head(rows: Sequence[Baseline]) -> str:
-    """The measured rows, and how many wait."""
+    """Format the table of the measured rows and the number of the others."""
     measured = [row for row in rows if row.records]
-    waiting = f"{len(rows) - len(measured)} more experiments are ready and {NOT_RUN} yet, most for want of a GPU.\n"
-    return f"{markdown(measured, HEAD)}\n{waiting}"
+    others = (
+        f"{len(rows) - len(measured)} more experiments are defined but {NOT_RUN} yet, most because they need a GPU.\n"
+    )
+    return f"{markdown(measured, README_COLUMNS)}\n{others}"
 
 
 def results_page(rows: Sequence[Baseline]) -> str:
-    """docs/RESULTS.md: the table, then each class's F1 and where each number comes from."""
+    """Return docs/RESULTS.md: the table, then the F1 of each class and the origin of each number."""
     page = [f"# Results\n\n{READING}"]
     page.append(markdown(rows))
     for row in rows:
@@ -76,37 +78,39 @@ def results_page(rows: Sequence[Baseline]) -> str:
                 f"{'. '.join(row.header[key] for key in ('Source', 'Note') if key in row.header)}.\n\n"
                 f"F1: {f1}.\n\n"
                 f"Balanced accuracy {record['test']['balanced_accuracy']:.2%}, calibration error "
-                f"{record['test']['ece']:.1%}, {_chosen(record)}; PublicTest {_public_test(record)}. "
+                f"{record['test']['ece']:.1%}, {_selection(record)}; PublicTest {_public_test(record)}. "
                 f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
                 f"commit {record['commit'][:12]}, {device}, torch {record['versions']['torch']}.\n"
             )
         for record in row.superseded:
             page.append(
-                f"Measured before, with seed {record['seed']}: {record['test']['accuracy']:.2%} on PrivateTest, commit "
-                f"{record['commit'][:12]}, {_chosen(record)}.\n"
+                f"Earlier result, seed {record['seed']}: {record['test']['accuracy']:.2%} on PrivateTest, commit "
+                f"{record['commit'][:12]}, {_selection(record)}.\n"
             )
     return "\n".join(page)
 
 
-def _chosen(record: Mapping[str, Any]) -> str:
-    """The choice made on PublicTest: the epoch of a net, the members of an ensemble."""
+def _selection(record: Mapping[str, Any]) -> str:
+    """Describe what was selected on PublicTest: the epoch of a network, the members of an ensemble."""
     if "members" in record:
         voting = sum(member["weight"] > 0 for member in record["members"])
-        return f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']})"
+        return f"{voting} of {len(record['members'])} networks vote ({record['choose']}, weights {record['weights']})"
     return f"best epoch {record['best_epoch']} of {record['epochs']}, {record['precision']}"
 
 
 def _public_test(record: Mapping[str, Any]) -> str:
-    """Accuracy on PublicTest, by the views that PrivateTest is measured with and as it was at the chosen epoch."""
-    alone, test, both = record["val"]["accuracy"], record["test"], record.get("kaggle_test")
+    """Format the accuracy on PublicTest, with the views used on PrivateTest and as it was at the selected epoch."""
+    selected, test, both = record["val"]["accuracy"], record["test"], record.get("kaggle_test")
     if not both:
-        return f"{alone:.2%}"
+        return f"{selected:.2%}"
     viewed = (both["accuracy"] * both["n"] - test["accuracy"] * test["n"]) / (both["n"] - test["n"])
-    return f"{alone:.2%}" if abs(viewed - alone) < 1e-6 else f"{viewed:.2%} by the same views, {alone:.2%} when chosen"
+    if abs(viewed - selected) < 1e-6:
+        return f"{selected:.2%}"
+    return f"{viewed:.2%} with the same views, {selected:.2%} when selected"
 
 
 def write(root: Path = ROOT) -> None:
-    """Writes docs/RESULTS.md, the table between the marks in README.md and what was measured into each row's header."""
+    """Write docs/RESULTS.md, the table between the marks in README.md and the line `Measured` of each row's yaml."""
     rows = baselines(root)
     (root / "docs" / "RESULTS.md").write_text(results_page(rows), "utf-8")
     readme = root / "README.md"
@@ -120,7 +124,7 @@ def write(root: Path = ROOT) -> None:
 
 
 def with_measured(text: str, row: Baseline) -> str:
-    """The yaml of a row, with the line `Measured` at the end of its header where there are records, else without."""
+    """Return the yaml of a row, with the line `Measured` at the end of its header if and only if it has records."""
     lines = [line for line in text.splitlines() if not line.startswith("# Measured ")]
     if row.records:
         cells = row.cells()
@@ -132,10 +136,10 @@ def with_measured(text: str, row: Baseline) -> str:
 
 
 def show(rows: Sequence[Baseline], console: Console) -> None:
-    """What was measured, and the queue of what was not, in the terminal."""
+    """Print the measured rows and the queue of the others."""
     columns = ("experiment", "source's claim", "PrivateTest", "95% interval", "without copies")
-    measured = _table("Measured, accuracies", columns)
-    waiting = [row for row in rows if not row.records]
+    measured = _table("Measured accuracies", columns)
+    queued = [row for row in rows if not row.records]
     for row in rows:
         if row.records:
             cells = row.cells()
@@ -143,21 +147,21 @@ def show(rows: Sequence[Baseline], console: Console) -> None:
             without_copies = cells[WITHOUT_COPIES].split()[0]
             measured.add_row(row.name, row.claimed, accuracy, re.sub(r"(?<=[:,]) ", "\n", interval), without_copies)
     console.print(measured)
-    console.print("What each claim is worth, and the whole table: docs/RESULTS.md", highlight=False)
+    console.print("Verdicts on the claims, and the whole table: docs/RESULTS.md", highlight=False)
     console.print()
-    if waiting:
+    if queued:
         queue = _table("Not run, most valuable first", ("experiment", "source's claim", "needs", "GPU minutes"))
         queue.columns[3].justify = "right"
-        for row in waiting:
+        for row in queued:
             queue.add_row(row.name, row.claimed, row.needs.replace(" and ", ", "), str(row.gpu_minutes or ""))
         console.print(queue)
-        alone = {row.name: row.gpu_minutes or 0 for row in waiting}
-        twice = sum(alone.get(member, 0) for row in waiting for member in row.members)
-        console.print(f"About {sum(alone.values()) - twice} minutes on a GPU in all. Run one with")
-        console.print(f"  python -m fer_lightning baselines run {waiting[0].name}", highlight=False)
-        if anywhere := [row for row in waiting if not row.needs and row is not waiting[0]]:
+        minutes = {row.name: row.gpu_minutes or 0 for row in queued}
+        counted_twice = sum(minutes.get(member, 0) for row in queued for member in row.members)
+        console.print(f"About {sum(minutes.values()) - counted_twice} minutes on a GPU in total. Run one with")
+        console.print(f"  python -m fer_lightning baselines run {queued[0].name}", highlight=False)
+        if without_needs := [row for row in queued if not row.needs and row is not queued[0]]:
             console.print("or, on any machine,")
-            console.print(f"  python -m fer_lightning baselines run {anywhere[0].name}", highlight=False)
+            console.print(f"  python -m fer_lightning baselines run {without_needs[0].name}", highlight=False)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -1,4 +1,4 @@
-"""Trains the rows of the results table, where they stopped, one after another or side by side."""
+"""Trains the rows of the results table, sequentially or in parallel, and resumes interrupted trainings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_
 from fer_lightning.studies.ensemble.recipe import RUNS, Recipe
 
 OUT_OF_TIME = 75
-"""EX_TEMPFAIL: not an error, try again."""
+"""Exit status EX_TEMPFAIL: not an error, run the command again."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Trains rows in processes of their own, and publishes their records.
+    """Trains rows in subprocesses and publishes their records.
 
     Attributes:
         deadline: `time.monotonic()` at which it has to stop, or None.
-        at_once: How many trainings share the machine. A small net fills neither a GPU nor several cores, so that two
-            side by side may end sooner than one after the other; each gets its share of the cores and writes to a log.
-        weights: Whether rows are trained that are measured, but whose weights are not in `RUNS`, as in a fresh clone.
+        at_once: Number of parallel trainings. A small network fills neither a GPU nor several cores, so two in parallel
+            may finish sooner than in sequence; each gets an equal number of cores and writes to a log.
+        weights: Whether to train measured rows whose weights are not in `RUNS`, as in a fresh clone.
         root: The project's folder.
     """
 
@@ -38,57 +38,57 @@ class Runner:
     weights: bool = False
     root: Path = ROOT
 
-    def rows(self, wanted: Sequence[tuple[str, int]]) -> int:
-        """Runs the rows that have no record yet, or with `weights` none of their weights; a record stays as it is.
+    def run_rows(self, requested: Sequence[tuple[str, int]]) -> int:
+        """Run the rows without a record, and with `weights` also those without weights; existing records stay.
 
-        What a row starts from (`After`) is trained before it where its weights are not here.
+        The row that another one starts from (`After`) is trained first if its weights are missing.
 
         Args:
-            wanted: Experiments, or ensembles, whose members are trained first and have seeds of their own; each with
-                its seed.
+            requested: Names and seeds of experiments or ensembles; the members of an ensemble are trained first, with
+                their own seeds.
 
         Returns:
-            The exit status: 0 done or measured before, `OUT_OF_TIME`, or that of what failed.
+            The exit status: 0 done or already measured, `OUT_OF_TIME`, or that of the process that failed.
         """
-        waiting: dict[str, Sequence[str]] = {}
-        for (name, seed), weights in self._in_order(wanted).items():
+        pending: dict[str, Sequence[str]] = {}
+        for (name, seed), weights in self._in_order(requested).items():
             record = self.root / "results" / f"{name}_seed{seed}.json"
             if measured := record.exists():
-                kept = self._left(name, seed).exists()
-                print(f"{name} seed {seed}: measured already, {record.relative_to(self.root)}", end="")
-                print("" if kept or weights else "; its weights are not here, --weights trains them")
-                if kept or not weights:
+                has_weights = self._run_record(name, seed).exists()
+                print(f"{name} seed {seed}: already measured, {record.relative_to(self.root)}", end="")
+                print("" if has_weights or weights else "; its weights are missing, --weights trains them")
+                if has_weights or not weights:
                     continue
             recipe, header = self._recipe(name), self._header(name)
             if needs := header.get("Needs"):
                 print(f"{name} needs {needs} ({header.get('Cost', 'cost unknown')})")
             if not recipe.exists():
-                seeded = [f"seed={seed}"] if seed else []
-                published = [] if measured else ["paths.results_dir=results"]
-                waiting[f"{name}_seed{seed}"] = [f"experiment={name}", *seeded, *published]
+                seed_override = [f"seed={seed}"] if seed else []
+                publish_override = [] if measured else ["paths.results_dir=results"]
+                pending[f"{name}_seed{seed}"] = [f"experiment={name}", *seed_override, *publish_override]
                 continue
-            for member, words in Recipe.read(recipe).members.items():
+            for member, overrides in Recipe.read(recipe).members.items():
                 if not (self.root / RUNS / member / "record.json").exists():
-                    waiting.setdefault(member, words)
+                    pending.setdefault(member, overrides)
             vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", *([] if measured else [f"publish={name}"])]
-            if status := self.trainings(waiting) or self.processes({name: vote}):
+            if status := self.run_trainings(pending) or self.run_processes({name: vote}):
                 return status
-            waiting = {}
-        return self.trainings(waiting)
+            pending = {}
+        return self.run_trainings(pending)
 
-    def _in_order(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bool]:
-        """The rows with those that they start from before them, and whether a row's weights are needed."""
+    def _in_order(self, requested: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bool]:
+        """Return the rows, each after the rows that it starts from, and whether the weights of a row are needed."""
         ordered: dict[tuple[str, int], bool] = {}
 
         def add(row: tuple[str, int], weights: bool) -> None:
             recipe = self._recipe(row[0])
-            nets = [experiment_of(words) for words in Recipe.read(recipe).members.values()] if recipe.exists() else []
-            for name in (row[0], *nets):
+            members = Recipe.read(recipe).members.values() if recipe.exists() else []
+            for name in (row[0], *(experiment_of(overrides) for overrides in members)):
                 if first := self._header(name).get("After"):
                     add((first, 0), weights=True)
             ordered[row] = weights or ordered.get(row, False)
 
-        for row in wanted:
+        for row in requested:
             add(row, self.weights)
         return ordered
 
@@ -99,81 +99,83 @@ class Runner:
         file = file_of(self.root, name)
         return header_of(file) if file else {}
 
-    def _left(self, name: str, seed: int) -> Path:
-        """The record that the training of a row, or the vote of an ensemble, left beside its weights."""
+    def _run_record(self, name: str, seed: int) -> Path:
+        """Return the path of the record in the folder of a row's run or ensemble."""
         if self._recipe(name).exists():
             return self.root / "outputs" / "ensembles" / name / "record.json"
         return self.root / RUNS / f"{name}_seed{seed}" / "record.json"
 
-    def trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
-        """Trains in the folders of these names, on from the last checkpoint there; each after what it starts from."""
-        waiting = dict(runs)
-        while waiting:
-            experiments = {experiment_of(words) for words in waiting.values()}
+    def run_trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
+        """Train runs in folders of these names, resumed from an existing checkpoint; each after what it starts from."""
+        pending = dict(runs)
+        while pending:
+            experiments = {experiment_of(overrides) for overrides in pending.values()}
             later = {
-                run for run, words in waiting.items() if self._header(experiment_of(words)).get("After") in experiments
+                run
+                for run, overrides in pending.items()
+                if self._header(experiment_of(overrides)).get("After") in experiments
             }
-            if status := self._train({run: words for run, words in waiting.items() if run not in later}):
+            if status := self._train({run: overrides for run, overrides in pending.items() if run not in later}):
                 return status
-            waiting = {run: waiting[run] for run in waiting if run in later}
+            pending = {run: pending[run] for run in pending if run in later}
         return 0
 
     def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
-        commands, first = {}, {}
-        for run, words in runs.items():
-            last, ended = last_checkpoint(RUNS / run), (self.root / RUNS / run / "record.json").exists()
-            # `auto` refuses other settings than those of the first epochs; a run that has ended is measured again
-            resume = [f"resume={last if ended else 'auto'}"] if (self.root / last).exists() else []
-            commands[run] = ["train.py", *words, f"hydra.run.dir={RUNS / run}", *resume]
-            if not resume and (command := self._header(experiment_of(words)).get("First")):
-                first[f"{run}, first"] = shlex.split(command)[1:]  # without `python`
-        return self.processes(first) or self.processes(commands)
+        commands, preparations = {}, {}
+        for run, overrides in runs.items():
+            last, finished = last_checkpoint(RUNS / run), (self.root / RUNS / run / "record.json").exists()
+            # `auto` refuses settings that differ from the checkpoint's; a finished run is only measured again
+            resume = [f"resume={last if finished else 'auto'}"] if (self.root / last).exists() else []
+            commands[run] = ["train.py", *overrides, f"hydra.run.dir={RUNS / run}", *resume]
+            if not resume and (command := self._header(experiment_of(overrides)).get("First")):
+                preparations[f"{run}, first"] = shlex.split(command)[1:]  # without `python`
+        return self.run_processes(preparations) or self.run_processes(commands)
 
-    def processes(self, commands: Mapping[str, Sequence[str]]) -> int:
-        """Runs Python with each of these command lines until they end, one fails or the time is up."""
-        waiting = list(commands.items())
+    def run_processes(self, commands: Mapping[str, Sequence[str]]) -> int:
+        """Run Python with each of these command lines until all end, one fails or the time limit is reached."""
+        pending = list(commands.items())
         running: dict[str, subprocess.Popen[bytes]] = {}
         status = 0
         try:
-            while running or (waiting and not status):
-                while waiting and len(running) < self.at_once and not status:
-                    what, words = waiting.pop(0)
-                    running[what] = self._start(what, words)
+            while running or (pending and not status):
+                while pending and len(running) < self.at_once and not status:
+                    name, arguments = pending.pop(0)
+                    running[name] = self._start(name, arguments)
                 time.sleep(0.1)
-                for what in [what for what, process in running.items() if process.poll() is not None]:
-                    ended = running.pop(what).returncode
-                    status = status or ended
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    code = running.pop(name).returncode
+                    status = status or code
                     if self.at_once > 1:
-                        print(f"{what}: {f'failed ({ended}), see {self._log(what)}' if ended else 'done'}", flush=True)
+                        print(f"{name}: {f'failed ({code}), see {self._log(name)}' if code else 'done'}", flush=True)
                 if running and self.deadline is not None and time.monotonic() > self.deadline:
-                    for what in running:
-                        print(f"{what}: the time is up; the same command goes on from the last whole epoch")
+                    for name in running:
+                        print(f"{name}: time limit reached; the same command resumes from the last complete epoch")
                     return status or OUT_OF_TIME
-        except KeyboardInterrupt:  # the processes got it too
+        except KeyboardInterrupt:  # the subprocesses received it too
             for process in running.values():
                 process.wait()
             raise
         finally:
             for process in running.values():
-                process.send_signal(signal.SIGTERM)  # does nothing to what has ended
+                process.send_signal(signal.SIGTERM)  # no effect on ended processes
             for process in running.values():
                 process.wait()
         return status
 
-    def _start(self, what: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        resumed = any(word.startswith("resume=") for word in words)
-        to = f", writes to {self._log(what)}" if self.at_once > 1 else ""
-        print(f"{what}: {'goes on from its last whole epoch' if resumed else 'starts'}{to}", flush=True)
-        command = [sys.executable, *words]
+    def _start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        resumed = any(argument.startswith("resume=") for argument in arguments)
+        target = f", writes to {self._log(name)}" if self.at_once > 1 else ""
+        print(f"{name}: {'resumes from its last complete epoch' if resumed else 'starts'}{target}", flush=True)
+        command = [sys.executable, *arguments]
         if self.at_once == 1:
             return subprocess.Popen(command, cwd=self.root)
         cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.at_once))}
-        log = self.root / self._log(what)
+        log = self.root / self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             return subprocess.Popen(
                 command, cwd=self.root, env=cores | os.environ, stdout=file, stderr=subprocess.STDOUT
             )
 
-    def _log(self, what: str) -> Path:
-        return RUNS / f"{what}.log"
+    def _log(self, name: str) -> Path:
+        return RUNS / f"{name}.log"

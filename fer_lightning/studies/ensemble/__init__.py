@@ -1,1 +1,1 @@
-"""Ensembles: recipes, soft votes chosen on the val part, reports."""
+"""Ensembles: recipes, soft voting selected on the val part, reports."""

@@ -1,4 +1,4 @@
-"""`python -m fer_lightning ensemble members=[...]`: trained nets that vote."""
+"""`python -m fer_lightning ensemble members=[...]`: soft voting of trained networks."""
 
 from __future__ import annotations
 
@@ -35,140 +35,143 @@ from fer_lightning.training.soft_voting import check_vote, vote_weights
 
 HELP = """usage: python -m fer_lightning ensemble members=[RUN,RUN,...] [weights=fitted] [choose=greedy] [key=value ...]
 
-Trained nets that vote: the mean of their probabilities.
+Soft voting of trained networks: the weighted mean of their probabilities.
 
   members=[RUN,...]        runs or checkpoints; patterns too: members='outputs/baselines/ours_single_seed*'
-  recipe=NAME              the members and the vote of conf/ensemble/NAME.yaml
+  recipe=NAME              the members and the voting of conf/ensemble/NAME.yaml
   weights=equal            equal | fitted: least cross entropy on the val part
-  choose=all               all | greedy: adds, as often as it helps on the val part, the member that helps most
+  choose=all               all | greedy: repeatedly adds the member that helps most, while it helps on the val part
   publish=NAME             also writes results/NAME_seed0.json, which `baselines` shows
-  eval=flip                any other key=value goes to every member; without it each keeps the views of its own run
+  eval=flip                any other key=value applies to every member; by default each uses the views of its own run
 
-Weights and members are chosen on the val part alone. What each net says is asked once and kept in its run's folder.
-The report goes to outputs/ensembles/.
+Weights and members are selected on the val part only. The predictions of each network are cached in its run's folder.
+The report is written to outputs/ensembles/.
 """
 
 
 SEED = 0
-"""Draws the resamples of intervals; an ensemble is not trained, so that it has one row alone."""
+"""Seed of the bootstrap; an ensemble is not trained, so it has a single row in the results."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A net that votes: what it is, and what it says of the parts.
+    """A network of an ensemble.
 
     Attributes:
-        checkpoint: Where it comes from.
-        about: What a record says of it.
-        parts: Its predictions of `val` and `test`.
+        checkpoint: Its checkpoint.
+        record: Its entry in the ensemble's record.
+        parts: Its predictions on `val` and `test`.
     """
 
     checkpoint: Path
-    about: dict[str, Any]
+    record: dict[str, Any]
     parts: dict[str, Predictions]
 
 
-def members_of(words: str) -> list[Path]:
-    """The runs and checkpoints that `members=` names.
+def parse_members(text: str) -> list[Path]:
+    """Return the runs and checkpoints that `members=` lists, without duplicates.
 
     Args:
-        words: Paths or patterns, `[a,b]` or `a,b`; of a pattern's matches those count that hold a checkpoint.
+        text: Paths or patterns, `[a,b]` or `a,b`; matches of a pattern without a checkpoint are ignored.
 
     Raises:
-        ValueError: There is none, or one that is named twice.
+        ValueError: There are none, or only one that is listed more than once.
     """
     paths: list[Path] = []
-    listed = words[1:-1] if words.startswith("[") and words.endswith("]") else words
-    for word in listed.split(","):
-        word = word.strip().strip("'\"")
-        if not has_magic(word):
-            paths += [Path(word)] if word else []
+    listed = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    for entry in listed.split(","):
+        entry = entry.strip().strip("'\"")
+        if not has_magic(entry):
+            paths += [Path(entry)] if entry else []
             continue
-        found = [path for path in map(Path, sorted(glob(word))) if checkpoint_of(path).is_file()]
-        if not found:
-            raise ValueError(f"members: no run or checkpoint matches {word}")
-        paths += found
+        matches = [path for path in map(Path, sorted(glob(entry))) if checkpoint_of(path).is_file()]
+        if not matches:
+            raise ValueError(f"members: no run or checkpoint matches {entry}")
+        paths += matches
     if not paths:
-        raise ValueError("members names no run; give members=[RUN,RUN,...]")
+        raise ValueError("members lists no run; give members=[RUN,RUN,...]")
     by_checkpoint: dict[Path, Path] = {}
     for path in paths:
         by_checkpoint.setdefault(checkpoint_of(path).resolve(), path)
     distinct = list(by_checkpoint.values())
     if len(distinct) == 1 < len(paths):
-        raise ValueError(f"members names {distinct[0]} more than once, and no other net")
+        raise ValueError(f"members lists {distinct[0]} more than once and no other network")
     return distinct
 
 
 def predict_members(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tuple[list[Member], Trained]:
-    """Predictions of each net for the val and test parts.
+    """Predict the val and test parts with each network.
 
     Args:
         paths: Runs or checkpoints.
         overrides: Hydra overrides for all of them.
-        console: Where to tell of the progress.
+        console: Where to print the progress.
 
     Returns:
-        The members, and the first of them with its data.
+        The members, and the first network with its data.
 
     Raises:
-        ValueError: They differ in data, protocol or classes, or were not trained on the data that is here.
+        ValueError: They differ in data, protocol or classes, or were trained on other data than the current data.
     """
     members: list[Member] = []
     first: Trained | None = None
     for path in paths:
         existing_checkpoint(path)
     for number, path in enumerate(paths, start=1):
-        net = Trained.load(path, overrides)
-        first = first or net
-        check_compatible(first, net)
+        trained = Trained.load(path, overrides)
+        first = first or trained
+        check_compatible(first, trained)
         console.print(f"{number}/{len(paths)}  {path}", highlight=False, soft_wrap=True)
-        parts = {part: net.predictions(part) for part in ("val", "test")}
-        members.append(Member(net.checkpoint, member_record(net), parts))
+        parts = {part: trained.predictions(part) for part in ("val", "test")}
+        members.append(Member(trained.checkpoint, member_record(trained), parts))
     assert first is not None
     return members, first
 
 
-def check_compatible(first: Trained, net: Trained) -> None:
-    """Refuses nets that cannot vote together.
+def check_compatible(first: Trained, other: Trained) -> None:
+    """Check that two networks can be members of one ensemble.
 
     Raises:
-        ValueError: One sentence says which net differs and in what.
+        ValueError: They differ in data, protocol or classes, or `other` was trained on other data than the current
+            data.
     """
-    for what, here, there in (
-        ("on the data", first.provenance["data_fingerprint"][:12], net.provenance["data_fingerprint"][:12]),
-        ("under the protocol", first.provenance["protocol"], net.provenance["protocol"]),
-        ("on the classes", ", ".join(first.module.classes), ", ".join(net.module.classes)),
+    for what, value, other_value in (
+        ("on the data", first.provenance["data_fingerprint"][:12], other.provenance["data_fingerprint"][:12]),
+        ("under the protocol", first.provenance["protocol"], other.provenance["protocol"]),
+        ("on the classes", ", ".join(first.module.classes), ", ".join(other.module.classes)),
     ):
-        if here != there:
+        if value != other_value:
             raise ValueError(
-                f"members must be alike: {first.checkpoint} was trained {what} {here}, {net.checkpoint} {what} {there}"
+                f"members must have the same data, protocol and classes: {first.checkpoint} was trained {what} "
+                f"{value}, {other.checkpoint} {what} {other_value}"
             )
-    trained = (net.provenance["data_fingerprint"], net.provenance["protocol"])
-    if trained != (net.faces.fingerprint, net.split.name):
+    expected = (other.provenance["data_fingerprint"], other.provenance["protocol"])
+    if expected != (other.faces.fingerprint, other.split.name):
         raise ValueError(
-            f"{net.checkpoint} was trained on {net.provenance['data']} {trained[0][:12]} under {trained[1]}, but here "
-            f"is {net.faces.name} {net.faces.fingerprint[:12]} under {net.split.name}; data.path=... names another file"
+            f"{other.checkpoint} was trained on {other.provenance['data']} {expected[0][:12]} under {expected[1]}, but "
+            f"the current data is {other.faces.name} {other.faces.fingerprint[:12]} under {other.split.name}; "
+            "set data.path=... to the file that it was trained on"
         )
 
 
-def member_record(net: Trained) -> dict[str, Any]:
-    """The entry of a member in the record: where it is, what it is, and what its training took."""
-    trained = net.record
+def member_record(trained: Trained) -> dict[str, Any]:
+    """Return the entry of a member in the record: its run, checkpoint and views, and the cost of its training."""
+    record = trained.record
     return {
-        "run": str(net.run),
-        "checkpoint": str(net.checkpoint),
-        "checkpoint_sha256": sha256(net.checkpoint),
-        "name": trained.get("name"),
-        "views": net.views_name,
-        "params": count_parameters(net.module.network),
-        "minutes": trained.get("minutes"),
-        "machine": trained.get("machine"),
-        "command": trained.get("command"),
+        "run": str(trained.run),
+        "checkpoint": str(trained.checkpoint),
+        "checkpoint_sha256": sha256(trained.checkpoint),
+        "name": record.get("name"),
+        "views": trained.views_name,
+        "params": count_parameters(trained.module.network),
+        "minutes": record.get("minutes"),
+        "machine": record.get("machine"),
+        "command": record.get("command"),
     }
 
 
 def vote(members: Sequence[Member], weights: Tensor, part: str) -> Predictions:
-    """The ensemble's predictions of a part."""
+    """Return the ensemble's predictions on a part."""
     first = members[0].parts[part]
     logits = torch.stack([member.parts[part].logits for member in members])
     return Predictions(first.index, soft_vote(logits, weights), first.labels)
@@ -183,39 +186,39 @@ def ensemble(
     choose: str = "all",
     command: str = "",
 ) -> dict[str, Any]:
-    """Lets nets vote, measures each and all, and writes the report.
+    """Evaluate an ensemble and each of its members, and write the report.
 
     Args:
-        name: What the ensemble is called.
+        name: Name of the ensemble.
         paths: Runs or checkpoints.
         overrides: Hydra overrides for every member.
         weights: See `vote_weights`.
         choose: See `vote_weights`.
-        command: What repeats it.
+        command: The command that repeats it.
 
     Returns:
-        The record, as it stands in `record.json`.
+        The content of `record.json`.
     """
     quiet()
     console = Console()
     folder = Path("outputs") / "ensembles" / name
-    refuse_another(folder / "record.json", command)
+    check_same_command(folder / "record.json", command)
     check_writable(folder, "outputs")
     members, first = predict_members(paths, overrides, console)
     val = members[0].parts["val"]
-    shares = vote_weights(torch.stack([m.parts["val"].logits for m in members]), val.labels, weights, choose)
-    voted = {part: vote(members, shares, part) for part in ("val", "test")}
-    scores = scores_of_test(voted["test"], first)
+    member_weights = vote_weights(torch.stack([m.parts["val"].logits for m in members]), val.labels, weights, choose)
+    voted = {part: vote(members, member_weights, part) for part in ("val", "test")}
+    scores = score_test(voted["test"], first)
     calibration = Calibration.fit(voted["val"], voted["test"])
     classes = first.module.classes
     rows = [
         {
-            **member.about,
-            "weight": share,
+            **member.record,
+            "weight": weight,
             "val": epoch_scores(member.parts["val"], classes),
-            **{part: records.recorded(row) for part, row in scores_of_test(member.parts["test"], first).items()},
+            **{part: records.recorded_scores(row) for part, row in score_test(member.parts["test"], first).items()},
         }
-        for member, share in zip(members, shares.tolist(), strict=True)
+        for member, weight in zip(members, member_weights.tolist(), strict=True)
     ]
     voting = [row for row in rows if row["weight"] > 0]
     longest = max(voting, key=lambda row: row["minutes"] or 0)
@@ -236,14 +239,14 @@ def ensemble(
         "minutes": round(sum(row["minutes"] or 0 for row in voting), 2),
         "params": sum(row["params"] for row in voting),
         "val": epoch_scores(voted["val"], classes),
-        **{part: records.recorded(row) for part, row in scores.items()},
+        **{part: records.recorded_scores(row) for part, row in scores.items()},
         **against_best_member(members, rows, voted["test"], classes),
         "calibration": calibration.record(),
         "members": rows,
     }
     if is_kaggle_test(first.split, first.faces):
         kaggle = full_scores(Predictions.joined(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
-        record["kaggle_test"] = records.recorded(kaggle)
+        record["kaggle_test"] = records.recorded_scores(kaggle)
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
     console.print(tables.scores_table(scores, classes))
     console.print(summary(record), highlight=False)
@@ -251,43 +254,43 @@ def ensemble(
     return record
 
 
-def scores_of_test(predictions: Predictions, net: Trained) -> dict[str, Scores]:
-    """The scores of the test part and of its subsets, on the data of that net."""
-    return score_part(predictions, "test", net.split, net.module.classes, net.evaluation["bootstrap"], SEED)
+def score_test(predictions: Predictions, trained: Trained) -> dict[str, Scores]:
+    """Return the scores of the test part and of its subsets, on the data of `trained`."""
+    return score_part(predictions, "test", trained.split, trained.module.classes, trained.evaluation["bootstrap"], SEED)
 
 
 def against_best_member(
     members: Sequence[Member], rows: Sequence[Mapping[str, Any]], voted: Predictions, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """How the vote compares on the test part with the member that is best on the val part."""
+    """Compare the ensemble on the test part with the member that is best on the val part."""
     best = max(range(len(rows)), key=lambda i: rows[i]["val"]["accuracy"])
-    one, all_ = (predictions.logits.argmax(dim=1).numpy() for predictions in (members[best].parts["test"], voted))
-    against = paired(voted.labels.numpy(), all_, one, classes, SEED)
-    return {"best_member": rows[best]["run"], "against_best_member": against}
+    member_classes, voted_classes = (p.logits.argmax(dim=1).numpy() for p in (members[best].parts["test"], voted))
+    comparison = paired(voted.labels.numpy(), voted_classes, member_classes, classes, SEED)
+    return {"best_member": rows[best]["run"], "against_best_member": comparison}
 
 
-def refuse_another(path: Path, command: str) -> None:
-    """Keeps what another command measured.
+def check_same_command(path: Path, command: str) -> None:
+    """Check that a record is not overwritten by the result of another command.
 
     Args:
-        path: A record that is about to be written.
-        command: What is about to write it.
+        path: The record to write.
+        command: The command that writes it.
 
     Raises:
-        ValueError: The record there is of another command; where data lie, and whether it is published, is no matter.
+        ValueError: The existing record is of another command; folders of the data and `publish` are not compared.
     """
     if not path.is_file():
         return
-    before = str(records.read_record(path, "command")["command"])
-    said, says = (
-        [without_folders(word) for word in without(shlex.split(line), "publish")] for line in (before, command)
+    existing = str(records.read_record(path, "command")["command"])
+    old, new = (
+        [without_folders(word) for word in without(shlex.split(line), "publish")] for line in (existing, command)
     )
-    if said != says:
-        raise ValueError(f"{path} holds what `{before}` measured: move it away, or give this one another name")
+    if old != new:
+        raise ValueError(f"{path} holds the result of `{existing}`: move it away, or use another name")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The verb; returns its exit status."""
+    """Run the subcommand and return its exit status."""
     command = verb_command("ensemble", arguments)
 
     def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
@@ -297,24 +300,25 @@ def main(arguments: Sequence[str]) -> int:
         check_vote(given.get("weights", weights), given.get("choose", choose))
         if publish := given.get("publish"):
             if not re.fullmatch(r"\w+", publish):
-                raise ValueError(f"publish={publish} must be one word of letters, digits and _: the name of a row")
+                raise ValueError(f"publish={publish} may contain only letters, digits and _: it names a row")
             check_writable(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
         if "recipe" in given:
             recipe = Recipe.named(given["recipe"])
             paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose
         else:
-            paths = members_of(given["members"])
+            paths = parse_members(given["members"])
         name = given.get("publish") or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
         weights, choose = given.get("weights", weights), given.get("choose", choose)
         published = Path("results") / f"{given['publish']}_seed0.json" if "publish" in given else None
         if published:
-            refuse_another(published, command)
+            check_same_command(published, command)
         record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
         if published:
             if record["leaky"]:
-                raise ValueError(f"protocol {record['protocol']} leaks, so its numbers are no results to publish")
+                raise ValueError(f"protocol {record['protocol']} is leaky, so its numbers must not be published")
             records.publish(published, record)
 
     own = ("members", "recipe", "weights", "choose", "publish")
-    parts = "a vote is chosen on the val part and measured on the test part"
+    parts = "the voting is selected on the val part and measured on the test part"
+
     return run_verb("ensemble", HELP, act, arguments, own, {"eval.split": parts})

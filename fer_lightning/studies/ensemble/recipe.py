@@ -1,4 +1,4 @@
-"""Recipes of ensembles (conf/ensemble): which nets are members, how each is trained, and how they vote."""
+"""Recipes of ensembles (conf/ensemble): the members, the training of each, and the soft voting."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from omegaconf import OmegaConf
 from fer_lightning.config import CONF, plain
 
 RUNS = Path("outputs") / "baselines"
-"""Where members of ensembles and rows of the results table are trained."""
+"""Folder of the runs that are members of ensembles or rows of the results table."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An ensemble before it is trained (conf/ensemble).
+    """An ensemble as configured in conf/ensemble.
 
     Attributes:
         name: `khanzada7` for conf/ensemble/khanzada7.yaml.
-        members: The command line of each member's training, by the name of its run.
+        members: The training overrides of each member, by the name of its run.
         weights: `equal` or `fitted`.
         choose: `all` or `greedy`.
     """
@@ -33,20 +33,20 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str) -> Recipe:
-        """The recipe of that name in conf/ensemble.
+        """Read the recipe with that name in conf/ensemble.
 
         Raises:
-            ValueError: There is none; the message lists those there are.
+            ValueError: There is none; the message lists the existing ones.
         """
         path = CONF / "ensemble" / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-            raise ValueError(f"recipe={name}: there is no such ensemble; there are {known}")
+            existing = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+            raise ValueError(f"recipe={name} does not exist; the recipes are {existing}")
         return cls.read(path)
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """The recipe in a file.
+        """Read a recipe from a file.
 
         Raises:
             ValueError: A key is missing or unknown.
@@ -57,18 +57,18 @@ class Recipe:
             raise ValueError(f"{path}: {str(error).removeprefix('Recipe.__init__() ')}") from None
 
     def runs(self) -> dict[str, Path]:
-        """The folder of each member's run."""
+        """Return the folder of each member's run."""
         return {member: RUNS / member for member in self.members}
 
     def missing(self) -> list[str]:
-        """The members whose training has not ended yet."""
+        """Return the members whose training has not finished."""
         return [member for member, run in self.runs().items() if not (run / "record.json").is_file()]
 
     def trained(self) -> list[Path]:
-        """The runs of all members.
+        """Return the runs of all members.
 
         Raises:
-            FileNotFoundError: Some are not trained; the message says how to.
+            FileNotFoundError: Some are not trained; the message contains the commands that train them.
         """
         if missing := self.missing():
             commands = [

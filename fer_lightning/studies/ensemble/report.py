@@ -1,4 +1,4 @@
-"""Report of an ensemble: each member and the vote in Markdown and pictures."""
+"""Report of an ensemble in Markdown and figures: each member and the ensemble."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fer_lightning.training.metrics import Predictions, Scores
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Who votes, and whether the vote is better than the best member."""
+    """Summarise the voting and compare the ensemble with its best member."""
     against, test = record["against_best_member"], record["against_best_member"]["mcnemar"]
     low, high = against["accuracy"]["interval"]
     voting = sum(row["weight"] > 0 for row in record["members"])
     gain = f"{points(against['accuracy']['difference'], 2)} points of accuracy"
     return (
-        f"{voting} of {len(record['members'])} nets vote ({record['choose']}, weights {record['weights']}). Against "
-        f"{record['best_member']}, the member that is best on the val part: {gain} on the test part "
-        f"({points(low)} to {points(high)}); only the ensemble is right on {test['only_a']:,} pictures, "
+        f"{voting} of {len(record['members'])} networks vote ({record['choose']}, weights {record['weights']}). "
+        f"Compared with {record['best_member']}, the best member on the val part: {gain} on the test part "
+        f"({points(low)} to {points(high)}); only the ensemble is right on {test['only_a']:,} images, "
         f"only that member on {test['only_b']:,} (McNemar, {test['test']}: p = {test['p']:.2g})."
     )
 
@@ -38,14 +38,14 @@ def write_ensemble_report(
     record: Mapping[str, Any],
     calibration: Calibration,
 ) -> None:
-    """Writes report.md, record.json, what every measurement has, and the pictures of members and calibration."""
+    """Write report.md, record.json, the files of every evaluation, and the figures of members and calibration."""
     write_report(folder, faces, predictions, scores, protocol=record["protocol"])
     write_json(folder / "record.json", record)
     (folder / "report.md").write_text(markdown(record), "utf-8")
     save_diagram(calibration, folder / "reliability_diagram.png")
     runs = [Path(row["run"]) for row in record["members"]]
-    alike = len({run.name for run in runs}) < len(runs)
-    named = {str(run) if alike else run.name: row for run, row in zip(runs, record["members"], strict=True)}
+    ambiguous = len({run.name for run in runs}) < len(runs)
+    named = {str(run) if ambiguous else run.name: row for run, row in zip(runs, record["members"], strict=True)}
     dots = {
         name: (row["test"]["accuracy"], *row["test"]["accuracy_interval"])
         for name, row in {**named, "ensemble": record}.items()
@@ -55,7 +55,7 @@ def write_ensemble_report(
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The report: each member and the ensemble, and how they were chosen."""
+    """Return the report in Markdown: each member, the ensemble and how the voting was selected."""
 
     def cells(row: Mapping[str, Any]) -> list[str]:
         accuracies = [
@@ -77,8 +77,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     ]
     rows = [[row["run"], f"{row['weight']:.3f}", row["views"], *cells(row)] for row in record["members"]]
     rows.append(["**ensemble**", "", "", *cells(record)])
-    fitted = record["weights"] == "fitted" or record["choose"] == "greedy"
-    chosen = " The vote was chosen on the val part, so its val accuracy flatters it." if fitted else ""
+    selected = record["weights"] == "fitted" or record["choose"] == "greedy"
+    note = " The voting was selected on the val part, so the val accuracy is optimistic." if selected else ""
     calibration = record["calibration"]
     before, after = calibration["test_before"], calibration["test_after"]
     return "\n".join(
@@ -86,9 +86,9 @@ def markdown(record: Mapping[str, Any]) -> str:
             f"# Ensemble {record['name']}\n",
             table(head, rows),
             "",
-            summary(record) + chosen + "\n",
-            f"Temperature {calibration['temperature']:.3f}, fitted on the val part, takes the calibration error on the "
-            f"test part from {before['ece']:.2%} to {after['ece']:.2%} and its negative log likelihood from "
+            summary(record) + note + "\n",
+            f"Temperature {calibration['temperature']:.3f}, fitted on the val part, changes the calibration error on "
+            f"the test part from {before['ece']:.2%} to {after['ece']:.2%} and the negative log-likelihood from "
             f"{before['nll']:.3f} to {after['nll']:.3f}.\n",
             f"Data {record['data']} {record['data_fingerprint'][:12]}, protocol {record['protocol']}, "
             f"commit {record['commit'][:12]}.\n",
