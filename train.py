@@ -1,4 +1,4 @@
-"""Trains one net as `conf/` and the command line say; `python train.py --help` lists the choices."""
+"""Trains one model as configured by `conf/` and the command line; `python train.py --help` lists the options."""
 
 import sys
 
@@ -18,15 +18,15 @@ register_resolvers()
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | tuple[float, float]:
-    """Returns the objective, or two, for sweeps."""
+    """Train, and return the objective, or two, for sweeps."""
     from fer_lightning.run.train import train  # imports torch, which --help and --cfg do not need
 
     try:
         return train(config)
-    except CompactHydraException as mistake:  # of a single run the sentence alone is shown
+    except CompactHydraException as error:  # a single run shows only the sentence
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        sys.exit(str(mistake))
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
@@ -40,5 +40,5 @@ if __name__ == "__main__":
         sys.exit(str(error))
     try:
         main()
-    except KeyboardInterrupt:  # before there is anything to go on with, or in a multirun
+    except KeyboardInterrupt:  # before there is anything to resume, or in a multirun
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Facial expression recognition on FER2013: train, compare and believe."""
+"""Facial expression recognition on FER2013: reproducible training, evaluation and comparison."""
 
 from fer_lightning import _torchvision_compat
 

@@ -1,4 +1,4 @@
-"""`python -m fer_lightning VERB`, also installed as `fer`: work over finished runs."""
+"""`python -m fer_lightning VERB`, also installed as `fer`: subcommands for finished runs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from collections.abc import Sequence
 from fer_lightning.files import error_message
 
 VERBS = {
-    "app": ("fer_lightning.app.command", "faces and results in a browser"),
-    "audit": ("fer_lightning.studies.audit.command", "what is wrong with a data set: copies, no faces, label errors"),
-    "baselines": ("fer_lightning.studies.baselines.command", "published systems beside what was measured here"),
+    "app": ("fer_lightning.app.command", "predictions and results in a browser"),
+    "audit": ("fer_lightning.studies.audit.command", "problems of a data set: duplicates, no faces, label errors"),
+    "baselines": ("fer_lightning.studies.baselines.command", "published results and the measurements of this project"),
     "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
-    "compare": ("fer_lightning.studies.compare", "whether one net is better than another: McNemar's test"),
-    "ensemble": ("fer_lightning.studies.ensemble.command", "trained nets that vote"),
+    "compare": ("fer_lightning.studies.compare", "whether one model is better than another: McNemar's test"),
+    "ensemble": ("fer_lightning.studies.ensemble.command", "soft voting of trained models"),
     "evaluate": (
         "fer_lightning.studies.evaluate",
         "measure a checkpoint again: another part, data set or views",
     ),
     "export": ("fer_lightning.export.command", "a run or an ensemble as ONNX, int8, ExecuTorch, with a model card"),
-    "leaks": ("fer_lightning.studies.leaks", "what each shortcut of the literature adds to an accuracy"),
-    "predict": ("fer_lightning.inference.command", "expressions in pictures, folders and videos"),
-    "prune": ("fer_lightning.studies.prune", "a narrower net out of a trained one, to be trained on"),
+    "leaks": ("fer_lightning.studies.leaks", "what each leak found in the literature adds to an accuracy"),
+    "predict": ("fer_lightning.inference.command", "expressions in images, folders and videos"),
+    "prune": ("fer_lightning.studies.prune", "prune channels of a trained model, for further training"),
 }
-"""Each verb with its module, which is imported only when the verb is asked for, and what it does."""
+"""Each subcommand with its module, which is imported only when needed, and its description."""
 
 
 def usage() -> str:
-    """What `--help` prints."""
+    """The text of `--help`."""
     verbs = "\n".join(f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items())
     return (
         "usage: python -m fer_lightning VERB [key=value ...]\n\n"
@@ -39,10 +39,10 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb.
+    """Run one subcommand; a user error is printed as one sentence.
 
     Returns:
-        The exit status: 0 done, 2 wrong use, 130 stopped by Ctrl-C, or the verb's own. A mistake is one sentence.
+        The exit status: 0 success, 2 wrong usage, 130 after Ctrl-C, or the subcommand's own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if words[0] not in VERBS:
-        print(f"fer: there is no verb {words[0]!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
+        print(f"fer: there is no subcommand {words[0]!r}; the subcommands are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
         status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
     except KeyboardInterrupt:
-        return 130  # as shells have it
+        return 130  # as in shells
     except (ValueError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -23,10 +23,10 @@ TARGET_PREFIXES = (
     *("fer_lightning.data.", "fer_lightning.models.", "fer_lightning.training.", "fer_lightning.reporting.tracking."),
     *("torch.optim.", "timm.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.trainer.trainer."),
 )
-"""Where what a `_target_` names must be defined, since a config may come from a checkpoint that somebody sent.
+"""Where the object of a `_target_` must be defined, since a config may come from an untrusted checkpoint.
 
-Called with plain data, nothing in these writes a file but the cache of a data set, or starts a process but those that
-draw faces. Verbs, which do, lie elsewhere.
+Called with plain data, nothing in these modules writes a file except the cache of a data set, or starts a process
+except those that draw faces. Subcommands, which do both, are in other modules.
 """
 
 
@@ -35,22 +35,22 @@ COUNTS = (
     *("finetune.callback.every_epochs", "trainer.num_nodes"),
     *("model.image_size", "model.width", "model.widths", "model.depths", "model.stem_kernel", "model.stem_stride"),
 )
-"""Keys that some options have and that are a whole number from 1 on."""
+"""Keys of some options whose value is a whole number of 1 or more."""
 
 COUNTS_OR_ZERO = (
     *("data.workers", "model.hidden", "scheduler.patience", "scheduler.after_epochs", "finetune.callback.keep_frozen"),
     *("callbacks.early_stopping.patience", "callbacks.ema.update_starting_at_step"),
 )
-"""The same from 0 on."""
+"""Keys of some options whose value is a whole number of 0 or more."""
 
 MOST_RESAMPLES = 100_000
-"""Of `eval.bootstrap`, which may come from a checkpoint that somebody sent."""
+"""Limit of `eval.bootstrap`, which may come from an untrusted checkpoint."""
 
 LISTS = ("model.widths", "model.depths", "model.hidden")
-"""Those of the keys above and below that may be a list."""
+"""The keys above and below that may be a list."""
 
 NULLABLE = ("trainer.gradient_clip_val",)
-"""Those that may be null; null elsewhere would only be noticed where the value is first used, in the midst of a run."""
+"""The keys that may be null; any other null would only fail where the value is first used, in the middle of a run."""
 
 _FRACTION, _NOT_NEGATIVE = ("a number from 0 to below 1", 1.0), ("0 or more", math.inf)
 RANGES = {
@@ -70,7 +70,7 @@ RANGES = {
     "trainer.gradient_clip_val": _NOT_NEGATIVE,
     "tracking.timeout": _NOT_NEGATIVE,
 }
-"""Keys that some options have, with what they must be and the number to stay below."""
+"""Keys of some options, with a description of the valid values and their exclusive upper bound."""
 
 CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
     "data.resident": ("auto", True, False),
@@ -84,35 +84,35 @@ CHOICES: Mapping[str, tuple[str | int | None, ...]] = {
     "trainer.on_nan": ("stop", "skip"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
 }
-"""Keys that are one of a few names."""
+"""Keys with a fixed set of values."""
 
 
 LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
-"""The metrics of an epoch of which a smaller value is the better one."""
+"""The metrics of an epoch for which smaller is better."""
 
 
 _ABSENT = object()
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`; did you mean 'lr'?`, or a full stop where no known name is near."""
+    """`; did you mean 'lr'?`, or a full stop if no known name is close."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"; did you mean {found[0]!r}?" if found else "."
 
 
 def plain(config: Any) -> Any:
-    """A resolved copy in plain containers; only those load again under `torch.load(weights_only=True)`."""
+    """A resolved copy in plain containers, which `torch.load(weights_only=True)` can load."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls the `_target_` of a config with its other keys, `args` and `kwargs`; `_partial_` only prepares the call.
+    """Call the `_target_` of a config with its other keys, `args` and `kwargs`; with `_partial_`, return a partial.
 
     Raises:
         ValueError: The `_target_` is missing, is not defined under `TARGET_PREFIXES`, or does not take these keys.
     """
     if not isinstance(config, Mapping):
-        raise ValueError(f"{str(config)[:40]!r} stands where an option of conf/ with its _target_ must be")
+        raise ValueError(f"{str(config)[:40]!r} must be an option of conf/ with its _target_")
     options = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")} | kwargs
     target = config.get("_target_")
     call = target_of(config)
@@ -126,11 +126,11 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def target_of(config: object, under: tuple[str, ...] = TARGET_PREFIXES) -> Callable[..., Any]:
-    """The object that `_target_` names: a class or function of a module, no method of a class and nothing private.
+    """The object that `_target_` names: a public class or function of a module, not a method.
 
     Args:
         config: An option of conf/.
-        under: Prefixes of dotted names; one of them must hold for the name and for where the object is defined.
+        under: Prefixes of dotted names; one must match the name and the module that defines the object.
 
     Raises:
         ValueError: It is missing, or not defined under one of the prefixes.
@@ -142,7 +142,7 @@ def target_of(config: object, under: tuple[str, ...] = TARGET_PREFIXES) -> Calla
         found = None if name.startswith("_") else _found(module, name)
     if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(under):
         shown = repr(target)[:100] if isinstance(target, (str, type(None))) else f"of type {type(target).__name__}"
-        raise ValueError(f"_target_ {shown} is not allowed: it must lie under {' or '.join(under)}")
+        raise ValueError(f"_target_ {shown} is not allowed: it must be under {' or '.join(under)}")
     allowed: Callable[..., Any] = found
     return allowed
 
@@ -151,7 +151,7 @@ def _found(module: str, name: str) -> Any:
     """An attribute of a module by its name.
 
     Raises:
-        ValueError: It has nothing of that name, or cannot be imported; the message says why.
+        ValueError: The module has no such name, or cannot be imported; the message is the reason.
     """
     try:
         inside = vars(importlib.import_module(module))
@@ -162,7 +162,7 @@ def _found(module: str, name: str) -> Any:
     except (ImportError, SyntaxError, ValueError) as error:
         raise ValueError(f"_target_ {module}.{name}: {error}") from None
     if name not in inside:
-        raise ValueError(f"_target_ {module}.{name}: the module has nothing of that name{nearest(name, inside)}")
+        raise ValueError(f"_target_ {module}.{name}: the module has no such name{nearest(name, inside)}")
     return inside[name]
 
 
@@ -178,10 +178,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "", *, targets: bool = Fals
 
 
 def check(config: DictConfig) -> None:
-    """Finds settings that cannot work before any data is read.
+    """Check values of a configuration before any data is read.
 
     Raises:
-        ValueError: One sentence that names the key, its value and what it must be.
+        ValueError: A value is invalid; the message is one sentence with the key, its value and the valid values.
     """
     rate = OmegaConf.select(config, "optimizer.lr")
     if not _is_number(rate) or rate <= 0:
@@ -189,15 +189,15 @@ def check(config: DictConfig) -> None:
     for keys, least in ((COUNTS, 1), (COUNTS_OR_ZERO, 0)):
         for key, value, each in _given(config, keys):
             if not isinstance(each, int) or isinstance(each, bool) or each < least:
-                allowed = f"a whole number {'above 0' if least else 'from 0 on'}"
-                raise ValueError(f"{key} is {_typed(value)}; it must be {allowed}")
+                allowed = f"a whole number {'above 0' if least else 'of 0 or more'}"
+                raise ValueError(f"{key} is {_yaml(value)}; it must be {allowed}")
     if config.eval.bootstrap > MOST_RESAMPLES:
         raise ValueError(f"eval.bootstrap is {config.eval.bootstrap}; it must be {MOST_RESAMPLES} or less")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     if not isinstance(every, int) or every < 1 or epochs % every:
         raise ValueError(
             f"trainer.check_val_every_n_epoch is {every!r}; it must be a whole number that divides "
-            f"trainer.max_epochs={epochs}, so that the last epoch is measured"
+            f"trainer.max_epochs={epochs}, so that the last epoch is validated"
         )
     if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
@@ -207,12 +207,12 @@ def check(config: DictConfig) -> None:
     for key, value, each in _given(config, RANGES):
         allowed, below = RANGES[key]
         if not (_is_number(each) and 0 <= each < below):
-            raise ValueError(f"{key} is {_typed(value)}; it must be {allowed}")
+            raise ValueError(f"{key} is {_yaml(value)}; it must be {allowed}")
     for key, names in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in names:
-            listed = " or ".join(_typed(name) for name in names)
-            raise ValueError(f"{key} is {_typed(value)}; it must be {listed}")
+            listed = " or ".join(_yaml(name) for name in names)
+            raise ValueError(f"{key} is {_yaml(value)}; it must be {listed}")
     if config.resume is not None and not isinstance(config.resume, str):
         raise ValueError(f"resume is {config.resume!r}; it must be auto or a run's last.ckpt")
     if config.resume and Path(config.resume).is_dir():
@@ -224,7 +224,7 @@ def check(config: DictConfig) -> None:
 
 
 def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
-    """Of the keys that a configuration has: the key, its value, and the value or, of a list, each one in it."""
+    """For each key in a configuration: the key, its value, and the value or, for a list, each of its items."""
     for key in keys:
         value = plain(OmegaConf.select(config, key, default=_ABSENT))
         if isinstance(value, list) and key not in LISTS:
@@ -235,8 +235,8 @@ def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, 
             yield key, value, each
 
 
-def _typed(value: object) -> str:
-    """A value as it is written in yaml; words in quotes."""
+def _yaml(value: object) -> str:
+    """A value in yaml syntax; strings in quotes."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -12,10 +12,10 @@ WITHOUT_EFFECT = (
     *("resume", "tracking", "data.workers", "data.resident"),
     *("paths.output_dir", "paths.mlruns_dir", "paths.results_dir"),
 )
-"""Groups and keys that change no result: where it is saved, how it is tracked, how fast batches are made."""
+"""Groups and keys that change no result: output paths, tracking, loading of batches."""
 
 DATA_PATHS = ("data.path", "data.votes_path")
-"""Keys that say where the files of a data set are."""
+"""Keys with the paths of a data set's files."""
 
 
 def key_of(override: str) -> str:
@@ -24,23 +24,23 @@ def key_of(override: str) -> str:
 
 
 def is_under(key: str, *names: str) -> bool:
-    """Whether a key is one of these keys or groups, or lies inside of one: `paths.data_dir` inside of `paths`."""
+    """Whether a key is one of these keys or groups, or inside one of them, as `paths.data_dir` in `paths`."""
     return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in names)
 
 
 def without(overrides: Iterable[str], *names: str) -> list[str]:
-    """The overrides that set nothing in these keys and groups, in their order."""
+    """The overrides without those of these keys and groups, in their order."""
     return [override for override in overrides if not is_under(key_of(override), *names)]
 
 
 def value_of(overrides: Iterable[str], key: str) -> str | None:
-    """The value that a key gets, None where no override sets it; of several the last counts."""
+    """The value of a key, None if no override sets it; the last of several counts."""
     values = [override.partition("=")[2] for override in overrides if key_of(override) == key]
     return values[-1] if values else None
 
 
 def still_valid(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
-    """The earlier overrides that no later one replaces: by its key, or by choosing the group of its key anew."""
+    """The earlier overrides that no later one replaces, by its key or by the group of its key."""
     replaced = {key_of(override) for override in later}
     return [o for o in earlier if not {key_of(o), key_of(o).partition(".")[0]} & replaced]
 
@@ -51,9 +51,9 @@ def updated(earlier: Iterable[str], later: Sequence[str]) -> list[str]:
 
 
 def defining(overrides: Iterable[str]) -> list[str]:
-    """The overrides that decide the result of a training, sorted; `seed=0` is the default and left out."""
-    kept = without(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
-    return sorted(override for override in kept if override != "seed=0")
+    """The overrides that affect the result of a training, sorted, without the default `seed=0`."""
+    effective = without(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
+    return sorted(override for override in effective if override != "seed=0")
 
 
 def without_folders(override: str) -> str:
@@ -63,12 +63,12 @@ def without_folders(override: str) -> str:
 
 
 def train_command(overrides: Iterable[str]) -> str:
-    """The command that repeats a run, ready to paste, without its passwords."""
+    """The shell command that repeats a run, with passwords redacted."""
     return redact(shlex.join(["python", "train.py", *overrides]))
 
 
 def verb_command(verb: str, arguments: Iterable[str]) -> str:
-    """The command that repeats a verb, ready to paste, without its passwords."""
+    """The shell command that repeats a subcommand, with passwords redacted."""
     return redact(shlex.join(["python", "-m", "fer_lightning", verb, *arguments]))
 
 

@@ -1,4 +1,4 @@
-"""Keeps passwords out of what is printed, logged and saved."""
+"""Removes passwords from text that is printed, logged or saved."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for the password in every URI."""
+    """Replace the password in every URI with `***`."""
     text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", text)
     return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def redact_hydra_files(folder: Path, sweep_dir: Path | None) -> None:
-    """Redacts the command line that Hydra saves.
+    """Redact the command line that Hydra saves.
 
     Args:
         folder: The run's folder, which holds `.hydra/`.

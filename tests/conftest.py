@@ -1,4 +1,4 @@
-"""What several rooms of tests share: composing the real conf/, tiny synthetic data, the real data where it is there."""
+"""Shared fixtures and helpers: composition of conf/, small synthetic runs, the real data if available."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from fer_lightning.run.resolvers import register_resolvers
 
 ROOT = Path(__file__).parents[1]
 
-settings.register_profile("ci", derandomize=True)  # a run that decides over a change must not depend on luck
+settings.register_profile("ci", derandomize=True)  # CI must be reproducible
 if os.environ.get("CI"):
     settings.load_profile("ci")
 REAL_DATA = Path(os.environ.get("FER_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -54,21 +54,21 @@ TINY = [
     "tracking=none",
     "eval.bootstrap=20",
 ]
-"""Overrides that make any run a matter of a second."""
+"""Overrides with which any run takes about a second."""
 
 Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_reaches_children() -> None:
-    """A shell starts what runs in the background with SIGINT ignored, and children would inherit that."""
+    """Shells start background jobs with SIGINT ignored, which child processes would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where FER2013 lies in data/, `data=auto` means another data set than elsewhere."""
+    """With FER2013 in data/, `data=auto` would be another data set than on other machines."""
     if find_fer2013("data"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FER_DATA_DIR", str(tmp_path_factory.mktemp("data")))
@@ -79,7 +79,7 @@ def _no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Compose]:
-    """Composes conf/ with overrides as `train.py` would, with all output below `tmp_path`."""
+    """Compose conf/ with overrides as `train.py` does, with all output below `tmp_path`."""
     register_resolvers()
 
     def compose_with(*overrides: str) -> DictConfig:
@@ -108,7 +108,7 @@ def composed(tmp_path: Path) -> Iterator[Compose]:
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server() -> None:
-    """Runs are tracked where the test says; `mlflow.set_tracking_uri` leaves its word to whatever comes after it."""
+    """Remove the tracking URI of an earlier test, which `mlflow.set_tracking_uri` leaves in the environment."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
@@ -126,26 +126,26 @@ def real_data() -> Path:
 
 
 def elsewhere(function: Callable[..., object], *arguments: object) -> multiprocessing.Process:
-    """Calls it in a new process, without the seconds of a fresh interpreter's imports.
+    """Start a function in a new process, without the seconds of importing the package.
 
-    A forked copy of this process would hang in PyTorch: the threads of its pool are not copied with it.
+    A fork of this process would hang in PyTorch: the threads of its pool are not copied.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fer_lightning.run.train"])
     process = context.Process(target=function, args=arguments, daemon=True)
-    with pytest.MonkeyPatch.context() as patch:  # it would run the main script anew, which Streamlit's tests replace
+    with pytest.MonkeyPatch.context() as patch:  # else it would run the main script, which Streamlit's tests replace
         patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
         process.start()
     return process
 
 
 draw_faces_once = functools.cache(synthetic.draw_faces)
-"""For tests that open the same synthetic faces many times."""
+"""For tests that read the same synthetic faces many times."""
 
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three finished runs on the same synthetic faces, whose checkpoints remember how they were typed."""
+    """Three finished runs on the same synthetic faces, with their overrides in the checkpoints."""
     from fer_lightning.reporting import figures
     from fer_lightning.run.job import Job
     from fer_lightning.run.train import train
@@ -158,19 +158,19 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "other_seed": ["model=sequential_cnn", "seed=1"],
         "flipped": ["model=custom_cnn", "eval=flip"],
     }.items():
-        typed = tuple(o for o in [*TINY, *choices] if not o.startswith("tracking"))
+        overrides = tuple(o for o in [*TINY, *choices] if not o.startswith("tracking"))
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
             patch.setattr(synthetic, "draw_faces", draw_faces_once)
-            patch.setattr(figures, "save", lambda figure, path: path)  # pictures take longer than the training
-            patch.setattr(Job, "current", classmethod(lambda cls, t=typed, n=name: Job({"model": n}, t, None)))
-            train(compose("config", overrides=[*typed, "tracking=none", f"paths.output_dir={folder / name}"]))
+            patch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
+            patch.setattr(Job, "current", classmethod(lambda cls, o=overrides, n=name: Job({"model": n}, o, None)))
+            train(compose("config", overrides=[*overrides, "tracking=none", f"paths.output_dir={folder / name}"]))
         runs.append(folder / name)
     return runs
 
 
 @contextmanager
 def tracking_server(folder: Path, backend: str, port: int | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """An `mlflow server` over a database, on a free port unless one is given: its URL, and a function that kills it."""
+    """Run an `mlflow server` over a database, by default on a free port; yield its URL and a function to kill it."""
     port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "artifacts")]
@@ -200,7 +200,7 @@ def tracking_server(folder: Path, backend: str, port: int | None = None) -> Iter
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -208,7 +208,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def postgresql() -> Iterator[str]:
-    """The URL of a database of a server that lives as long as the test."""
+    """The URL of a database on a temporary PostgreSQL server."""
     pytest.importorskip("psycopg", reason="needs PostgreSQL's driver: pip install 'psycopg[binary]'")
     found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
     if found is None:
@@ -236,7 +236,7 @@ def postgresql() -> Iterator[str]:
 
 
 def described(folder: Path, **changes: object) -> Path:
-    """Writes the files beside a `model.onnx` that make a bundle of it."""
+    """Write the other files of a bundle beside its `model.onnx`."""
     graph = {"file": "model.onnx", "sha256": sha256((folder / "model.onnx").read_bytes()).hexdigest()}
     description = {
         "format": 1,
@@ -255,7 +255,7 @@ def described(folder: Path, **changes: object) -> Path:
 
 @pytest.fixture(scope="session")
 def small_network() -> FERNetwork:
-    """A network with random weights whose answers differ between pictures."""
+    """A network with random weights whose predictions differ between images."""
     torch.manual_seed(0)
     model = {"_target_": "fer_lightning.models.small_resnet.SmallResNet", "image_size": 48, "channels": 1}
     widths = {"widths": [8, 16], "depths": [1, 1], "stem_stride": 2, "mean": 0.5, "std": 0.25}
@@ -266,7 +266,7 @@ def small_network() -> FERNetwork:
 
 @pytest.fixture(scope="session")
 def small_bundle(small_network: FERNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of that network's bundle; nobody changes it."""
+    """The folder of that network's bundle; tests must not change it."""
     folder = tmp_path_factory.mktemp("bundle")
     graphs.write_onnx(small_network, folder / "model.onnx", channels=1, size=48)
     return described(folder)

@@ -1,7 +1,7 @@
-"""Inputs that are not what they should be, for everything that reads foreign bytes or words, and what may come of them.
+"""Malformed inputs for every reader of files and command lines, and the errors that each may raise.
 
-Each either works or is refused as its room promises: by its own class of error with one sentence, or by an exit status
-with a line on stderr. `test_malformed.py` feeds a few of each kind, `benchmarks/malformed.py` thousands.
+Each input is either accepted or refused: by the reader's own error class with one sentence, or by an exit status with a
+line on stderr. `test_malformed.py` tests a few of each kind, `benchmarks/malformed.py` thousands.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ from fer_lightning.training.module import FERModule, load_module
 
 CONF = Path(__file__).parents[1] / "conf"
 SECONDS = 20
-"""An input that takes longer hangs."""
+"""Time limit of an input."""
 
 
 class Hang(BaseException):
-    """An input took too long."""
+    """An input exceeded the time limit."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that reads what others wrote.
+    """A reader of untrusted input.
 
     Attributes:
-        name: For tables.
-        inputs: What is fed to it, malformed as a rule.
-        feed: Takes an input and an empty folder; returns where the input was accepted.
-        refusals: What it may raise instead, with one sentence.
+        name: Name in tables.
+        inputs: Its inputs, most of them malformed.
+        feed: Function of an input and an empty folder that returns if the input is accepted.
+        refusals: Errors that it may raise otherwise, with one sentence.
     """
 
     name: str
@@ -86,26 +86,26 @@ class Target:
     refusals: tuple[type[BaseException], ...]
 
     def accepts(self, given: Any) -> bool:
-        """Whether an input is accepted; raises what must not be."""
+        """Whether an input is accepted; any error that is not a refusal is raised."""
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), limited(SECONDS):
             try:
                 self.feed(given, Path(folder))
             except self.refusals as refusal:
-                said = str(refusal)
-                assert 8 < len(said) < 5000, said
-                assert "Traceback" not in said, said
+                message = str(refusal)
+                assert 8 < len(message) < 5000, message
+                assert "Traceback" not in message, message
                 return False
             return True
 
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raises `Hang` in what is called for longer than so many seconds."""
+    """Raise `Hang` after this many seconds."""
 
-    def ring(*_: Any) -> None:
+    def on_alarm(*_: Any) -> None:
         raise Hang(f"over {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, on_alarm)
     signal.alarm(seconds)
     try:
         yield
@@ -114,7 +114,7 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-# ------------------------------------------------------------------ ways to be malformed
+# ------------------------------------------------------------------ malformed values
 
 odd_integers = st.sampled_from([-1, 0, 1, 2, 3, 255, 2**16, 2**31 - 1, 2**31, 10**9, 2**63, 2**64, -(2**63)])
 odd_texts = st.sampled_from(
@@ -128,17 +128,17 @@ odd_values: SearchStrategy[Any] = st.one_of(
     st.builds(list), st.builds(dict), st.lists(odd_integers, max_size=3), st.builds(lambda: nested(4)),
     st.builds(lambda: nested(900)),
 )  # fmt: skip
-"""Lists and dicts are new each time, since `spoilt` writes into them."""
+"""Lists and dicts are new each time, since `corrupted` modifies them."""
 
 
 def nested(depth: int) -> list[Any]:
-    """An empty list in a list in a list."""
+    """An empty list nested in lists."""
     return functools.reduce(lambda inner, _: [inner], range(depth - 1), [])
 
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Bytes with flipped bits, cuts, holes, repetitions and other numbers in them."""
+    """Bytes with flipped bits, truncated, with parts removed, repeated or replaced by numbers or noise."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 5))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -161,28 +161,28 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 @st.composite
-def spoilt(draw: st.DrawFn, whole: Any) -> Any:
-    """Nested lists and dicts in which something is missing, added or of another kind."""
-    made = copy.deepcopy(whole)
+def corrupted(draw: st.DrawFn, whole: Any) -> Any:
+    """Nested lists and dicts in which an item is missing, added or of another type."""
+    result = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 3))):
-        place = made
+        node = result
         while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
             if not keys:
                 break
             key = draw(st.sampled_from(keys))
-            if isinstance(place[key], (dict, list)) and place[key] and draw(st.integers(0, 3)):
-                place = place[key]
+            if isinstance(node[key], (dict, list)) and node[key] and draw(st.integers(0, 3)):
+                node = node[key]
                 continue
-            what = draw(st.sampled_from(["change", "change", "drop", "add"]))
-            if what == "drop":
-                del place[key]
-            elif what == "add" and isinstance(place, dict):
-                place[draw(odd_texts)] = draw(odd_values)
+            action = draw(st.sampled_from(["change", "change", "drop", "add"]))
+            if action == "drop":
+                del node[key]
+            elif action == "add" and isinstance(node, dict):
+                node[draw(odd_texts)] = draw(odd_values)
             else:
-                place[key] = draw(odd_values)
+                node[key] = draw(odd_values)
             break
-    return made
+    return result
 
 
 # ------------------------------------------------------------------ data sets
@@ -193,10 +193,10 @@ GOOD_CSV = "emotion,pixels,Usage\n" + "".join(f"{n},{ROW},{usage}\n" for n, usag
 
 @st.composite
 def csv_texts(draw: st.DrawFn) -> bytes:
-    """Text like FER2013's csv, with unusual fields."""
+    """Text in the format of FER2013's csv, with invalid fields."""
     emotions = st.sampled_from(["0", "6", "7", "-1", "", "3.0", "x" * 99, "٣", '"1"'])
-    words = st.sampled_from(["0", "255", "256", "-1", "1.5", "", "0000001", "9" * 400, "٣", "nan", "\0", "\t"])
-    pixels = st.one_of(st.just(ROW), st.just(""), words, words.map(lambda word: ROW[:-1] + word), st.just(ROW + " 1"))
+    numbers = st.sampled_from(["0", "255", "256", "-1", "1.5", "", "0000001", "9" * 400, "٣", "nan", "\0", "\t"])
+    pixels = st.one_of(st.just(ROW), st.just(""), numbers, numbers.map(lambda n: ROW[:-1] + n), st.just(ROW + " 1"))
     usages = st.sampled_from([*USAGES, "Train", "", "Training\0", "\xa0Training"])
     fields = st.tuples(emotions, pixels, usages).map(",".join)
     junk = st.sampled_from([",,", "", ",", "\x00", ",,,,,,", "\ufeff", '"']) | st.text(max_size=30)
@@ -225,7 +225,7 @@ packed_csvs = st.one_of(
 )
 
 
-def picture(kind: str = "PNG", mode: str = "L", size: tuple[int, int] = (20, 20), **options: Any) -> bytes:
+def image(kind: str = "PNG", mode: str = "L", size: tuple[int, int] = (20, 20), **options: Any) -> bytes:
     file = io.BytesIO()
     shades = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1])
     Image.fromarray(shades).convert(mode).save(file, kind, **options)
@@ -247,7 +247,7 @@ member_names = st.sampled_from(
         ),
     ]
 ) | st.text(max_size=8)
-contents = st.sampled_from([GOOD_CSV.encode(), picture(), b""]) | csv_texts() | damaged(picture())
+contents = st.sampled_from([GOOD_CSV.encode(), image(), b""]) | csv_texts() | damaged(image())
 
 
 @st.composite
@@ -256,7 +256,7 @@ def zips(draw: st.DrawFn) -> bytes:
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
     with zipfile.ZipFile(file, "w") as archive:
         for name in draw(st.lists(member_names, max_size=4, unique=True)):
-            with contextlib.suppress(UnicodeEncodeError, IndexError):  # of names that cannot be
+            with contextlib.suppress(UnicodeEncodeError, IndexError):  # invalid names
                 archive.writestr(name, draw(contents), draw(st.sampled_from(methods)))
     return draw(st.just(file.getvalue()) | damaged(file.getvalue()))
 
@@ -306,36 +306,36 @@ def feed_votes(content: bytes, folder: Path) -> None:
     assert faces.votes.shape == (3, 10)
 
 
-# ------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------ images
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header says so, with hardly any pixels."""
+    """A PNG whose header claims this size, with few pixels."""
     head = struct.pack(">IIBBBBB", width & 0xFFFFFFFF, height & 0xFFFFFFFF, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     chunks = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-pictures = st.one_of(
+images = st.one_of(
     st.binary(max_size=100),
     st.builds(png_of_size, odd_integers, odd_integers),
-    *(damaged(picture(kind)) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF")),
-    *(damaged(picture("TIFF", mode)) for mode in ("I;16", "F", "CMYK")),
-    damaged(picture("JPEG", "RGB", progressive=True)),
-    damaged(picture("PNG", "P", transparency=3)),
+    *(damaged(image(kind)) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF")),
+    *(damaged(image("TIFF", mode)) for mode in ("I;16", "F", "CMYK")),
+    damaged(image("JPEG", "RGB", progressive=True)),
+    damaged(image("PNG", "P", transparency=3)),
 )
 
 
-def feed_picture(content: bytes, folder: Path) -> None:
+def feed_image(content: bytes, folder: Path) -> None:
     pixels = read_image(content)
     assert pixels.ndim == 2 or pixels.shape[2] == 3
 
 
-def feed_picture_of_a_set(content: bytes, folder: Path) -> None:
+def feed_image_of_a_set(content: bytes, folder: Path) -> None:
     for name in EMOTIONS:
         (folder / "set" / "train" / name).mkdir(parents=True)
-        (folder / "set" / "train" / name / "1.png").write_bytes(picture())
+        (folder / "set" / "train" / name / "1.png").write_bytes(image())
     (folder / "set" / "train" / "sad" / "2.png").write_bytes(content)
     read_faces(folder / "set", cache=False, on_error="skip")
     read_faces(folder / "set", cache=False, image_size=16, channels=1)
@@ -357,12 +357,12 @@ def good_cache() -> dict[str, bytes]:
 
 @st.composite
 def caches(draw: st.DrawFn) -> dict[str, bytes]:
-    """Damaged caches; of some the checksums are right all the same."""
+    """Damaged caches, some of them with correct checksums."""
     files = dict(good_cache())
     about = json.loads(files["about.json"])
     name = draw(st.sampled_from(sorted(files)))
     if name == "about.json":
-        files[name] = draw(damaged(files[name]) | spoilt(about).map(_as_json))
+        files[name] = draw(damaged(files[name]) | corrupted(about).map(_as_json))
         return files
     files[name] = draw(damaged(files[name]) | st.builds(npy, st.lists(odd_integers, max_size=3)))
     if draw(st.booleans()):
@@ -372,7 +372,7 @@ def caches(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 def npy(shape: list[int], kind: str = "|O") -> bytes:
-    """A .npy file that claims a shape, of pickled objects."""
+    """A .npy header that claims a shape, of pickled objects."""
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {tuple(shape)!r}}}".encode().ljust(118) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
@@ -389,7 +389,7 @@ def feed_cache(files: dict[str, bytes], folder: Path) -> None:
         (folder / name).write_bytes(content)
     faces = load(folder)
     if faces is None:
-        raise DataError("made anew from its source")
+        raise DataError("built again from its source")
     assert faces.labels.max() < len(faces.classes)
     np.asarray(faces.images).sum()
 
@@ -421,7 +421,7 @@ HYPERPARAMETERS = {
 
 @functools.cache
 def good_checkpoint() -> dict[str, Any]:
-    """What Lightning saves of an untrained net."""
+    """The checkpoint that Lightning saves of an untrained network."""
     module = FERModule(**HYPERPARAMETERS)
     module.history = [{"epoch": 1, "val/accuracy": 0.5}]
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
@@ -449,7 +449,7 @@ def checkpoints(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 2)) == 0:
         return draw(damaged(saved(whole)) | st.binary(max_size=50))
     part = draw(st.sampled_from(["hyper_parameters", "hyper_parameters", "state_dict", "history", None]))
-    content = draw(spoilt(whole)) if part is None else {**whole, part: draw(spoilt(whole[part]))}
+    content = draw(corrupted(whole)) if part is None else {**whole, part: draw(corrupted(whole[part]))}
     try:
         return saved(content)
     except (RecursionError, OverflowError, UnicodeEncodeError, TypeError, ValueError):
@@ -477,7 +477,7 @@ def weights(draw: st.DrawFn) -> tuple[str, bytes]:
     ending = draw(st.sampled_from(sorted(good)))
     if ending != ".safetensors" and draw(st.booleans()):
         with contextlib.suppress(Exception):
-            return ending, saved(draw(spoilt(dict(tensors))))
+            return ending, saved(draw(corrupted(dict(tensors))))
     return ending, draw(damaged(good[ending]))
 
 
@@ -492,16 +492,16 @@ def feed_weights(given: tuple[str, bytes], folder: Path) -> None:
 
 @functools.cache
 def graph() -> bytes:
-    """The ONNX file of a net with one layer."""
+    """The ONNX file of a network with one layer."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    net = helper.make_graph(
+    network = helper.make_graph(
         [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["logits"])],
         "net",
         [helper.make_tensor_value_info("image", kind, ["batch", 1, 8, 8])],
         [helper.make_tensor_value_info("logits", kind, ["batch", 3])],
         [helper.make_tensor("w", kind, [64, 3], np.linspace(-1, 1, 192).tolist())],
     )
-    model = helper.make_model(net, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = helper.make_model(network, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     content: bytes = model.SerializeToString()
     return content
 
@@ -519,9 +519,9 @@ def description(content: bytes) -> dict[str, Any]:
 def bundles(draw: st.DrawFn) -> dict[str, bytes] | bytes:
     """The files of a bundle's folder, or its zip."""
     content = draw(st.just(graph()) | damaged(graph()))
-    told = description(content)
+    valid = description(content)
     files = {
-        "bundle.json": draw(spoilt(told).map(_as_json) | st.just(_as_json(told)) | damaged(_as_json(told))),
+        "bundle.json": draw(corrupted(valid).map(_as_json) | st.just(_as_json(valid)) | damaged(_as_json(valid))),
         "model.onnx": content,
         "MODEL_CARD.md": draw(st.just(b"# net\n") | st.binary(max_size=9)),
     }
@@ -537,19 +537,19 @@ def bundles(draw: st.DrawFn) -> dict[str, bytes] | bytes:
 
 
 def feed_bundle(given: dict[str, bytes] | bytes, folder: Path) -> None:
-    place = folder / "bundle"
+    path = folder / "bundle"
     if isinstance(given, bytes):
-        place.write_bytes(given)
+        path.write_bytes(given)
     else:
-        place.mkdir()
+        path.mkdir()
         for name, content in given.items():
-            (place / name).write_bytes(content)
+            (path / name).write_bytes(content)
         choices_in(folder)
-    predictor = FERPredictor.load(place, threads=1)
+    predictor = FERPredictor.load(path, threads=1)
     predictor.predict(np.zeros((48, 48), np.uint8))
 
 
-# ------------------------------------------------------------------ what runs leave
+# ------------------------------------------------------------------ outputs of runs
 
 
 def table(rows: int = 4) -> bytes:
@@ -566,9 +566,9 @@ RECORD = {
 }
 RESUMED = {"settings": {"seed": 0}, "objective": [0.5, 1.0]}
 runs = st.one_of(
-    st.tuples(spoilt(RECORD).map(_as_json) | damaged(_as_json(RECORD)), st.just(table()), st.just(b"")),
+    st.tuples(corrupted(RECORD).map(_as_json) | damaged(_as_json(RECORD)), st.just(table()), st.just(b"")),
     st.tuples(st.just(_as_json(RECORD)), damaged(table()), st.just(b"")),
-    st.tuples(st.just(_as_json(RECORD)), st.just(table()), spoilt(RESUMED).map(_as_json) | st.binary(max_size=40)),
+    st.tuples(st.just(_as_json(RECORD)), st.just(table()), corrupted(RESUMED).map(_as_json) | st.binary(max_size=40)),
 )
 
 
@@ -611,43 +611,43 @@ KEYS = [
     *("augmentation", "protocol", "finetune", "experiment", "paths.results_dir", "trainer.on_nan", "trainer.devices"),
     *("model._target_", "loss._target_", "eval.views._target_", "data.source._target_", "callbacks.ema.decay"),
 ]
-GOOD_WORDS = [
+VALID_CHOICES = [
     *("model=vgg", "loss=focal", "scheduler=plateau", "augmentation=strong", "callbacks=ema", "finetune=frozen"),
     *("eval=tta", "protocol=kfold", "trainer=cpu", "model=timm", "experiment=custom_cnn", "data=folder"),
 ]
-typed_values = st.one_of(
+override_values = st.one_of(
     st.sampled_from(["", "0", "-1", "1", "nan", "inf", "null", "true", "[1,2]", "{a:1}", "'", "x", "auto", "1e-3"]),
     st.sampled_from(
         ["os.system", "1,2", "choice(1,2)", "${seed}", "${nothing}", "???", "../..", "~nobody/x", "a" * 900, "9" * 40]
     ),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
 )
-typed_words = st.one_of(
-    st.builds("{}={}".format, st.sampled_from(KEYS), typed_values),
-    st.builds("{}{}={}".format, st.sampled_from("+~"), st.sampled_from(KEYS), typed_values),
-    st.sampled_from(GOOD_WORDS),
+override_texts = st.one_of(
+    st.builds("{}={}".format, st.sampled_from(KEYS), override_values),
+    st.builds("{}{}={}".format, st.sampled_from("+~"), st.sampled_from(KEYS), override_values),
+    st.sampled_from(VALID_CHOICES),
     st.builds(
-        "{}={}".format, st.sampled_from(["optimiser.lr", "model.widht", "trainer", "modle", "a.b.c"]), typed_values
+        "{}={}".format, st.sampled_from(["optimiser.lr", "model.widht", "trainer", "modle", "a.b.c"]), override_values
     ),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
 )
 
 
 class ReachedDataError(Exception):
-    """All checks before the data are passed."""
+    """All checks before reading data have passed."""
 
 
-def feed_training(words: list[str], folder: Path) -> None:
-    """All that train.py does before it reads data."""
-    words = overrides_last(words)
-    if any(word.startswith("-") for word in words):
+def feed_training(arguments: list[str], folder: Path) -> None:
+    """Run train.py up to reading data."""
+    arguments = overrides_last(arguments)
+    if any(argument.startswith("-") for argument in arguments):
         return  # a flag is for Hydra's own parser
     register_resolvers()
     GlobalHydra.instance().clear()
-    check_words(CONF, words)
+    check_words(CONF, arguments)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        where = [f"paths.output_dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
-        config = compose("config", [*words, *where])
+        outputs = [f"paths.output_dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
+        config = compose("config", [*arguments, *outputs])
     with mock.patch("fer_lightning.run.train.prepare_data", side_effect=ReachedDataError):
         try:
             train(config)
@@ -655,14 +655,14 @@ def feed_training(words: list[str], folder: Path) -> None:
             return
 
 
-VERB_WORDS = {
+VERB_ARGUMENTS = {
     "app": ["--port", "--model", "--address", "99999999", "-1", "x", "nowhere.ckpt"],
     "audit": ["predictions=nowhere", "predictions=", "data=fer2013", "data.path=nowhere", "data=x", "write"],
     "baselines": ["write", "run", "nothing", "--seeds", "x", "--minutes", "-1", "--seeds=", "--minutes=x"],
     "leaks": ["write", "x", "protocol=official", "run -"],
     "predict": ["--whole", "--detect", "--fps", "--out", "--format", "--graph", "--model", "--detector", "x.png", "-"],
 }
-CHECKPOINT_WORDS = [
+CHECKPOINT_ARGUMENTS = [
     *(
         "checkpoint=",
         "checkpoint=nowhere",
@@ -679,43 +679,43 @@ CHECKPOINT_WORDS = [
 
 
 @st.composite
-def verb_words(draw: st.DrawFn) -> list[str]:
+def verb_arguments(draw: st.DrawFn) -> list[str]:
     name = draw(st.sampled_from([*VERBS, "predict", "nothing"]))
-    known = st.sampled_from(VERB_WORDS.get(name, CHECKPOINT_WORDS))
-    words = draw(st.lists(known | typed_words, max_size=5))
+    known = st.sampled_from(VERB_ARGUMENTS.get(name, CHECKPOINT_ARGUMENTS))
+    arguments = draw(st.lists(known | override_texts, max_size=5))
     if name == "audit":
-        words.append("data=fer2013")
-    if name in ("baselines", "leaks") and "run" in words:
-        words += ["nothing"]  # and never a training
-    if name == "predict" and "-" in words:
-        words.remove("-")
-    return [name, *words]
+        arguments.append("data=fer2013")
+    if name in ("baselines", "leaks") and "run" in arguments:
+        arguments += ["nothing"]  # starts no training
+    if name == "predict" and "-" in arguments:
+        arguments.remove("-")
+    return [name, *arguments]
 
 
-def feed_verb(words: list[str], folder: Path) -> None:
+def feed_verb(arguments: list[str], folder: Path) -> None:
     (folder / "junk.ckpt").write_bytes(b"junk")
-    (folder / "x.png").write_bytes(picture())
+    (folder / "x.png").write_bytes(image())
     register_resolvers()
-    said = io.StringIO()
+    stderr = io.StringIO()
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stderr(stderr),
         mock.patch("fer_lightning.app.command.serve", return_value=0),
         mock.patch("fer_lightning.studies.baselines.command.write"),
         mock.patch("fer_lightning.studies.leaks.write"),
         mock.patch("subprocess.Popen", side_effect=AssertionError("a process was started")),
     ):
         try:
-            status = verb(words)
+            status = verb(arguments)
         except SystemExit as stop:
             status = int(stop.code or 0)
-    assert "Traceback" not in said.getvalue()
+    assert "Traceback" not in stderr.getvalue()
     if status:
         assert status in (1, 2)
-        raise ValueError(said.getvalue() or "it printed its help")
+        raise ValueError(stderr.getvalue() or "it printed its help")
 
 
-# ------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------ all readers
 
 TARGETS = [
     Target("FER2013's csv", csvs, feed_csv, (DataError,)),
@@ -723,8 +723,8 @@ TARGETS = [
     Target("zip archives", zips(), feed_archive, (DataError,)),
     Target("tar archives", tars(), feed_archive, (DataError,)),
     Target("FER+ votes", votes(), feed_votes, (DataError,)),
-    Target("images of a data set", pictures, feed_picture_of_a_set, (DataError,)),
-    Target("images to predict", pictures, feed_picture, (PictureError,)),
+    Target("images of a data set", images, feed_image_of_a_set, (DataError,)),
+    Target("images to predict", images, feed_image, (PictureError,)),
     Target("caches", caches(), feed_cache, (DataError,)),
     Target("checkpoints", checkpoints(), feed_checkpoint, (ValueError,)),
     Target("weights", weights(), feed_weights, (ValueError,)),
@@ -732,9 +732,9 @@ TARGETS = [
     Target("records and tables", runs, feed_run, (ValueError,)),
     Target(
         "arguments of train.py",
-        st.lists(typed_words, min_size=1, max_size=4),
+        st.lists(override_texts, min_size=1, max_size=4),
         feed_training,
         (ValueError, CompactHydraException),
     ),
-    Target("arguments of fer_lightning", verb_words(), feed_verb, (ValueError,)),
+    Target("arguments of fer_lightning", verb_arguments(), feed_verb, (ValueError,)),
 ]

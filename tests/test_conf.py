@@ -1,6 +1,6 @@
-"""Every option of every group is composed, built and run; found by listing conf/, so that none can be forgotten.
+"""Every option of every group in conf/ is composed, built and run.
 
-Searches are run in tests/studies/test_study_report.py, as sweeps.
+Searches are run as sweeps in tests/studies/test_study_report.py.
 """
 
 import re
@@ -18,8 +18,8 @@ CONF = ROOT / "conf"
 NOT_RUN_HERE = {
     ("trainer", "gpu"): "needs a GPU",
     ("trainer", "ddp"): "starts processes of its own: tests/training/test_ddp.py",
-    ("data", "fer2013"): "read from real and written files in tests/data",
-    ("data", "folder"): "read from written folders in tests/data",
+    ("data", "fer2013"): "read from real and generated files in tests/data",
+    ("data", "folder"): "read from generated folders in tests/data",
     ("loss", "distillation"): "needs a teacher: tests/training/test_distillation.py",
     ("callbacks", "distillation"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "vggnet_tuned"): "needs a trained vggnet: tests/test_recipes.py",
@@ -27,9 +27,9 @@ NOT_RUN_HERE = {
     ("experiment", "ours_cpu_student"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "born_again_mobile"): "needs a teacher: tests/training/test_distillation.py",
     ("experiment", "taught_mobile"): "needs a teacher: tests/training/test_distillation.py",
-    ("experiment", "pruned_mobile"): "needs a net that was cut: tests/studies/test_prune.py",
+    ("experiment", "pruned_mobile"): "needs a pruned model: tests/studies/test_prune.py",
 }
-NEEDED = {
+EXTRA = {
     ("model", "timm"): ["model.name=resnet10t"],
     ("model", "vgg"): ["model.width=8"],
     ("model", "vgg19"): ["model.width=8", "model.image_size=32"],
@@ -43,7 +43,7 @@ NEEDED = {
     ("experiment", "convnext_tiny"): ["model.name=test_convnext", "model.image_size=32"],
     ("experiment", "resnet18"): ["model.name=resnet10t"],
 }
-"""What an option lacks, or makes a miniature of a large network; experiments take those of their model as well."""
+"""Overrides that an option needs, or that shrink a large network; experiments also take those of their model."""
 
 
 def options() -> list[tuple[str, str]]:
@@ -55,18 +55,18 @@ def options() -> list[tuple[str, str]]:
 
 
 def overrides_for(group: str, option: str) -> list[str]:
-    chosen = [f"{group}={option}", *NEEDED.get((group, option), [])]
+    overrides = [f"{group}={option}", *EXTRA.get((group, option), [])]
     if group == "experiment":
         text = (CONF / group / f"{option}.yaml").read_text()
         models = re.findall(r"override /model: (\w+)", text)  # none: that of another experiment
-        needed = [] if (group, option) in NEEDED else [n for model in models for n in NEEDED.get(("model", model), [])]
-        fetches = ["model.pretrained=false"] if "pretrained: true" in text else []
-        return [*chosen, *needed, *fetches, "data=synthetic"]
-    return chosen
+        extra = [] if (group, option) in EXTRA else [o for model in models for o in EXTRA.get(("model", model), [])]
+        no_download = ["model.pretrained=false"] if "pretrained: true" in text else []
+        return [*overrides, *extra, *no_download, "data=synthetic"]
+    return overrides
 
 
 @pytest.mark.parametrize(("group", "option"), options(), ids=lambda value: value)
-def test_option_says_what_it_is(group: str, option: str) -> None:
+def test_option_has_a_description(group: str, option: str) -> None:
     text = (CONF / group / f"{option}.yaml").read_text()
     first = next(line for line in text.splitlines() if "@package" not in line)
     assert first.startswith("# ")
@@ -84,7 +84,7 @@ def test_option_composes_and_passes_the_checks(composed, group: str, option: str
 def test_option_runs(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, option: str) -> None:
     if (group, option) in NOT_RUN_HERE:
         pytest.skip(NOT_RUN_HERE[group, option])
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)  # pictures take longer than the training
+    monkeypatch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     tiny = [o for o in TINY if not (group == "tracking" and o == "tracking=none")]
     if group == "data":

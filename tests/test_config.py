@@ -7,12 +7,12 @@ from fer_lightning.config import build, flatten, plain
 
 
 def test_build_calls_the_target_with_its_keys() -> None:
-    made = build({"_target_": "torch.optim.SGD", "lr": 0.5}, [torch.nn.Parameter(torch.zeros(1))])
-    assert isinstance(made, torch.optim.SGD)
-    assert made.param_groups[0]["lr"] == 0.5
+    optimizer = build({"_target_": "torch.optim.SGD", "lr": 0.5}, [torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_build_prepares_a_partial_call() -> None:
+def test_build_returns_a_partial() -> None:
     views = build({"_target_": "fer_lightning.models.tta.shifts", "_partial_": True, "shift": 0.5})
     assert len(views(torch.zeros(1, 1, 4, 4))) == 10
 
@@ -30,12 +30,12 @@ def test_build_prepares_a_partial_call() -> None:
         "None",
     ],
 )
-def test_build_honours_only_what_is_defined_here(target: str) -> None:
+def test_build_refuses_targets_outside_of_the_allowed_packages(target: str) -> None:
     with pytest.raises(ValueError, match="not allowed"):
         build({"_target_": target})
 
 
-def test_build_names_keys_that_do_not_fit() -> None:
+def test_build_names_unknown_keys() -> None:
     with pytest.raises(ValueError, match=r"MixUp.*alpha"):
         build({"_target_": "fer_lightning.data.augmentation.mixing.MixUp", "alpa": 0.2})
 
@@ -45,7 +45,7 @@ def test_flatten_and_plain() -> None:
     assert flatten(plain(config)) == {"a.b": 1, "c": [1, 2], "d": 1}
 
 
-def test_flags_may_stand_anywhere() -> None:
-    typed = ["model=vgg", "-m", "optimizer.lr=1e-4,3e-4", "--cfg", "job", "+a=1", "~debug", "--config-dir=x"]
+def test_flags_may_be_anywhere() -> None:
+    arguments = ["model=vgg", "-m", "optimizer.lr=1e-4,3e-4", "--cfg", "job", "+a=1", "~debug", "--config-dir=x"]
     ordered = ["-m", "--cfg", "job", "--config-dir=x", "model=vgg", "optimizer.lr=1e-4,3e-4", "+a=1", "~debug"]
-    assert overrides_last(typed) == ordered
+    assert overrides_last(arguments) == ordered

@@ -1,4 +1,4 @@
-"""Published recipes are what their sources' papers and code say; where one differs, its header tells of it."""
+"""Published recipes match their sources' papers and code; the header of a recipe states its differences."""
 
 import re
 from dataclasses import dataclass
@@ -26,22 +26,22 @@ from fer_lightning.studies.ensemble.recipe import RUNS
 
 EXPERIMENTS = ROOT / "conf" / "experiment"
 KHANZADA7 = ROOT / "conf" / "ensemble" / "khanzada7.yaml"
-PICTURE = 48  # the side of FER2013's pictures
+SIDE = 48  # of FER2013's images, in pixels
 
 
 @dataclass(frozen=True)
 class Differs:
-    """What is done otherwise on purpose: the source's value, the one here, and the header's words for it."""
+    """A deliberate difference: the source's value, the value here, and the header's text about it."""
 
     source: object
     here: object
-    told: str
+    stated: str
 
 
 PLAIN_LOSS = {"label_smoothing": 0.0, "class_weights": "none", "mixup": None}
 TEN_CROPS_OF_40 = {"views": 10, "view": 40, "average": "logits", "training_view": 40, "image_size": 40}
 TEN_CROPS_OF_44 = {"views": 10, "view": 44, "average": "logits", "training_view": 44, "image_size": 44}
-RANDOM_RESIZED_CROP = Differs("80 to 100% of the area", 0.1, "cuts out 80 to 100% of the area")
+RANDOM_RESIZED_CROP = Differs("80 to 100% of the area", 0.1, "crops 80 to 100% of the area")
 
 USEF_KH = {
     "optimizer": "SGD", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "batch_size": 64,
@@ -65,7 +65,7 @@ FER_PLUS = {
     "optimizer": "SGD", "lr": Differs(0.05, 0.005, "CNTK's momentum multiplies the gradient by 1 - 0.9"),
     "momentum": 0.9, "batch_size": 32, "epochs": 100, "schedule": "step", "every": 20,
     "factor": Differs("1/2, then 1/10", 0.5, "learning rate halves every 20 epochs"), "image_size": 64, "flip": 0.5,
-    "rotation": 20, "shift": 0.08, "zoom": 0.05, "pixels": Differs("equalised", (0.0, 1.0), "no unit deviation"),
+    "rotation": 20, "shift": 0.08, "zoom": 0.05, "pixels": Differs("equalised", (0.0, 1.0), "no unit standard"),
     "clip": None, "label_smoothing": 0.0, "mixup": None,
 }  # fmt: skip
 
@@ -90,9 +90,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "khanzada_resnet50": {
         **KERAS_VGGFACE,
-        "trunk": Differs("VGGFace2's", "resnet50.tv_in1k", "ImageNet weights in place of VGGFace2's"),
-        "pixels": Differs((0.0, 1.0), (0.485, 0.229), "in place of pixels in [0, 1]"),
-        "finetune": Differs("170 layers frozen", None, "all layers are trained, of which the source freezes"),
+        "trunk": Differs("VGGFace2's", "resnet50.tv_in1k", "ImageNet weights instead of VGGFace2's"),
+        "pixels": Differs((0.0, 1.0), (0.485, 0.229), "instead of pixels in [0, 1]"),
+        "finetune": Differs("170 layers frozen", None, "all layers are trained, the source freezes"),
     },
     "resmasknet": {
         "optimizer": "RAdam", "lr": 1e-4, "weight_decay": 1e-3, "decoupled": True, "batch_size": 48, "epochs": 50,
@@ -103,8 +103,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "emonext_tiny": {
         "optimizer": "AdamW", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 32, "epochs": 20,
-        "schedule": Differs("restarts", "cosine", "in place of restarts every 1,024 steps"), "warmup_steps": 128,
-        "stop": Differs(12, None, "no stop after 12 epochs without gain"), "clip": (1.0, "norm"),
+        "schedule": Differs("restarts", "cosine", "instead of restarts every 1,024 steps"), "warmup_steps": 128,
+        "stop": Differs(12, None, "no early stopping after 12 epochs"), "clip": (1.0, "norm"),
         "ema": Differs("0.99 every 16 steps", 0.9994, "1% at every 16th"), "drop_path": 0.1,
         "trunk": Differs("XL", "convnext_tiny.fb_in22k", "the tiny size"), "image_size": 224, "pixels": (0.0, 1.0),
         "channels": 3, "flip": 0.5, "rotation": 20, "shift": 0, "zoom": 0, "erasing": 0, "label_smoothing": 0.2,
@@ -121,7 +121,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{key: value for key, value in FER_PLUS.items() if key != "label_smoothing"}, "rule": "multi_target",
     },
 }  # fmt: skip
-"""By experiment: what its source has. A key that is missing is one of which the source says nothing."""
+"""By experiment: the settings of its source; a missing key is not stated by the source."""
 
 MEMBERS: dict[str, dict[str, Any]] = {
     "khanzada_five_layer_dropout_30": {"dropout": 0.3, "epochs": 300, "batch_size": 128, "class_weights": "none"},
@@ -139,27 +139,27 @@ MEMBERS: dict[str, dict[str, Any]] = {
     },
     "khanzada_vgg16": {
         **KERAS_VGGFACE,
-        "lr": Differs(0.01, 0.001, "0.01 moved new layers alone"),
+        "lr": Differs(0.01, 0.001, "0.01 trained only new layers"),
         "trunk": "vgg16.tv_in1k",  # without BatchNorm
         "hidden": Differs([4096, 1024], 1024, "keeps ImageNet's two layers of 4,096 and gets one of 1,024"),
     },
 }
 """As `RECIPES`, by member of khanzada7."""
 
-TOLD = {
+STATED = {
     "vggnet": ["all ten crops", "instead of half the time", "black", "centre crop", "vggnet_tuned"],
-    "vggnet_tuned": ["trained on Training alone"],
+    "vggnet_tuned": ["trained only on Training"],
     "lethesec_resnet18": [
-        *("in place of five", "instead of half the time", "black", "5x5", "4x4", "own class", "255 once"),
+        *("instead of five", "instead of half the time", "black", "5x5", "4x4", "true class", "255 once"),
     ],
     "wujie_vgg19": ["centre crop"],
     "wujie_resnet18": ["6x6", "4x4", "centre crop"],
     "khanzada_resnet50": ["without the slow decay of the rate", "no dropout before the first hidden layer"],
     "resmasknet": ["ten random ones", "black"],
-    "fer_plus_majority": ["dropout of 0.25 after each pooling", "skewed along one axis"],
+    "fer_plus_majority": ["dropout of 0.25 after each pooling", "shear along one axis"],
     "emonext_tiny": ["variance of attention", "upside-down", "centre crop", "last average", "black"],
 }
-"""Differences that no key shows, by the words of the header that tell of them."""
+"""Differences without a key, by the header's text about them."""
 
 TRUNKS = {
     "convnext_tiny": "convnext_tiny.fb_in22k_ft_in1k",
@@ -172,15 +172,15 @@ TRUNKS = {
     "resnet18": "resnet18.tv_in1k",
     "vit_small": "vit_small_patch16_224.augreg_in21k_ft_in1k",
 }
-"""Experiments that begin with weights of timm's, with the name that says which."""
+"""Experiments that start from weights of timm, with the name of the weights."""
 
 
 def settings(config: DictConfig) -> dict[str, object]:
-    """What a composed configuration does, by the keys of `RECIPES`."""
+    """The settings of a composed configuration, by the keys of `RECIPES`."""
     optimizer, scheduler, trainer = config.optimizer, config.scheduler, config.trainer
     policy, mix, model = config.augmentation.policy, config.augmentation.get("mix") or {}, config.model
     stopping, average = ((config.callbacks or {}).get(name) or {} for name in ("early_stopping", "ema"))
-    views = build(plain(config.eval.views))(torch.zeros(1, 1, PICTURE, PICTURE))
+    views = build(plain(config.eval.views))(torch.zeros(1, 1, SIDE, SIDE))
     mean, std = (value[0] if isinstance(value := plain(model)[key], list) else value for key in ("mean", "std"))
     return {
         "optimizer": optimizer["_target_"].rpartition(".")[2],
@@ -201,7 +201,7 @@ def settings(config: DictConfig) -> dict[str, object]:
         "class_weights": config.loss.get("class_weights"),
         "mixup": mix.get("alpha"),
         **{key: policy[key] for key in ("flip", "rotation", "shift", "zoom", "brightness", "contrast", "erasing")},
-        "training_view": round(policy.view * PICTURE),
+        "training_view": round(policy.view * SIDE),
         "views": len(views),
         "view": views[0].shape[-1],
         "average": config.eval.average,
@@ -212,87 +212,88 @@ def settings(config: DictConfig) -> dict[str, object]:
     }
 
 
-def mistakes(row: str, recipe: dict[str, Any], found: dict[str, object], ours: str) -> list[str]:
-    """A line for each key that is neither the source's nor told of in the header's `Ours`."""
+def differences(row: str, recipe: dict[str, Any], found: dict[str, object], ours: str) -> list[str]:
+    """A line for each key that neither equals the source's nor is stated in the header's `Ours`."""
     lines = []
-    for key, stated in recipe.items():
-        here, source = (stated.here, stated.source) if isinstance(stated, Differs) else (stated, stated)
+    for key, setting in recipe.items():
+        here, source = (setting.here, setting.source) if isinstance(setting, Differs) else (setting, setting)
         if found[key] != here:
-            wanted = f", here {here!r}" if isinstance(stated, Differs) else ""
-            lines.append(f"{row}: {key} is {found[key]!r}; its source has {source!r}{wanted}")
-        if isinstance(stated, Differs) and stated.told not in ours:
-            lines.append(f"{row}: {key} is {here!r} in place of {source!r}, and its Ours does not say {stated.told!r}")
+            expected = f", here {here!r}" if isinstance(setting, Differs) else ""
+            lines.append(f"{row}: {key} is {found[key]!r}; its source has {source!r}{expected}")
+        if isinstance(setting, Differs) and setting.stated not in ours:
+            lines.append(f"{row}: {key} is {here!r} in place of {source!r}, and its Ours lacks {setting.stated!r}")
     return lines
 
 
 def ours_of(path: Path) -> str:
-    """The header's `Ours`, with that of an experiment that it refers to."""
+    """The header's `Ours`, with that of any experiment that it refers to."""
     text = header_of(path).get("Ours", "")
     others = [EXPERIMENTS / f"{name}.yaml" for name in re.findall(r"as in (\w+)", text)]
     return " ".join([text, *(ours_of(other) for other in others if other.exists())])
 
 
 def cases() -> list[tuple[str, dict[str, Any], list[str], Path]]:
-    """Each row and member with its recipe, what is typed for it, and the file whose header tells of it."""
-    words = yaml.safe_load(KHANZADA7.read_text())["members"]
+    """Each row and member with its recipe, its overrides, and the file with its header."""
+    overrides = yaml.safe_load(KHANZADA7.read_text())["members"]
     rows = [(row, recipe, [f"experiment={row}"], EXPERIMENTS / f"{row}.yaml") for row, recipe in RECIPES.items()]
-    return [*rows, *((member, recipe, words[member], KHANZADA7) for member, recipe in MEMBERS.items())]
+    return [*rows, *((member, recipe, overrides[member], KHANZADA7) for member, recipe in MEMBERS.items())]
 
 
 def test_every_published_row_has_its_recipe_here() -> None:
     headers = {path.stem: header_of(path) for path in EXPERIMENTS.glob("*.yaml")}
-    judged = {row for row, header in headers.items() if "Verdict" in header}
-    unpublished = {row for row in judged if headers[row]["Source"].startswith("unpublished")}
-    assert judged - unpublished - {"mobilenetv3_small_48"} == set(RECIPES)  # that one is left of an unpublished one
+    with_verdict = {row for row, header in headers.items() if "Verdict" in header}
+    unpublished = {row for row in with_verdict if headers[row]["Source"].startswith("unpublished")}
+    assert with_verdict - unpublished - {"mobilenetv3_small_48"} == set(RECIPES)  # a variant of an unpublished one
     assert set(yaml.safe_load(KHANZADA7.read_text())["members"]) == set(MEMBERS)
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case[0])
-def test_a_recipe_is_its_sources_or_says_where_it_is_not(composed, case: tuple[str, Any, list[str], Path]) -> None:
-    row, recipe, words, path = case
-    found, ours = settings(composed(*words)), ours_of(path)
-    assert mistakes(row, recipe, found, ours) == []
-    for key, stated in recipe.items():  # and each of these lines would be written
-        other = mistakes(row, recipe, {**found, key: "otherwise"}, ours)
-        assert [line for line in other if f"{row}: {key} is 'otherwise'; its source has" in line]
-        if isinstance(stated, Differs):
-            assert stated.source != stated.here
-            untold = mistakes(row, recipe, found, ours.replace(stated.told, ""))
-            assert [line for line in untold if f"{row}: {key} is" in line and "its Ours does not say" in line]
+def test_a_recipe_equals_its_source_or_states_the_difference(composed, case: tuple[str, Any, list[str], Path]) -> None:
+    row, recipe, overrides, path = case
+    found, ours = settings(composed(*overrides)), ours_of(path)
+    assert differences(row, recipe, found, ours) == []
+    for key, setting in recipe.items():  # every key is compared
+        changed = differences(row, recipe, {**found, key: "other"}, ours)
+        assert [line for line in changed if f"{row}: {key} is 'other'; its source has" in line]
+        if isinstance(setting, Differs):
+            assert setting.source != setting.here
+            unstated = differences(row, recipe, found, ours.replace(setting.stated, ""))
+            assert [line for line in unstated if f"{row}: {key} is" in line and "its Ours lacks" in line]
 
 
-@pytest.mark.parametrize("row", TOLD)
-def test_differences_that_no_key_shows_are_told(row: str) -> None:
+@pytest.mark.parametrize("row", STATED)
+def test_differences_without_a_key_are_stated(row: str) -> None:
     ours = header_of(EXPERIMENTS / f"{row}.yaml")["Ours"]
-    assert [words for words in TOLD[row] if words not in ours] == []
+    assert [text for text in STATED[row] if text not in ours] == []
 
 
 # ------------------------------------------------------------------ trunks
 
 
 def test_every_pretrained_trunk_is_named_with_its_weights(composed) -> None:
-    fetching = {p.stem for p in EXPERIMENTS.glob("*.yaml") if composed(f"experiment={p.stem}").model.get("pretrained")}
-    assert fetching == set(TRUNKS)
+    names = [path.stem for path in EXPERIMENTS.glob("*.yaml")]
+    pretrained = {name for name in names if composed(f"experiment={name}").model.get("pretrained")}
+    assert pretrained == set(TRUNKS)
     for row, name in TRUNKS.items():
         assert composed(f"experiment={row}").model.name == name
-    members = [composed(*words).model for words in yaml.safe_load(KHANZADA7.read_text())["members"].values()]
-    names = {*TRUNKS.values(), *(model.name for model in members if model.get("pretrained"))}
-    assert names <= set(timm.list_pretrained())
-    for name in names:
+    members = [composed(*overrides).model for overrides in yaml.safe_load(KHANZADA7.read_text())["members"].values()]
+    weights = {*TRUNKS.values(), *(model.name for model in members if model.get("pretrained"))}
+    assert weights <= set(timm.list_pretrained())
+    for name in weights:
         assert timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id == f"timm/{name}"
 
 
 @pytest.mark.parametrize("row", [*TRUNKS, "wujie_resnet18", "vggnet_tuned"])
-def test_rows_build_at_their_own_size_without_what_they_start_from(composed, row: str) -> None:
+def test_rows_build_at_their_own_size_without_weights(composed, row: str) -> None:
     model = plain(composed(f"experiment={row}").model)
     assert count_parameters(body_without_memory(model, 7)) > 1e6
 
 
 def test_khanzadas_heads(composed) -> None:
-    words = yaml.safe_load(KHANZADA7.read_text())["members"]
+    overrides = yaml.safe_load(KHANZADA7.read_text())["members"]
 
     def linear(member: str) -> list[tuple[int, int]]:
-        body: Any = body_without_memory(plain(composed(*words[member]).model), 7)
+        body: Any = body_without_memory(plain(composed(*overrides[member]).model), 7)
         return [(layer.in_features, layer.out_features) for layer in body.head if isinstance(layer, nn.Linear)]
 
     assert linear("khanzada_resnet50_seed0") == [(2048, 4096), (4096, 1024), (1024, 7)]
@@ -315,13 +316,13 @@ def test_resmasknets_weight_decay_is_decoupled_from_the_gradient(composed) -> No
     weight = nn.Parameter(torch.ones(1))
     options = plain(composed("experiment=resmasknet").optimizer)
     optimizer = build({**options, "lr": 0.5, "weight_decay": 0.2}, [weight])
-    for _ in range(10):  # RAdam adapts its steps from the sixth on, where L2 in the gradient would move a weight by lr
+    for _ in range(10):  # RAdam is adaptive from the sixth step on: L2 in the gradient would change a weight by lr
         weight.grad = torch.zeros(1)
         optimizer.step()
     assert weight.item() == pytest.approx((1 - 0.5 * 0.2) ** 10)
 
 
-def test_resmasknet_stops_at_the_ninth_epoch_without_gain(composed) -> None:
+def test_resmasknet_stops_at_the_ninth_epoch_without_improvement(composed) -> None:
     stopping = build(plain(composed("experiment=resmasknet").callbacks.early_stopping))
     stopping._evaluate_stopping_criteria(torch.tensor(0.7))
     worse = [stopping._evaluate_stopping_criteria(torch.tensor(0.6))[0] for _ in range(9)]
@@ -340,7 +341,7 @@ def test_experiments_on_fer_plus_labels_have_votes_in_the_data_folder(composed) 
 
 
 @pytest.mark.parametrize(("row", "from_memory"), [("majority", 1), ("multi_target", 1), ("soft", 2)])
-def test_figures_that_were_not_read_say_so(row: str, from_memory: int) -> None:
+def test_figures_quoted_from_memory_are_marked(row: str, from_memory: int) -> None:
     claim = header_of(EXPERIMENTS / f"fer_plus_{row}.yaml")["Claim"]
     assert len(re.findall(r"\d+\.\d+%", claim)) == from_memory
     assert "quoted from memory" in claim
@@ -350,43 +351,43 @@ def test_figures_that_were_not_read_say_so(row: str, from_memory: int) -> None:
 # ------------------------------------------------------------------ EmoNeXt
 
 
-def dropped(net: EmoNeXt) -> list[float]:
-    return [module.drop_prob for module in net.backbone.modules() if type(module).__name__ == "DropPath"]
+def drop_rates(network: EmoNeXt) -> list[float]:
+    return [module.drop_prob for module in network.backbone.modules() if type(module).__name__ == "DropPath"]
 
 
-def test_emonexts_blocks_are_left_out_with_a_probability_that_rises_to_the_last(tmp_path: Path) -> None:
+def test_emonexts_drop_rate_increases_to_that_of_the_last_block(tmp_path: Path) -> None:
     options = {"num_classes": 7, "channels": 3, "image_size": 32}
-    assert dropped(EmoNeXt("test_convnext", **options)) == []
-    net = EmoNeXt("test_convnext", **options, drop_path=0.1)
-    rates = dropped(net)
+    assert drop_rates(EmoNeXt("test_convnext", **options)) == []
+    network = EmoNeXt("test_convnext", **options, drop_path=0.1)
+    rates = drop_rates(network)
     assert rates == sorted(rates)
     assert rates[0] > 0
     assert rates[-1] == pytest.approx(0.1)
-    net.load_backbone(timm.create_model("test_convnext", num_classes=1000).state_dict())
-    assert dropped(net) == rates
+    network.load_backbone(timm.create_model("test_convnext", num_classes=1000).state_dict())
+    assert drop_rates(network) == rates
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(net.eval()(images), net(images))  # in training alone
+    assert torch.equal(network.eval()(images), network(images))  # only in training
 
 
-def test_emonext_of_another_trunk_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    def built(*_: object, **__: object) -> None:
+def test_emonext_of_another_trunk_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("it was built")
 
-    monkeypatch.setattr(timm, "create_model", built)
-    monkeypatch.setattr("fer_lightning.models.timm_body._ask_once", built)
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr("fer_lightning.models.timm_body._check_connection", fail)
     with pytest.raises(ValueError, match="resnet34 is not a ConvNeXt"):
         EmoNeXt("resnet34", num_classes=7, channels=3, image_size=224, pretrained=True)
 
 
 def rates(config: DictConfig, steps_per_epoch: int) -> tuple[Any, float]:
-    """The factor of the learning rate by step, and the steps of a run."""
+    """The factor of the learning rate by step, and the number of steps of a run."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     epochs = config.trainer.max_epochs
-    made = build(plain(config.scheduler), optimizer=optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    return made["scheduler"].lr_lambdas[0], epochs * steps_per_epoch
+    schedule = build(plain(config.scheduler), optimizer=optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return schedule["scheduler"].lr_lambdas[0], epochs * steps_per_epoch
 
 
-def test_emonexts_rate_rises_for_128_steps_and_falls_to_nothing(composed) -> None:
+def test_emonexts_rate_rises_for_128_steps_and_falls_to_zero(composed) -> None:
     factor, steps = rates(composed("experiment=emonext_tiny"), 898)
     assert factor(127) < 1
     assert factor(128) == 1
@@ -396,26 +397,26 @@ def test_emonexts_rate_rises_for_128_steps_and_falls_to_nothing(composed) -> Non
 # ------------------------------------------------------------------ vggnet's last stage
 
 
-def test_the_tuned_vggnet_is_vggnet_but_for_its_start_and_its_rate(composed) -> None:
-    first, then = (plain(composed(f"experiment={row}")) for row in ("vggnet", "vggnet_tuned"))
+def test_the_tuned_vggnet_differs_from_vggnet_in_weights_rate_and_epochs(composed) -> None:
+    first, tuned = (plain(composed(f"experiment={row}")) for row in ("vggnet", "vggnet_tuned"))
     for group in ("model", "augmentation", "loss", "optimizer", "eval", "trainer", "callbacks", "protocol", "data"):
-        own = {"model": {"weights"}, "optimizer": {"lr"}, "trainer": {"max_epochs"}}.get(group, set())
-        assert {key for key in first[group] if first[group][key] != then[group][key]} == own, group
+        expected = {"model": {"weights"}, "optimizer": {"lr"}, "trainer": {"max_epochs"}}.get(group, set())
+        assert {key for key in first[group] if first[group][key] != tuned[group][key]} == expected, group
     factor, steps = rates(composed("experiment=vggnet_tuned"), 449)
     assert [factor(0), factor(steps // 2), factor(steps)] == pytest.approx([1, 0.5, 0])
     assert header_of(EXPERIMENTS / "vggnet_tuned.yaml")["After"] == "vggnet"
-    assert then["model"]["weights"] == (RUNS / "vggnet_seed0" / "checkpoints" / "best.ckpt").as_posix()
+    assert tuned["model"]["weights"] == (RUNS / "vggnet_seed0" / "checkpoints" / "best.ckpt").as_posix()
 
 
-def test_the_tuned_vggnet_goes_on_from_a_run_of_vggnet(
+def test_the_tuned_vggnet_starts_from_a_run_of_vggnet(
     composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
-    words = [*TINY, "model.width=8"]
-    train(composed("experiment=vggnet", *words, f"paths.output_dir={tmp_path / 'first'}"))
+    overrides = [*TINY, "model.width=8"]
+    train(composed("experiment=vggnet", *overrides, f"paths.output_dir={tmp_path / 'first'}"))
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"
-    tuned = composed("experiment=vggnet_tuned", *words, f"model.weights={best}")
+    tuned = composed("experiment=vggnet_tuned", *overrides, f"model.weights={best}")
     start = build_network(plain(tuned.model), 7).state_dict()
     saved = torch.load(best, weights_only=True)["state_dict"]
     assert start

@@ -1,4 +1,4 @@
-"""Files that would do harm if they were obeyed: each is refused in words, and what it wanted to write is not there."""
+"""Malicious files: each is refused with a message, and writes nothing."""
 
 import contextlib
 import gzip
@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from malformed import HYPERPARAMETERS, MODEL, good_cache, good_checkpoint, network, npy, picture, png_of_size
+from malformed import HYPERPARAMETERS, MODEL, good_cache, good_checkpoint, image, network, npy, png_of_size
 
 from fer_lightning.app import command
 from fer_lightning.app.choices import Choice
@@ -41,7 +41,7 @@ from fer_lightning.training.module import FERModule, load_module
 
 
 class Evil:
-    """Writes `stranger` when it is unpickled."""
+    """Writes a file `stranger` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch stranger",)
@@ -59,7 +59,7 @@ def _nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def checkpoint(folder: Path, **changed: Any) -> Path:
-    """A real checkpoint in which hyperparameters are changed."""
+    """A valid checkpoint with changed hyperparameters."""
     path = folder / "best.ckpt"
     torch.save({**good_checkpoint(), "hyper_parameters": {**HYPERPARAMETERS, **changed}}, path)
     return path
@@ -83,7 +83,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, read: Callable[[Path], obj
 
 
 def test_an_mlflow_artifact_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app opens the checkpoint that a run of a store holds; nothing of a store is unpickled."""
+    """The app opens the checkpoint of a run in an MLflow store; nothing of the store is unpickled."""
     [_, path, *_] = evil_files(tmp_path)
 
     class Client:
@@ -95,8 +95,8 @@ def test_an_mlflow_artifact_cannot_run_code(tmp_path: Path, monkeypatch: pytest.
         Choice("a run", "", False, None, "mlflow", "0").load()
 
 
-def test_a_bundle_holds_no_pickle(tmp_path: Path) -> None:
-    """An MLflow model of this project is a bundle: `python_model.pkl` beside it is nobody's business."""
+def test_a_bundle_contains_no_pickle(tmp_path: Path) -> None:
+    """An MLflow model of this project is a bundle: `python_model.pkl` beside it is not read."""
     (tmp_path / "bundle.json").write_bytes(pickle.dumps(Evil()))
     (tmp_path / "MODEL_CARD.md").write_bytes(b"")
     with pytest.raises(BundleError, match="damaged"):
@@ -119,7 +119,7 @@ def test_a_cache_cannot_run_code_or_read_devices(tmp_path: Path) -> None:
     assert load(tmp_path) is None
 
 
-# ------------------------------------------------------------------ _target_ and what a checkpoint says of itself
+# ------------------------------------------------------------------ _target_ and other settings of a checkpoint
 
 HARMFUL = [
     {"_target_": "os.system", "command": "touch stranger"},
@@ -139,14 +139,14 @@ HARMFUL = [
     {"_target_": "torch.hub.load", "repo_or_dir": "stranger/stranger", "model": "x"},
     {"_target_": ["os.system"]},
 ]
-NOT_ITS_PLACE = [
+MISPLACED = [
     {"_target_": "fer_lightning.data.sources.synthetic.synthetic_faces", "count": 2000, "seed": 0},
     {
         "_target_": "fer_lightning.models.timm_body.TimmBody",
         **{"name": "resnet18", "num_classes": 2, "channels": 3, "image_size": 48, "pretrained": True},
     },
 ]
-"""Allowed where data and models are named, but they start processes, write or fetch."""
+"""Allowed as data and models, but they start processes, write or download."""
 
 
 @pytest.mark.parametrize("harmful", HARMFUL, ids=lambda harmful: str(harmful["_target_"]))
@@ -162,8 +162,8 @@ def test_a_target_from_a_checkpoint_is_not_called(tmp_path: Path, harmful: dict[
             load_module(checkpoint(tmp_path, **changed))
 
 
-@pytest.mark.parametrize("harmful", NOT_ITS_PLACE, ids=lambda harmful: str(harmful["_target_"]))
-def test_views_and_losses_of_a_checkpoint_are_views_and_losses(tmp_path: Path, harmful: dict[str, Any]) -> None:
+@pytest.mark.parametrize("harmful", MISPLACED, ids=lambda harmful: str(harmful["_target_"]))
+def test_only_views_and_losses_may_be_views_and_losses_of_a_checkpoint(tmp_path: Path, harmful: dict[str, Any]) -> None:
     evaluation = HYPERPARAMETERS["evaluation"]
     for changed in (
         {"loss": harmful},
@@ -173,7 +173,7 @@ def test_views_and_losses_of_a_checkpoint_are_views_and_losses(tmp_path: Path, h
             load_module(checkpoint(tmp_path, **changed))
 
 
-def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_allowed_target_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every function under the prefixes, called with paths and dicts as a checkpoint could."""
     for slow in ("draw_faces", "synthetic_faces"):
         monkeypatch.setattr(f"fer_lightning.data.sources.synthetic.{slow}", lambda **_: None)
@@ -188,7 +188,7 @@ def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch
                 if name.startswith("_") or found.__module__ != module:
                     continue
                 for value in ("stranger", {"stranger": "stranger"}):
-                    with contextlib.suppress(Exception):  # most want other things
+                    with contextlib.suppress(Exception):  # most need other arguments
                         parameters = inspect.signature(found).parameters.values()
                         needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (2, 4)]
                         build({"_target_": f"{module}.{name}", **dict.fromkeys(needed, value)})
@@ -196,8 +196,8 @@ def test_whatever_may_be_a_target_writes_nothing(monkeypatch: pytest.MonkeyPatch
     assert called > 200
 
 
-def test_a_checkpoint_does_not_say_where_things_go(tmp_path: Path) -> None:
-    """What was typed when it was trained is typed again, but for what writes, sends or fills the machine."""
+def test_a_checkpoint_does_not_determine_output_paths(tmp_path: Path) -> None:
+    """The overrides of its training are applied, except those of outputs, tracking and worker processes."""
     module = FERModule(**HYPERPARAMETERS)
     module.hparams["provenance"]["overrides"] = [
         *("model.width=4", "tracking.uri=http://example.org", "paths.output_dir=stranger"),
@@ -223,7 +223,7 @@ def test_a_checkpoint_does_not_say_where_things_go(tmp_path: Path) -> None:
         {"_target_": "fer_lightning.models.timm_body.TimmBody", "name": "hf-hub:stranger/stranger"},
     ],
 )
-def test_a_checkpoint_makes_no_larger_network_than_its_weights(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_checkpoint_cannot_build_a_larger_network_than_its_weights(tmp_path: Path, changed: dict[str, Any]) -> None:
     model = {**MODEL, **changed}
     if "name" in changed:
         model = {key: model[key] for key in ("_target_", "name", "image_size", "channels", "mean", "std")}
@@ -248,7 +248,7 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def archive_with(kind: str, path: Path, name: str, link: bool) -> Path:
-    """An archive with a member of that name, or a link of that name to a file outside."""
+    """An archive with a file of that name, or a symbolic link of that name to a file outside."""
     text = b"emotion,pixels,Usage\n"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -257,10 +257,10 @@ def archive_with(kind: str, path: Path, name: str, link: bool) -> Path:
             archive.writestr(member, b"../home/stranger" if link else text)
     else:
         with tarfile.open(path, "w:gz") as archive:
-            told = tarfile.TarInfo(name)
-            told.type, told.linkname = (tarfile.SYMTYPE, "../home/stranger") if link else (tarfile.REGTYPE, "")
-            told.size = 0 if link else len(text)
-            archive.addfile(told, None if link else io.BytesIO(text))
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = (tarfile.SYMTYPE, "../home/stranger") if link else (tarfile.REGTYPE, "")
+            info.size = 0 if link else len(text)
+            archive.addfile(info, None if link else io.BytesIO(text))
     return path
 
 
@@ -269,7 +269,7 @@ def archive_with(kind: str, path: Path, name: str, link: bool) -> Path:
     ("name", "link"),
     [("../home/stranger", False), ("/tmp/stranger", False), ("..\\stranger", False), ("fer2013.csv", True)],
 )
-def test_an_archive_cannot_climb_out(tmp_path: Path, kind: str, name: str, link: bool) -> None:
+def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Path, kind: str, name: str, link: bool) -> None:
     (tmp_path / "set").mkdir()
     path = archive_with(kind, tmp_path / "set" / f"fer2013.{kind}", name, link)
     with pytest.raises(DataError) as caught:
@@ -283,11 +283,11 @@ def test_an_archive_cannot_climb_out(tmp_path: Path, kind: str, name: str, link:
 
 
 def repeated(pack: Any, piece: bytes, times: int) -> bytes:
-    """Many times a piece, packed without ever holding it."""
+    """A piece repeated many times and compressed, without the whole in memory."""
     file = io.BytesIO()
-    with pack(file, "wb") as packing:
+    with pack(file, "wb") as compressed:
         for _ in range(times):
-            packing.write(piece)
+            compressed.write(piece)
     return file.getvalue()
 
 
@@ -301,11 +301,11 @@ def test_an_archive_cannot_unpack_without_bound(tmp_path: Path, pack: Any, monke
 
 
 @contextlib.contextmanager
-def memory_within(more: int) -> Iterator[None]:
-    """Lets this process have so many bytes more than it has."""
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def additional_memory(limit: int) -> Iterator[None]:
+    """Limits the memory that this process may allocate in addition, in bytes."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + more, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used + limit, before[1]))
     try:
         yield
     finally:
@@ -317,7 +317,7 @@ def test_a_csv_of_short_rows_takes_little_memory(tmp_path: Path, monkeypatch: py
     path = tmp_path / "fer2013.csv"
     path.write_bytes(b"emotion,pixels,Usage\n" + b",,\n" * 200_000)
     with (
-        memory_within(1 << 30),
+        additional_memory(1 << 30),
         pytest.raises(DataError, match=r"over 1,000 images cannot be used; the first: .*row 1: 0 pixels"),
     ):
         read_faces(path, cache=False, on_error="skip")
@@ -333,11 +333,11 @@ def test_a_tar_whose_header_claims_gigabytes_is_refused(tmp_path: Path) -> None:
         read_faces(path, cache=False)
 
 
-# ------------------------------------------------------------------ pictures and graphs
+# ------------------------------------------------------------------ images and graphs
 
 
 def webp_of_size(width: int, height: int) -> bytes:
-    """An animated WebP whose canvas is so large."""
+    """An animated WebP with a canvas of this size."""
     canvas = struct.pack("<II", 2, 0)[:4] + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<I", len(canvas)) + canvas
     return b"RIFF" + struct.pack("<I", len(body)) + body
@@ -346,28 +346,28 @@ def webp_of_size(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     "content", [png_of_size(100_000, 100_000), png_of_size(8_000, 7_000), webp_of_size(16383, 16383)]
 )
-def test_a_huge_picture_is_refused_by_its_header(tmp_path: Path, content: bytes) -> None:
+def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "set" / "train" / "happy" / "1.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    with memory_within(1 << 30):
+    with additional_memory(1 << 30):
         with pytest.raises(PictureError):
             read_image(content)
         with pytest.raises(DataError, match="contains no usable image"):
             read_faces(tmp_path / "set", cache=False, on_error="skip", image_size=48)
 
 
-def test_large_pictures_of_a_set_must_be_scaled(tmp_path: Path) -> None:
+def test_large_images_of_a_data_set_must_be_resized(tmp_path: Path) -> None:
     path = tmp_path / "set" / "train" / "happy" / "1.png"
     path.parent.mkdir(parents=True)
-    path.write_bytes(picture(size=(600, 600)))
+    path.write_bytes(image(size=(600, 600)))
     with pytest.raises(DataError, match=r"600x600 pixels are too many without resizing: set data\.image_size"):
         read_faces(tmp_path / "set", cache=False)
     assert read_faces(tmp_path / "set", cache=False, image_size=48).images.shape == (1, 48, 48)
 
 
 def test_a_graph_reads_no_file_outside_of_its_bundle(tmp_path: Path) -> None:
-    """ONNX may keep weights in files beside it; what names one is refused."""
+    """ONNX may store weights in external files; a graph that names one is refused."""
     onnx = pytest.importorskip("onnx")
     from malformed import description, graph
 
@@ -389,10 +389,10 @@ def test_a_graph_reads_no_file_outside_of_its_bundle(tmp_path: Path) -> None:
         FERPredictor.load(folder)
 
 
-# ------------------------------------------------------------------ who can reach it
+# ------------------------------------------------------------------ network access
 
 
-def test_the_app_is_for_this_machine_unless_told_otherwise(
+def test_the_app_is_local_unless_an_address_is_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served: list[str] = []
@@ -404,7 +404,7 @@ def test_the_app_is_for_this_machine_unless_told_otherwise(
     assert served == ["localhost", "0.0.0.0"]
 
 
-def test_every_documented_ui_is_for_this_machine() -> None:
+def test_every_documented_ui_is_local() -> None:
     texts = [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),

@@ -1,1 +1,1 @@
-"""Command lines: their arguments, help and mistakes."""
+"""Command lines: arguments, help and errors."""

@@ -1,4 +1,4 @@
-"""What `--help` prints, as wide as the terminal."""
+"""The text of `--help`, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from fer_lightning.cli.command_line import groups
 
 
 def help_text(conf: Path) -> str:
-    """What `--help` prints: `hydra.help` of config.yaml with every group and its options.
+    """The text of `--help`: `hydra.help` of config.yaml with every group and its options.
 
-    Hydra's own takes seconds where there are many groups, since it copies all configurations for each of them.
+    Hydra's own help takes seconds with many groups, since it copies all configurations for each group.
 
     Args:
         conf: The folder of the configuration.
     """
     options = {group: [option.stem for option in sorted((conf / group).glob("*.yaml"))] for group in groups(conf)}
-    listed = "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)
-    said = OmegaConf.load(conf / "config.yaml")
-    return Template(said.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed)
+    listing = "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)
+    config = OmegaConf.load(conf / "config.yaml")
+    return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=listing)
 
 
 def wrapped(text: str, width: int | None = None) -> str:
-    """Breaks lines between words where a terminal would break them anywhere.
+    """Wrap text between words at the width of the terminal.
 
-    Lines of prose that follow one another are one paragraph. A line in two columns, which two or more spaces part, goes
-    on below its second one; where that would be narrow, the second column begins on a line of its own.
+    Consecutive lines of prose are one paragraph. A line of two columns, separated by two or more spaces, is continued
+    below its second column; if that would be narrow, the second column starts on a new line.
 
     Args:
         text: Lines of any length.
-        width: Columns; those of the terminal unless given, and at most 120.
+        width: Columns; by default those of the terminal, at most 120.
     """
     width = width or min(shutil.get_terminal_size().columns, 120)
     lines: list[str] = []

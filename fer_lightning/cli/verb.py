@@ -1,4 +1,4 @@
-"""The command line of a verb: its own words, changes to the configuration, and mistakes as one sentence."""
+"""The command line of a subcommand: its own arguments, overrides of the configuration, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fer_lightning.overrides import is_under, key_of
 from fer_lightning.training.errors import stopped_by, user_errors
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
-"""The action of a verb, given its own words and the overrides; returns None or an exit status."""
+"""The action of a subcommand, from its own arguments and the overrides; returns None or an exit status."""
 
 
-OF_A_TRAINING = dict.fromkeys(
+TRAINING_ONLY = dict.fromkeys(
     (
         "hydra",
         "resume",
@@ -30,9 +30,9 @@ OF_A_TRAINING = dict.fromkeys(
         "paths.output_dir",
         "paths.results_dir",
     ),
-    "it is for trainings alone",
+    "it is for trainings only",
 )
-"""Keys that no verb takes."""
+"""Keys that no subcommand takes."""
 
 
 def run_verb(
@@ -43,19 +43,19 @@ def run_verb(
     own: Sequence[str] = ("checkpoint",),
     without_effect: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs a verb.
+    """Run a subcommand.
 
     Args:
-        name: The verb.
-        about: What `--help` prints.
-        act: Does it.
-        arguments: The command line behind the verb.
-        own: The keys that are the verb's; every other word is an override of the configuration. Where `checkpoint`
-            is one of them it must be given.
-        without_effect: Keys and groups that would change nothing here, with the reason; they are refused.
+        name: The subcommand.
+        about: The text of `--help`.
+        act: The action.
+        arguments: The command line after the subcommand.
+        own: The subcommand's own keys; every other argument is an override of the configuration. `checkpoint` is
+            required if it is one of them.
+        without_effect: Keys and groups that have no effect here, with the reason; they are refused.
 
     Returns:
-        The exit status: that of `act`, 0 done, 2 wrong use, 130 after Ctrl-C, 75 after SIGTERM.
+        The exit status: that of `act`, 0 success, 2 wrong usage, 130 after Ctrl-C, 75 after SIGTERM.
     """
     if {"--help", "-h"} & set(arguments) or ("checkpoint" in own and not arguments):
         print(wrapped(about))
@@ -63,9 +63,9 @@ def run_verb(
     try:
         with user_errors():
             given, overrides = split_words(arguments, own)
-            check_effect(overrides, {**OF_A_TRAINING, **(without_effect or {})})
+            check_effect(overrides, {**TRAINING_ONLY, **(without_effect or {})})
             return act(given, overrides) or 0
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning gives them a status of its own
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning sets another exit status
         if (status := stopped_by(stop)) is None:
             raise
         return status
@@ -81,7 +81,7 @@ def checkpoint_verb(
     arguments: Sequence[str],
     without_effect: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs a verb that takes one `checkpoint=` and overrides; see `run_verb`."""
+    """Run a subcommand that takes one `checkpoint=` and overrides; see `run_verb`."""
 
     def act_on(given: Mapping[str, str], overrides: Sequence[str]) -> None:
         act(Path(given["checkpoint"]), overrides)
@@ -90,18 +90,18 @@ def checkpoint_verb(
 
 
 def check_effect(overrides: Sequence[str], without_effect: Mapping[str, str]) -> None:
-    """Refuses flags, and overrides that would change nothing.
+    """Refuse flags, and overrides without effect.
 
     Args:
-        overrides: `key=value` words.
+        overrides: `key=value` arguments.
         without_effect: Keys and groups, with the reason.
 
     Raises:
-        ValueError: There is one.
+        ValueError: An override has no effect.
     """
-    for word in overrides:
-        if word.startswith("-"):
-            raise ValueError(f"{word} is a flag, and a verb takes key=value alone")
+    for override in overrides:
+        if override.startswith("-"):
+            raise ValueError(f"{override} is a flag; this command takes only key=value arguments")
         for name, reason in without_effect.items():
-            if is_under(key_of(word), name):
-                raise ValueError(f"{word} would change nothing: {reason}")
+            if is_under(key_of(override), name):
+                raise ValueError(f"{override} would have no effect: {reason}")

@@ -1,4 +1,4 @@
-"""TimmBody: any timm backbone with a head for expressions."""
+"""TimmBody: any timm backbone with a classification head."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class TimmBody(nn.Module):
         num_classes: Number of logits.
         channels: Input channels; pretrained first convolutions are adapted by timm (3 to 1 by summing).
         image_size: Side of the input in pixels; transformers are built for it.
-        pretrained: Whether to fetch the weights that timm has for this name.
-        hidden: Units of a fully connected layer with ReLU before the last one, 0 for none; a list for several of them.
+        pretrained: Whether to download timm's weights of this name.
+        hidden: Units of a hidden layer with ReLU before the last one, 0 for none; a list for several layers.
         dropout: Probability of dropping an input of the last layer, or a unit of any hidden one.
-        drop_path: Probability of leaving out the last block's residual in training, rising evenly from the first
-            block; for backbones that know stochastic depth.
+        drop_path: Probability of dropping the last block's residual branch in training, increasing linearly from the
+            first block; for backbones with stochastic depth.
 
     Raises:
-        ValueError: timm has no such name, its weights cannot be fetched, or it cannot work at this size.
+        ValueError: timm has no such name, its weights cannot be downloaded, or it does not support this size.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TimmBody(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.channels, self.image_size, self.drop_path = name, channels, image_size, drop_path
-        self.backbone: Any = self._fetched_backbone() if pretrained else self._backbone()
+        self.backbone: Any = self._pretrained_backbone() if pretrained else self._backbone()
         features = self._feature_count()
         self.head = nn.Sequential()
         layers = [hidden] if isinstance(hidden, int) else hidden
@@ -64,7 +64,7 @@ class TimmBody(nn.Module):
         if hasattr(backbone, "group_matcher"):
             try:
                 groups = group_modules(backbone, backbone.group_matcher(coarse=True)).values()
-            except AssertionError:  # a few families refuse the coarse grouping
+            except AssertionError:  # a few model families fail with coarse groups
                 groups = group_modules(backbone, backbone.group_matcher(coarse=False)).values()
         else:
             groups = [[name] for name, child in backbone.named_children() if list(child.parameters())]
@@ -79,27 +79,27 @@ class TimmBody(nn.Module):
         return logits
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes weights in timm's naming, as published for this name; their classifier is left out.
+        """Load weights with timm's keys, as published for this name, without their classifier.
 
         Raises:
-            RuntimeError: Something is missing, left over or of another shape.
+            RuntimeError: A tensor is missing, unexpected or of another shape.
         """
         own = self.backbone.state_dict()
         classifier = self.backbone.pretrained_cfg.get("classifier") or ()
         heads = {key.split(".")[0] for key in ([classifier] if isinstance(classifier, str) else classifier)}
-        chosen = {key: w for key, w in weights.items() if key in own or key.split(".")[0] not in heads}
-        # with a classifier to drop, timm would also accept that other keys are missing
+        state_dict = {key: w for key, w in weights.items() if key in own or key.split(".")[0] not in heads}
+        # with a classifier to drop, timm would also accept other missing keys
         self.backbone = self._backbone(
-            pretrained=True, pretrained_cfg_overlay={"state_dict": chosen, "classifier": None, "source": None}
+            pretrained=True, pretrained_cfg_overlay={"state_dict": state_dict, "classifier": None, "source": None}
         )
         self.backbone.pretrained_cfg.pop("state_dict")
 
-    def _published(self) -> PretrainedCfg:
-        """What timm knows of the weights of this name."""
+    def _pretrained_cfg(self) -> PretrainedCfg:
+        """The description of this name's weights in timm."""
         try:
-            published = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
-            assert published is not None
-            return published
+            config = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+            assert config is not None
+            return config
         except RuntimeError:
             known = timm.list_models(pretrained="." in self.name)
             nearest = ", ".join(difflib.get_close_matches(self.name, known, cutoff=0.4))
@@ -109,45 +109,45 @@ class TimmBody(nn.Module):
             ) from None
 
     def _backbone(self, **options: Any) -> nn.Module:
-        if self._published().fixed_input_size:
+        if self._pretrained_cfg().fixed_input_size:
             options["img_size"] = self.image_size
         if self.drop_path:
             options["drop_path_rate"] = self.drop_path
         backbone: nn.Module = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **options)
         return backbone
 
-    def _fetched_backbone(self) -> nn.Module:
-        published = self._published()
+    def _pretrained_backbone(self) -> nn.Module:
+        config = self._pretrained_cfg()
         try:
-            if published.hf_hub_id:
-                _ask_once(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
+            if config.hf_hub_id:
+                _check_connection(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
             return self._backbone(pretrained=True)
-        except Exception as error:  # the hub's client has its own exceptions in every version
-            hub = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else None
+        except Exception as error:  # the exceptions of the hub's client differ between its versions
+            hub = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else None
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"the pretrained weights of {self.name} could not be fetched from "
-                f"{hub or published.url or 'anywhere'} ({reason}); give a copy of them as "
-                "model.weights=path.safetensors, or set model.pretrained=false to start at random"
+                f"the pretrained weights of {self.name} could not be downloaded from "
+                f"{hub or config.url or 'anywhere'} ({reason}); give a copy of them as "
+                "model.weights=path.safetensors, or set model.pretrained=false for random initialization"
             ) from error
 
     def _feature_count(self) -> int:
-        """Tries one picture: timm's own figures leave out layers that some backbones keep after pooling."""
+        """Number of features for one image; timm's own count leaves out layers of some backbones after pooling."""
         self.backbone.eval()
         try:
             with torch.no_grad():
                 features = self.backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"model.image_size={self.image_size} does not suit {self.name} ({reason})") from error
+            raise ValueError(f"model.image_size={self.image_size} does not work with {self.name} ({reason})") from error
         self.backbone.train()
         if not isinstance(features, Tensor) or features.ndim != 2:
-            raise ValueError(f"model.name={self.name} does not give one feature vector a picture")
+            raise ValueError(f"model.name={self.name} does not return one feature vector per image")
         return int(features.shape[1])
 
 
-def _ask_once(repository: str, filename: str) -> None:
-    """Raises the hub's connection error at once; its download would try for a minute first."""
+def _check_connection(repository: str, filename: str) -> None:
+    """Raise the hub's connection error immediately; its download would retry for a minute first."""
     from huggingface_hub import file_exists, try_to_load_from_cache
 
     name, _, revision = repository.partition("@")

@@ -8,7 +8,7 @@ from fer_lightning.models.layers import OutputLayer, conv_norm_relu, init_weight
 
 
 class VGG(nn.Module):
-    """Four blocks of two Conv3x3-BatchNorm-ReLU and a max-pool, 64 to 512 channels, two layers of 4096 units.
+    """Four blocks of two Conv3x3-BatchNorm-ReLU and a max-pool, 64 to 512 channels; two layers of 4096 units.
 
     Khaireddin & Chen 2021, "Facial emotion recognition: state of the art performance on FER2013"; 29.9 M
     parameters at 40 px gray. The 4096-unit layers keep PyTorch's default initialization, as in the authors' code.
@@ -32,8 +32,8 @@ class VGG(nn.Module):
         widths, units = [width, 2 * width, 4 * width, 8 * width], 64 * width
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(*conv_norm_relu(before, after), *conv_norm_relu(after, after), nn.MaxPool2d(2))
-                for before, after in zip([channels, *widths], widths, strict=False)
+                nn.Sequential(*conv_norm_relu(inputs, outputs), *conv_norm_relu(outputs, outputs), nn.MaxPool2d(2))
+                for inputs, outputs in zip([channels, *widths], widths, strict=False)
             )
         )
         self.head = nn.Sequential(

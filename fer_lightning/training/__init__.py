@@ -1,1 +1,1 @@
-"""The LightningModule and what it is built of: losses, optimizers, schedulers, metrics, callbacks."""
+"""The LightningModule and its components: losses, optimizers, schedulers, metrics, callbacks."""

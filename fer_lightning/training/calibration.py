@@ -1,4 +1,4 @@
-"""Calibration: whether a net is right as often as it is sure, and the one number that mends it."""
+"""Calibration: how well confidence matches accuracy, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.reliability import reliability
 
 LARGEST = 20.0
-"""Temperatures stay between 1/20 and 20: a net that errs nowhere on its val part would ask for 0."""
+"""Temperatures stay between 1/20 and 20: the optimum is 0 for a model without an error on its val part."""
 
 
 def calibration_scores(predictions: Predictions) -> dict[str, float]:
-    """How far N >= 1 predictions can be taken at their word.
+    """Calibration scores of N >= 1 predictions.
 
     Returns:
         `ece` in [0, 1], `nll` in nats (mean negative log likelihood), and `brier`, the mean squared distance between
@@ -32,12 +32,13 @@ def calibration_scores(predictions: Predictions) -> dict[str, float]:
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """The temperature T > 0 whose logits / T have the least negative log likelihood (Guo et al. 2017, section 4.2).
+    """Fit the temperature T > 0 that minimises the negative log likelihood of logits / T.
 
-    It changes no predicted class. Above 1 the net was too sure, below 1 not sure enough.
+    See Guo et al. 2017, section 4.2. It changes no predicted class. T > 1 means that the model was overconfident, T < 1
+    underconfident.
 
     Args:
-        predictions: Of the val part; never of the part that is measured.
+        predictions: Predictions of the val part; never of the part that is measured.
 
     Returns:
         T between 1 / `LARGEST` and `LARGEST`.
@@ -48,7 +49,7 @@ def fit_temperature(predictions: Predictions) -> float:
         widest = math.log(LARGEST)
         optimizer = torch.optim.LBFGS([free], max_iter=100, tolerance_change=1e-14, line_search_fn="strong_wolfe")
 
-        def log_temperature() -> Tensor:  # bounded smoothly, so that no step of the search overflows
+        def log_temperature() -> Tensor:  # bounded smoothly, so that no optimizer step overflows
             return widest * torch.tanh(free / widest)
 
         def loss() -> Tensor:
@@ -62,5 +63,5 @@ def fit_temperature(predictions: Predictions) -> float:
 
 
 def scaled(predictions: Predictions, temperature: float) -> Predictions:
-    """The same predictions with logits / temperature."""
+    """Return the same predictions with logits / temperature."""
     return Predictions(predictions.index, predictions.logits / temperature, predictions.labels)

@@ -1,4 +1,4 @@
-"""Lightning callbacks: checkpoints, and progress in the terminal."""
+"""Lightning callbacks: checkpoints and the progress bar in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """`best.ckpt` by the objective on the val part and `last.ckpt`, both written at the end of an epoch."""
+    """Callbacks that write `best.ckpt`, by the objective on the val part, and `last.ckpt` at the end of each epoch."""
     common: dict[str, Any] = {
         "dirpath": folder,
         "save_on_train_epoch_end": True,
@@ -26,31 +26,31 @@ def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoin
 
 
 class CheckpointThatMoves(ModelCheckpoint):
-    """Lightning's forgets the best score where a resumed run's folder has another path, as in a container; not this.
+    """A ModelCheckpoint that keeps the best score when a resumed run's folder has another path, as in a container.
 
-    Where the folder does not hold the best epoch's file, as a new one for an old checkpoint, the best is sought anew.
+    If the folder does not hold the best epoch's file, as a new folder for an old checkpoint, the best score is reset.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state over, with its files where the folder lies now."""
+        """Restore the state, with its paths in the current folder."""
 
-        def here(path: str) -> str:
+        def in_folder(path: str) -> str:
             return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
 
-        if not os.path.isfile(here(state_dict["best_model_path"])):
+        if not os.path.isfile(in_folder(state_dict["best_model_path"])):
             return
-        moved = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
-        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": str(self.dirpath)})
+        paths = {key: in_folder(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        best = {in_folder(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": str(self.dirpath)})
 
 
 class TrainingProgress(Callback):
-    """One bar over the whole training with its end in sight, and one line an epoch.
+    """One progress bar over the whole training with its remaining time, and one line per epoch.
 
     Args:
-        objective: Metric whose best value so far stands beside the bar, for example `val/accuracy`.
+        objective: Metric whose best value so far is shown beside the bar, for example `val/accuracy`.
         mode: `max` or `min`.
-        console: Where to print.
+        console: Console to print to.
     """
 
     def __init__(self, objective: str, mode: str, console: Console) -> None:
@@ -64,7 +64,7 @@ class TrainingProgress(Callback):
         self._task = TaskID(0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the bar, at the right place for a resumed run."""
+        """Start the bar, for a resumed run at its current step."""
         self._started = time.monotonic()
         if not trainer.is_global_zero:
             return
@@ -86,7 +86,7 @@ class TrainingProgress(Callback):
         self._progress.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Names the epoch."""
+        """Show the epoch."""
         if self._progress is not None:
             name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._progress.update(self._task, description=name)
@@ -94,12 +94,12 @@ class TrainingProgress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar."""
+        """Advance the bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the epoch's line and shows the best objective beside the bar."""
+        """Print the epoch's line and show the best objective beside the bar."""
         if self._progress is None or trainer.sanity_checking:
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -108,7 +108,7 @@ class TrainingProgress(Callback):
         if value is not None:
             if self.best is None or self._better(value, self.best[0]) == value != self.best[0]:
                 self.best = (value, epoch)
-            # short enough for 80 columns; the epoch's own value stands in its line
+            # short enough for 80 columns; the epoch's own value is in its line
             self._progress.update(self._task, score=f"best {self.objective} {self.best[0]:.4f}, epoch {self.best[1]}")
         mark = "  [green]best so far[/green]" if self.best and self.best[1] == epoch else ""
         self._console.print(
@@ -119,24 +119,24 @@ class TrainingProgress(Callback):
 
     @property
     def seconds(self) -> float:
-        """How long the training took so far, the time before it was resumed included."""
+        """Training time so far in seconds, including the time before a resume."""
         return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         self._seconds_before, self._started = self.seconds, None
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes the bar away, so that the message stands alone."""
+        """Remove the bar, so that only the error message remains."""
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and the time so far."""
+        """The best score and the training time so far."""
         return {"objective": self.objective, "best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes score and time over."""
+        """Restore the best score and the training time."""
         if state_dict.get("objective") == self.objective:
             self.best = state_dict["best"]
         self._seconds_before = state_dict.get("seconds", 0.0)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read as data alone."""
+"""Checkpoint files: atomic writes, and reads that execute no code."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checkpoint_of(path: Path) -> Path:
-    """A checkpoint itself, or the best one of a run's folder."""
+    """The path itself, or for a run's folder the path of its best checkpoint."""
     return best_checkpoint(path) if path.is_dir() else path
 
 
 def existing_checkpoint(path: Path) -> Path:
-    """`checkpoint_of`, where it is there.
+    """The path of `checkpoint_of`, which must exist.
 
     Raises:
-        FileNotFoundError: It is not; of a folder of runs the message names one of them.
+        FileNotFoundError: There is no such file; for a folder of runs the message names one of them.
     """
     checkpoint = checkpoint_of(path)
     if checkpoint.is_file():
@@ -37,19 +37,19 @@ def existing_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"checkpoint={path}: there is no such file or folder")
     runs = sorted(run for run in path.glob("*") if best_checkpoint(run).exists())
-    way = f"; it holds {len(runs)} of them: give one, as {runs[0]}" if runs else ""
-    raise FileNotFoundError(f"checkpoint={path} is no trained run: it has no checkpoints/best.ckpt{way}")
+    hint = f"; it contains {len(runs)} runs: give one, for example {runs[0]}" if runs else ""
+    raise FileNotFoundError(f"checkpoint={path} is not a trained run: it has no checkpoints/best.ckpt{hint}")
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """A checkpoint of this project; no code in the file runs.
+    """Read a checkpoint of this project without executing code in the file.
 
     Args:
         path: A `best.ckpt` or `last.ckpt`.
         mmap: Leave the tensors on the disk until they are used.
 
     Raises:
-        ValueError: It is none; the message is the reason.
+        ValueError: It is not a checkpoint of this project; the message is the reason.
     """
     saved = read_torch_file(path, mmap=mmap)
     if fault := _fault(saved):
@@ -59,22 +59,22 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _fault(saved: Any) -> str | None:
-    """The fault of a damaged checkpoint, or None."""
-    given = saved.get("hyper_parameters") if isinstance(saved, dict) else None
-    if not isinstance(given, dict):
+    """The reason why a file is not a valid checkpoint, or None."""
+    hyperparameters = saved.get("hyper_parameters") if isinstance(saved, dict) else None
+    if not isinstance(hyperparameters, dict):
         return "has no hyper_parameters"
     for key in ("model", "loss", "optimizer", "scheduler", "evaluation"):
-        if not isinstance(given.get(key), dict):
+        if not isinstance(hyperparameters.get(key), dict):
             return f"has no settings of {key}"
-    classes = given.get("classes")
+    classes = hyperparameters.get("classes")
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         return "has no class names"
-    origin = given.get("provenance") or {}
-    if not isinstance(origin, dict) or not isinstance(typed := origin.get("overrides", []), list):
-        return "does not say how it was trained"
-    told = (*typed, *(origin.get(key, "") for key in ("data", "data_fingerprint", "protocol")))
-    if not all(isinstance(word, str) for word in told):
-        return "does not say what it was trained on"
+    origin = hyperparameters.get("provenance") or {}
+    if not isinstance(origin, dict) or not isinstance(overrides := origin.get("overrides", []), list):
+        return "does not record how it was trained"
+    texts = (*overrides, *(origin.get(key, "") for key in ("data", "data_fingerprint", "protocol")))
+    if not all(isinstance(text, str) for text in texts):
+        return "does not record what it was trained on"
     tensors, history = saved.get("state_dict"), saved.get("history")
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         return "has no weights"
@@ -84,33 +84,33 @@ def _fault(saved: Any) -> str | None:
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, but a kill or a power cut never leaves half a file.
+    """Checkpoint plugin whose writes survive a kill or a power cut: a file is either complete or not there.
 
-    Lightning writes aside and renames too; it does not synchronise, so that after a power cut the new name may stand
-    for an empty file.
+    Lightning also writes a temporary file and renames it, but without fsync: after a power cut the file of the new name
+    may be empty.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes the file; under `path` lies the one before until the new one is safe on the disk.
+        """Write the file; `path` keeps the previous one until the new one is synchronised to the disk.
 
         Raises:
-            OSError: It cannot be written; what lay under `path` still does.
+            OSError: It cannot be written; the previous file at `path` is unchanged.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.tmp")  # one writer a run: what a killed one left is overwritten
+        temporary = path.with_name(f".{path.name}.tmp")  # a run has one writer: the rest of a killed one is overwritten
         try:
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 try:
                     torch.save(checkpoint, file)
-                except RuntimeError as error:  # torch's writer fails a second time when it closes, and says that
-                    first = error.__context__  # a full disk, or a signal to end
+                except RuntimeError as error:  # torch's writer fails again when it closes and hides the first error
+                    first = error.__context__  # a full disk, or a signal to stop
                     raise first if isinstance(first, (OSError, SystemExit, KeyboardInterrupt)) else error from None
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                aside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a net learns from what trained ones predict for the same augmented pictures."""
+"""Knowledge distillation: a student is trained on the predictions of teachers for the same augmented images."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from fer_lightning.training.soft_voting import ensemble_members
 
 
 class DistillationLoss(nn.Module):
-    """Learns from labels and from a teacher (Hinton, Vinyals & Dean 2015, section 2).
+    """Weighted sum of the losses on the labels and on a teacher's predictions (Hinton, Vinyals & Dean 2015, section 2).
 
-    With y the labels' distribution, q and s those of teacher and student, both softened by the temperature T, a picture
-    costs
+    With y the labels' distribution, q and s those of teacher and student, both softened by the temperature T, the loss
+    of an image is
 
         (1 - share) CE(y, student)  +  share T^2 CE(q, s)
 
     whose gradient is that of KL(q || s); T^2 keeps its size as T grows.
 
     Args:
-        class_counts: Pictures of each class in the train split; not used.
-        temperature: T > 0; 1 leaves the teacher's probabilities as they are.
-        share: How much the teacher counts, in [0, 1]; 1 learns from it alone.
+        class_counts: Images of each class in the train split; not used.
+        temperature: T > 0; 1 leaves the teacher's probabilities unchanged.
+        share: Weight of the teacher's term, in [0, 1]; at 1 the labels are ignored.
 
     Raises:
-        ValueError: An option lies outside its range.
+        ValueError: An option is out of range.
     """
 
     def __init__(self, class_counts: Sequence[int], temperature: float, share: float) -> None:
@@ -45,7 +45,7 @@ class DistillationLoss(nn.Module):
         if not temperature > 0:
             raise ValueError(f"loss.temperature is {temperature}; it must be above 0")
         if not 0 <= share <= 1:
-            raise ValueError(f"loss.share is {share}; it must lie between 0 (labels alone) and 1 (teacher alone)")
+            raise ValueError(f"loss.share is {share}; it must be between 0 (labels only) and 1 (teacher only)")
         self.temperature = temperature
         self.share = share
 
@@ -54,79 +54,78 @@ class DistillationLoss(nn.Module):
 
         Args:
             logits: float (B, C), the student's.
-            target: float (B, 2, C), the labels' distribution and the teacher's logits, as `Distiller` gives them.
+            target: float (B, 2, C), the labels' distribution and the teacher's logits, as set by `Distiller`.
 
         Returns:
             A scalar, float32.
 
         Raises:
-            ValueError: The batch came without a teacher.
+            ValueError: The batch has no teacher logits.
         """
         logits = logits.float()
         if target.ndim < 3:
-            raise ValueError(
-                "loss=distillation learns from a teacher, and there is none: callbacks=distillation brings it"
-            )
+            raise ValueError("loss=distillation needs a teacher, and there is none: add callbacks=distillation")
         labels, teacher = target.unbind(dim=1)
         soft = (teacher / self.temperature).softmax(dim=1)
-        of_teacher = self.temperature**2 * F.cross_entropy(logits / self.temperature, soft)
-        return (1 - self.share) * F.cross_entropy(logits, labels) + self.share * of_teacher
+        teacher_loss = self.temperature**2 * F.cross_entropy(logits / self.temperature, soft)
+        return (1 - self.share) * F.cross_entropy(logits, labels) + self.share * teacher_loss
 
 
 class Distiller(Callback):
-    """Shows every training batch to the teachers, augmented and mixed as the student gets it, and adds their answer.
+    """Adds the teachers' logits for every training batch, augmented and mixed as for the student, to its target.
 
-    With progressive resizing, too, they see whole pictures. Teachers that were trained on crops see the centre, as when
-    their epoch was chosen; where the student learns from windows itself, at most as much as those show.
+    The teachers get images of full size even with progressive resizing. Teachers that were trained on crops get the
+    centre crop, as when their epoch was selected; if the student itself is trained on crops, at most those crops.
 
-    Teachers that see the student's own view teach a function, not a table of labels (Beyer et al. 2022, arXiv
-    2106.05237). They vote softly, and never reach a checkpoint.
+    Teachers that see the same augmented view as the student make distillation function matching (Beyer et al. 2022,
+    arXiv 2106.05237). Several teachers are combined by soft voting. They are never saved in a checkpoint.
 
     Args:
-        teachers: Checkpoints, runs, or the folder of an ensemble, whose nets count by its weights.
+        teachers: Checkpoints, runs, or the folder of an ensemble, whose members keep its weights.
 
     Raises:
         ValueError: No teacher is named.
-        FileNotFoundError: A teacher is not there.
+        FileNotFoundError: A teacher does not exist.
     """
 
     def __init__(self, teachers: str | Sequence[str]) -> None:
-        named = [teachers] if isinstance(teachers, str) else list(teachers)
-        if not named or named == ["???"]:
+        paths = [teachers] if isinstance(teachers, str) else list(teachers)
+        if not paths or paths == ["???"]:
             raise ValueError(
                 "callbacks.distiller.teachers names no teacher; give a run, a checkpoint or an ensemble's folder: "
                 "'callbacks.distiller.teachers=[outputs/ensembles/NAME]'"
             )
-        self._members = [member for name in named for member in _members_of(Path(name))]
+        self._members = [member for path in paths for member in _members_of(Path(path))]
         self.teacher: Ensemble | None = None
 
     def load(self, student: FERModule, faces: FaceArrays, split: Split, view: float = 1.0) -> Ensemble:
-        """The teachers of a student, as one network.
+        """Load the teachers of a student as one network.
 
         Args:
-            student: The network that is trained.
+            student: The module that is trained.
             faces: Its data.
-            split: The splits of the data.
+            split: The split of the data.
             view: Fraction of an image's side that its batches show (`FERDataModule.view`).
 
         Raises:
-            ValueError: One is no checkpoint of this project, knows other classes, or may have seen images that the
-                student is selected or measured on; or the student's loss reads no teacher.
+            ValueError: A teacher is not a checkpoint of this project, has other classes, or may have been trained or
+                selected on images that the student is selected or measured on; or the student's loss has no teacher
+                term.
         """
         if not isinstance(student.loss, DistillationLoss):
-            raise ValueError("callbacks=distillation needs the loss that reads the teacher: loss=distillation")
+            raise ValueError("callbacks=distillation needs the loss with a teacher term: add loss=distillation")
         modules = [load_module(path) for path, _ in self._members]
         for (path, _), module in zip(self._members, modules, strict=True):
             if module.classes != student.classes:
                 raise ValueError(
-                    f"teacher {path} knows the classes {', '.join(module.classes)}; "
-                    f"this run learns {', '.join(student.classes)}"
+                    f"teacher {path} has the classes {', '.join(module.classes)}; "
+                    f"this run has {', '.join(student.classes)}"
                 )
             origin = Provenance.read(module.hparams["provenance"])
             if origin is None:
                 raise ValueError(
-                    f"teacher {path} has no provenance, so it may have learnt images that this run is measured on; "
-                    "name a checkpoint that train.py wrote"
+                    f"teacher {path} has no provenance, so it may have been trained on images that this run is "
+                    "measured on; name a checkpoint that train.py wrote"
                 )
             if reason := refusal_to_train(origin, faces, split):
                 raise ValueError(f"teacher {path} {reason}; name one trained on the data and protocol of this run")
@@ -136,7 +135,7 @@ class Distiller(Callback):
         return Ensemble(networks, [weight for _, weight in self._members]).eval().requires_grad_(False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Loads the teachers where there is something to learn."""
+        """Load the teachers before a training."""
         if stage == "fit":
             datamodule = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
             assert isinstance(pl_module, FERModule)
@@ -145,7 +144,7 @@ class Distiller(Callback):
                 self.teacher = self.load(pl_module, datamodule.faces, datamodule.split, datamodule.view)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Moves the teachers to the student's device."""
+        """Move the teachers to the student's device."""
         assert self.teacher is not None
         self.teacher.to(pl_module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -153,20 +152,20 @@ class Distiller(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Turns the batch's `target` into the labels' distribution and the teachers' logits (B, 2, C)."""
+        """Turn the batch's `target` into the labels' distribution and the teachers' logits (B, 2, C)."""
         assert self.teacher is not None
         with trainer.precision_plugin.forward_context():
-            answer = self.teacher(batch["image"].contiguous(memory_format=torch.channels_last)).float()
+            teacher_logits = self.teacher(batch["image"].contiguous(memory_format=torch.channels_last)).float()
         label = batch.get("target")
         if label is None:
-            label = F.one_hot(batch["label"], answer.shape[1]).float()
-        batch["target"] = torch.stack([label.float(), answer], dim=1)
+            label = F.one_hot(batch["label"], teacher_logits.shape[1]).float()
+        batch["target"] = torch.stack([label.float(), teacher_logits], dim=1)
 
 
 def _members_of(path: Path) -> list[tuple[Path, float]]:
     if not path.exists():
         raise FileNotFoundError(
-            f"callbacks.distiller.teachers: there is no {path}; give runs, checkpoints, or the folder that "
-            "`python -m fer_lightning ensemble` left"
+            f"callbacks.distiller.teachers: there is no {path}; give runs, checkpoints, or a folder that "
+            "`python -m fer_lightning ensemble` wrote"
         )
     return ensemble_members(path)

@@ -15,13 +15,12 @@ from torch import Tensor
 class EMA(WeightAveraging):
     """Validation, checkpoints and test use a moving average of weights and buffers (Polyak and Juditsky 1992).
 
-    Unlike Lightning's own, it averages on the device that trains, where no weight has to be copied elsewhere and no
-    step waits for a GPU, and until the average begins it stands for the weights themselves, not for the untrained
-    network.
+    Unlike Lightning's own, it averages on the training device, without copies to another device and without waiting for
+    the GPU. Before the first averaged step the average equals the current weights, not those of the untrained network.
 
     Args:
-        decay: Share of the average that each step keeps.
-        update_starting_at_step: The steps before it are not averaged.
+        decay: Weight of the previous average in each update.
+        update_starting_at_step: First step that is averaged.
     """
 
     def __init__(self, decay: float = 0.999, update_starting_at_step: int = 100) -> None:
@@ -30,11 +29,11 @@ class EMA(WeightAveraging):
         self._decay = decay
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After every step from the chosen one on."""
+        """Whether to update: after every step from `update_starting_at_step` on."""
         return step_idx is not None and step_idx >= self.update_starting_at_step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Moves the average to where the network is by now."""
+        """Move the average to the network's device."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
 
@@ -42,42 +41,43 @@ class EMA(WeightAveraging):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Takes a step into the average; torch's own would wait for the GPU to learn how many there were."""
+        """Update the average; torch's own update would wait for the GPU to read the number of steps."""
         average = self._average_model
         if average is None or trainer.global_step <= self._latest_update_step:
             return
         if self.should_update(step_idx=trainer.global_step - 1):
             pairs = self._pairs(pl_module)
-            if average.n_averaged:  # which lies on the CPU
-                floats = [(mine, its) for mine, its in pairs if mine.is_floating_point()]
-                torch._foreach_lerp_([mine for mine, _ in floats], [its for _, its in floats], 1 - self._decay)
+            if average.n_averaged:  # on the CPU, so that reading it waits for no GPU
+                floats = [(averaged, current) for averaged, current in pairs if averaged.is_floating_point()]
+                torch._foreach_lerp_([averaged for averaged, _ in floats], [c for _, c in floats], 1 - self._decay)
             else:
-                for mine, its in pairs:
-                    mine.copy_(its)
+                for averaged, current in pairs:
+                    averaged.copy_(current)
             average.n_averaged += 1
             self._latest_update_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lets the average, of which a checkpoint is made now, be the network before its first step."""
-        self._follow(pl_module)
+        """Copy the network into an average without a step, as a checkpoint is written next."""
+        self._copy_until_first_step(pl_module)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lets the network be the average, which before its first step is the network."""
-        self._follow(pl_module)
+        """Validate with the average, which before its first step is a copy of the network."""
+        self._copy_until_first_step(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the average in the network."""
-        self._follow(pl_module)
+        """Copy the average into the network."""
+        self._copy_until_first_step(pl_module)
         super().on_train_end(trainer, pl_module)
 
-    def _follow(self, pl_module: pl.LightningModule) -> None:
+    def _copy_until_first_step(self, pl_module: pl.LightningModule) -> None:
+        """Copy the network into the average as long as no step was averaged."""
         if self._average_model is not None and not self._average_model.n_averaged:
-            for mine, its in self._pairs(pl_module):
-                mine.copy_(its)
+            for averaged, current in self._pairs(pl_module):
+                averaged.copy_(current)
 
     def _pairs(self, pl_module: pl.LightningModule) -> list[tuple[Tensor, Tensor]]:
-        """Each weight and buffer of the average with the network's."""
+        """Pairs of each averaged weight or buffer and the network's current one."""
         assert self._average_model is not None
-        average, current = (chain(m.parameters(), m.buffers()) for m in (self._average_model.module, pl_module))
-        return [(mine.data, its.data) for mine, its in zip(average, current, strict=True)]
+        averages, currents = (chain(m.parameters(), m.buffers()) for m in (self._average_model.module, pl_module))
+        return [(averaged.data, current.data) for averaged, current in zip(averages, currents, strict=True)]

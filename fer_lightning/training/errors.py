@@ -1,4 +1,4 @@
-"""Known failures of a training as one sentence with a way out; what Ctrl-C and SIGTERM do."""
+"""Known failures of a training as one sentence with a remedy; handling of Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from fer_lightning.run_folder import last_checkpoint
 from fer_lightning.training.checkpoint_io import NO_ROOM
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, as in shells."""
 
 REQUEUE = 75
 """The exit status after SIGTERM: EX_TEMPFAIL, `try again later`."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A batch whose loss is no number; the message says where and what helps."""
+    """A loss is NaN or infinite; the message names the batch and remedies."""
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Shows a user's mistake as its message alone; HYDRA_FULL_ERROR=1 shows the traceback."""
+    """Show a user error as its message only; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
     except InterpolationToMissingValueError as error:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         raise CompactHydraException(f"{missing[1] if missing else error.full_key} must be given") from None
     except (ValueError, OSError, MisconfigurationException) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `explain_errors` knows a way out
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `explain_errors` adds the remedy
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise CompactHydraException(error_message(error)) from None
-    except OmegaConfBaseException as error:  # a key that somebody took away, or whose value cannot be resolved
+    except OmegaConfBaseException as error:  # a key that was removed, or whose value cannot be resolved
         raise CompactHydraException(" ".join(str(error).split())) from None
 
 
 @contextmanager
 def explain_errors(config: DictConfig) -> Iterator[None]:
-    """Turns what a training can die of into one sentence with a way out; HYDRA_FULL_ERROR=1 shows the traceback.
+    """Turn known failures of a training into one sentence with a remedy; HYDRA_FULL_ERROR=1 shows the traceback.
 
     Args:
         config: The run's configuration.
@@ -71,12 +71,12 @@ def explain_errors(config: DictConfig) -> Iterator[None]:
 
 
 def explanation(error: BaseException, config: DictConfig) -> str | None:
-    """The sentence for an error, None for one that is not known here."""
+    """The sentence for a known error, None for any other."""
     message = str(error)
     if isinstance(error, (NonFiniteLossError, MisconfigurationException, DataError)):
         return " ".join(message.split())
     if "Expected more than 1 value per channel when training" in message:
-        return "BatchNorm cannot train on batches of one picture: trainer.batch_size must be 2 or more for each process"
+        return "BatchNorm cannot train on batches of one image: trainer.batch_size must be 2 or more for each process"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in message:
         size = int(config.trainer.batch_size)
         way = f"try trainer.batch_size={size // 2}" if size > 2 else "try a smaller model.image_size or model"
@@ -87,8 +87,8 @@ def explanation(error: BaseException, config: DictConfig) -> str | None:
         return f"There is not enough memory on the GPU for trainer.batch_size={size}: {way}"
     if isinstance(error, RuntimeError) and "DataLoader worker" in message:
         return (
-            f"A process that prepares batches died ({message.split(' with')[0].splitlines()[0]}), most often because "
-            f"memory ran out: try data.workers={int(config.data.workers) // 2} (now {config.data.workers})"
+            f"A process that prepares batches was killed ({message.split(' with')[0].splitlines()[0]}), most often "
+            f"for lack of memory: try data.workers={int(config.data.workers) // 2} (now {config.data.workers})"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         why = next(iter(message.splitlines()), "")
@@ -96,27 +96,27 @@ def explanation(error: BaseException, config: DictConfig) -> str | None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
         return (
-            f"{error.strerror}: {place}. What was saved before is whole; make room in {config.paths.output_dir} and "
-            "give the same command with resume=auto"
+            f"{error.strerror}: {place}. Files saved earlier are complete; free space in {config.paths.output_dir} and "
+            "repeat the command with resume=auto"
         )
     return None
 
 
 @contextmanager
 def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -> Iterator[None]:
-    """Ends a run that Ctrl-C or SIGTERM stops with two lines: how far it came, and the command that goes on.
+    """End a run that Ctrl-C or SIGTERM stops with two lines: its progress, and the command that resumes it.
 
-    The state of the last whole epoch lies in `last.ckpt` already, so that nothing has to be saved in a hurry.
+    The state of the last complete epoch is in `last.ckpt` already, so nothing has to be saved on the signal.
 
     Args:
         folder: The run's folder.
-        resume_command: `Job.resume_command`; gives None where the run is part of a multirun, which stops its own way.
+        resume_command: `Job.resume_command`; returns None for a run of a multirun, which handles its own stop.
 
     Raises:
         SystemExit: With status `INTERRUPTED` or `REQUEUE`.
-        KeyboardInterrupt: After Ctrl-C, where there is no command.
+        KeyboardInterrupt: After Ctrl-C, if there is no command.
     """
-    if threading.current_thread() is not threading.main_thread():  # only it may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -132,7 +132,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
         if command and getattr(rank_zero_only, "rank", 0) == 0:
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
-            print(f"{'To go on' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)
+            print(f"{'To resume' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)
         if not command and not terminated:
             raise KeyboardInterrupt from None
         raise SystemExit(status) from None
@@ -142,7 +142,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
 
 
 def stopped_by(error: BaseException) -> int | None:
-    """The exit status of what Ctrl-C or SIGTERM has ended, `INTERRUPTED` or `REQUEUE`; None after anything else."""
+    """The exit status for an error caused by Ctrl-C or SIGTERM, `INTERRUPTED` or `REQUEUE`; None for any other."""
     if _caused_by(error, SIGTERMException):
         return REQUEUE
     return INTERRUPTED if _caused_by(error, KeyboardInterrupt) else None

@@ -1,4 +1,4 @@
-"""Predicts a part of the split and scores it with its subsets."""
+"""Predicts a part of the split and scores it and its subsets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fer_lightning.training.module import FERModule
 def predict_part(
     trainer: pl.Trainer, module: FERModule, datamodule: FERDataModule, evaluation: Mapping[str, Any], part: str
 ) -> Predictions:
-    """Predicts a part of the data with a net.
+    """Predict a part of the data.
 
     Args:
-        trainer: Decides device and precision.
-        module: The net.
-        datamodule: Its data.
-        evaluation: conf/eval: by which views, and how they are averaged.
-        part: Of the split.
+        trainer: Determines device and precision.
+        module: The trained module.
+        datamodule: The data.
+        evaluation: conf/eval: the test-time views and how they are averaged.
+        part: Name of a part of the split.
     """
     module.set_evaluation(evaluation)
     datamodule.measured_part = part
@@ -38,18 +38,18 @@ def predict_part(
 def score_part(
     predictions: Predictions, part: str, split: Split, classes: Sequence[str], resamples: int, seed: int
 ) -> dict[str, Scores]:
-    """The scores of a part, whose predictions these are, and of its subsets that the split names."""
+    """Scores of a part from its predictions, and of its subsets in the split (`{part}_...`), by name."""
     scores = {}
     for name, index in split.indices.items():
         if name == part or name.startswith(f"{part}_"):
-            chosen = predictions.part(torch.from_numpy(index))
-            if len(chosen.labels):
-                scores[name] = full_scores(chosen, classes, resamples, seed)
+            selected = predictions.part(torch.from_numpy(index))
+            if len(selected.labels):
+                scores[name] = full_scores(selected, classes, resamples, seed)
     return scores
 
 
 def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
-    """Whether val and test are FER2013's PublicTest and PrivateTest with its own labels: Kaggle's test pictures."""
+    """Whether val and test are FER2013's PublicTest and PrivateTest with its own labels: Kaggle's test images."""
     return split.name == "official" and all(
         np.array_equal(np.sort(split.indices[part]), np.flatnonzero(faces.usage == usage))
         for part, usage in (("val", "PublicTest"), ("test", "PrivateTest"))
@@ -57,6 +57,6 @@ def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
 
 
 def logged(scores: Scores) -> dict[str, float]:
-    """The numbers of one part that a logger gets: all single scores, and F1 of each class as `f1_happy`."""
+    """The scores of one part as a flat dict for loggers: all scalars, and F1 of each class as `f1_happy`."""
     single = {k: v for k, v in scores.items() if isinstance(v, float)}
     return single | {f"f1_{name}": f1 for name, f1 in scores["per_class_f1"].items()}

@@ -1,4 +1,4 @@
-"""Which part of the network trains, and from when."""
+"""Fine-tuning: freezes stages of the network and unfreezes them on a schedule."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import nn
 
 
 class GradualUnfreezing(Callback):
-    """Trains the head alone, then thaws the feature stages from the output side (Howard & Ruder 2018).
+    """Trains only the head, then unfreezes the feature stages from the output side (Howard & Ruder 2018).
 
-    A frozen stage has neither gradients nor weight decay, and its BatchNorm statistics stand still. What is
-    frozen follows from the epoch alone, so a resumed run goes on as if it had never stopped. The stages are
-    those of the module's `network.body.stages()`.
+    A frozen stage has neither gradients nor weight decay, and its BatchNorm statistics do not change. The frozen
+    stages depend on the epoch alone, so a resumed run continues as if uninterrupted. The stages are those of the
+    module's `network.body.stages()`.
 
     Args:
-        frozen_epochs: Epochs before the first stage thaws; None: never.
+        frozen_epochs: Epochs before the first stage is unfrozen; None: never.
         every_epochs: Epochs from one stage to the next.
-        keep_frozen: Stages at the input side that never thaw.
+        keep_frozen: Stages at the input side that are never unfrozen.
 
     Raises:
-        ValueError: A number lies outside its range.
+        ValueError: A number is out of range.
     """
 
     def __init__(self, frozen_epochs: int | None = None, every_epochs: int = 1, keep_frozen: int = 0) -> None:
@@ -38,14 +38,14 @@ class GradualUnfreezing(Callback):
         self.keep_frozen = keep_frozen
 
     def frozen_stages(self, epoch: int, stages: int) -> int:
-        """How many of the `stages`, counted from the input, are frozen in `epoch` (counted from 0)."""
+        """The number of `stages`, from the input side, that are frozen in `epoch` (from 0)."""
         if self.frozen_epochs is None or epoch < self.frozen_epochs:
             return stages
-        thawed = 1 + (epoch - self.frozen_epochs) // self.every_epochs
-        return max(min(self.keep_frozen, stages), stages - thawed)
+        unfrozen = 1 + (epoch - self.frozen_epochs) // self.every_epochs
+        return max(min(self.keep_frozen, stages), stages - unfrozen)
 
     def check_stages(self, stages: int) -> None:
-        """Refuses to keep more stages frozen than there are.
+        """Check that `keep_frozen` is not above the number of stages.
 
         Raises:
             ValueError: The network has fewer stages than `keep_frozen`.
@@ -54,10 +54,10 @@ class GradualUnfreezing(Callback):
             raise ValueError(f"finetune.callback.keep_frozen is {self.keep_frozen}; the model has {stages} stages")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freezes before the strategy wraps the module.
+        """Freeze stages before the strategy wraps the module.
 
         Raises:
-            ValueError: Stages would thaw in a run on several devices, where the gradients of parameters that
+            ValueError: Stages would be unfrozen in a run on several devices, where the gradients of parameters that
                 were frozen at the start are not averaged; or the network has fewer stages than `keep_frozen`.
         """
         if stage != "fit":
@@ -70,15 +70,15 @@ class GradualUnfreezing(Callback):
             module.requires_grad_(False)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freezes and thaws; each epoch anew, since training mode is set by others too."""
+        """Freeze and unfreeze stages, in each epoch again since Lightning resets the training mode."""
         stages = _stages(pl_module)
         frozen = self.frozen_stages(trainer.current_epoch, len(stages))
         body: Any = pl_module.network.body  # type: ignore[union-attr]
-        body.train(frozen < len(stages))  # also what has no weights and lies between the stages, as stochastic depth
+        body.train(frozen < len(stages))  # also layers without weights between the stages, as stochastic depth
         body.head.train()
         for module in stages[frozen:]:
             module.requires_grad_(True).train()
-        for module in stages[:frozen]:  # after the others: where two stages share a layer it stays frozen
+        for module in stages[:frozen]:  # after the others: a layer that two stages share stays frozen
             module.requires_grad_(False).eval()
             module.zero_grad(set_to_none=True)  # optimizers skip a parameter without gradient, weight decay included
 

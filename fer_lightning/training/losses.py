@@ -1,4 +1,4 @@
-"""Losses over hard or soft targets, with optional class weights that travel in the checkpoint."""
+"""Losses over hard or soft targets, with optional class weights that are saved in the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def balanced_weights(class_counts: Sequence[int]) -> Tensor:
     """Class weights w_c = N / (C n_c), as scikit-learn's `class_weight="balanced"`.
 
     Args:
-        class_counts: Pictures of each class in the train split.
+        class_counts: Images of each class in the train split.
 
     Returns:
-        float32 (C,). A class without a picture gets weight 0: it is in no target.
+        float32 (C,). A class without images gets weight 0: it is in no target.
     """
     counts = torch.tensor(class_counts, dtype=torch.float64)
     weights = counts.sum() / (len(counts) * counts.clamp(min=1))
@@ -26,7 +26,7 @@ def balanced_weights(class_counts: Sequence[int]) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor without gradient over the processes of a training; itself where there is one."""
+    """Mean of a tensor without gradient over the processes of a training; the tensor itself in a single process."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return value
     total = value.clone()
@@ -43,19 +43,19 @@ class FocalLoss(nn.Module):
         sum_ic u_ic (1 - p_ic)^gamma (-log p_ic)  /  sum_ic u_ic,    u_ic = (1 - s) t_ic w_c + s / C sum_k t_ik w_k
 
     which for gamma = 0 and s = 0 is `torch.nn.functional.cross_entropy(..., weight=w)`. With both weights and smoothing
-    it is not: torch smooths first and weights each class's share of the target, so that a rare class gets most of what
-    is spread over all images. Here an image counts by the weight of its own label, as with Keras's `class_weight`, and
-    the weights do not change which prediction minimises its loss. With class weights in several processes (DDP) the
-    divisor is its mean over them, so that their gradients average to that of the whole batch.
+    it is not: torch smooths first and weights each class's fraction of the target, so that a rare class gets most of
+    the smoothing of all images. Here an image counts by the weight of its own label, as with Keras's `class_weight`,
+    and the weights do not change which prediction minimises its loss. With class weights in several processes (DDP)
+    the divisor is its mean over them, so that their gradients average to that of the whole batch.
 
     Args:
-        class_counts: Pictures of each class in the train split; its length is the number of classes.
+        class_counts: Images of each class in the train split; its length is the number of classes.
         class_weights: `none` or `balanced` (`balanced_weights`).
-        gamma: Focusing parameter, >= 0; larger values look away from what is already classified well.
-        label_smoothing: Part of each target spread evenly over all classes, in [0, 1).
+        gamma: Focusing parameter, >= 0; larger values down-weight well-classified images.
+        label_smoothing: Fraction of each target spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: An option lies outside its range.
+        ValueError: An option is out of range.
     """
 
     weight: Tensor
@@ -69,9 +69,9 @@ class FocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         if gamma < 0:
-            raise ValueError(f"loss.gamma is {gamma}; it must be 0 or more (0 is plain cross entropy)")
+            raise ValueError(f"loss.gamma is {gamma}; it must be 0 or more (0 is cross entropy)")
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"loss.label_smoothing is {label_smoothing}; it must lie in [0, 1)")
+            raise ValueError(f"loss.label_smoothing is {label_smoothing}; it must be in [0, 1)")
         if class_weights not in ("none", "balanced"):
             raise ValueError(f"loss.class_weights is {class_weights!r}; it must be 'none' or 'balanced'")
         weight = torch.ones(len(class_counts)) if class_weights == "none" else balanced_weights(class_counts)
@@ -85,31 +85,31 @@ class FocalLoss(nn.Module):
 
         Args:
             logits: float (B, C).
-            target: int64 (B,) class positions, or float (B, C) distributions.
+            target: int64 (B,) class indices, or float (B, C) distributions.
 
         Returns:
             A scalar, float32.
         """
         logits = logits.float()  # the logarithm of a small bfloat16 probability is too coarse
         classes = logits.shape[1]
-        share = (F.one_hot(target, classes) if target.ndim == 1 else target).float() * self.weight
+        weighted = (F.one_hot(target, classes) if target.ndim == 1 else target).float() * self.weight
         if self.label_smoothing:
-            spread = share.sum(dim=1, keepdim=True) / classes
-            share = (1 - self.label_smoothing) * share + self.label_smoothing * spread
+            uniform = weighted.sum(dim=1, keepdim=True) / classes
+            weighted = (1 - self.label_smoothing) * weighted + self.label_smoothing * uniform
         log_p = logits.log_softmax(dim=1)
         loss = -log_p
         if self.gamma:
-            # Kept off 0, where the slope of x^gamma is infinite for gamma below 1.
+            # Clamped above 0, where the derivative of x^gamma is infinite for gamma below 1.
             loss = (-log_p.expm1()).clamp(min=1e-7) ** self.gamma * loss
-        divisor = mean_over_processes(share.sum()) if self.weighted else share.sum()
-        return (share * loss).sum() / divisor
+        divisor = mean_over_processes(weighted.sum()) if self.weighted else weighted.sum()
+        return (weighted * loss).sum() / divisor
 
 
 class CrossEntropyLoss(FocalLoss):
     """Cross entropy over hard or soft targets: `FocalLoss` with gamma = 0.
 
     Raises:
-        ValueError: An option lies outside its range.
+        ValueError: An option is out of range.
     """
 
     def __init__(self, class_counts: Sequence[int], class_weights: str = "none", label_smoothing: float = 0.0) -> None:
@@ -117,37 +117,37 @@ class CrossEntropyLoss(FocalLoss):
 
 
 class LabelDrawingLoss(CrossEntropyLoss):
-    """Cross entropy of one label a picture, drawn from its soft target anew each time: FER+'s probabilistic labels.
+    """Cross entropy with one label per image, sampled from its soft target in each step: FER+'s probabilistic labels.
 
     Barsoum et al. 2016, arXiv 1608.01041. Its mean over many epochs is cross entropy with the soft target; one
-    epoch is noisier. The draws come from torch's global generator, which each batch seeds.
+    epoch is noisier. Samples come from torch's global generator, which each batch seeds.
     """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of a batch, as in `FocalLoss.forward`; int64 targets are taken as they are."""
+        """Mean loss of a batch, as in `FocalLoss.forward`; int64 targets are used unchanged."""
         labels = target if target.ndim == 1 else torch.multinomial(target.float(), 1).squeeze(1)
         return super().forward(logits, labels)
 
 
 class MultiTargetLoss(nn.Module):
-    """Asks for any one of the labels that a picture has: FER+'s multi-label loss (Barsoum et al. 2016).
+    """Accepts any one of an image's labels as correct: FER+'s multi-label loss (Barsoum et al. 2016).
 
-    With p the softmax of the logits and t = 1 for a label of positive share in the target, `elsewhere` for the others,
-    the loss of a picture is -log max_c(t_c p_c).
+    With p the softmax of the logits and t = 1 for a label that is positive in the target, `elsewhere` for the others,
+    the loss of an image is -log max_c(t_c p_c).
 
     Args:
-        class_counts: Pictures of each class in the train split; not used, as the paper weighs no class.
-        elsewhere: What t is for labels that the picture does not have, in (0, 1); above 0, so that a net that is sure
-            of one of those still has a loss. 0.001 in the authors' code.
+        class_counts: Images of each class in the train split; not used, as the paper has no class weights.
+        elsewhere: Value of t for labels that the image does not have, in (0, 1); above 0, so that the loss stays
+            bounded where a model is confident in one of those. 0.001 in the authors' code.
 
     Raises:
-        ValueError: `elsewhere` lies outside its range.
+        ValueError: `elsewhere` is out of range.
     """
 
     def __init__(self, class_counts: Sequence[int], elsewhere: float = 1e-3) -> None:
         super().__init__()
         if not 0 < elsewhere < 1:
-            raise ValueError(f"loss.elsewhere is {elsewhere}; it must lie between 0 and 1")
+            raise ValueError(f"loss.elsewhere is {elsewhere}; it must be between 0 and 1")
         self.elsewhere = elsewhere
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -155,11 +155,11 @@ class MultiTargetLoss(nn.Module):
 
         Args:
             logits: float (B, C).
-            target: int64 (B,) class positions, or float (B, C), positive for the labels of a picture.
+            target: int64 (B,) class indices, or float (B, C), positive for the labels of an image.
 
         Returns:
             A scalar, float32.
         """
         log_p = logits.float().log_softmax(dim=1)
-        has = (F.one_hot(target, log_p.shape[1]) if target.ndim == 1 else target) > 0
-        return -torch.where(has, log_p, log_p + math.log(self.elsewhere)).amax(dim=1).mean()
+        is_label = (F.one_hot(target, log_p.shape[1]) if target.ndim == 1 else target) > 0
+        return -torch.where(is_label, log_p, log_p + math.log(self.elsewhere)).amax(dim=1).mean()

@@ -1,4 +1,4 @@
-"""The one place that turns predictions into scores."""
+"""Scores of predictions; every score of the package is computed here."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fer_lightning.training.reliability import reliability
 Scores = dict[str, Any]
 
 EPOCH_SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy", "ece")
-"""The scores of every epoch, beside the F1 of each class."""
+"""The scores of every epoch, in addition to the F1 of each class."""
 
 DRAWS_AT_ONCE = 2**22
-"""Bootstrap draws in memory at one time: a thousand resamples of a large test part would take gigabytes."""
+"""Bootstrap draws in memory at a time: a thousand resamples of a large test part would take gigabytes."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for a set of pictures, in the order of the data set, each picture once.
+    """Predictions for a set of images, in the order of the data set, each image once.
 
     Attributes:
         index: int64 (N,), positions in the data set.
-        logits: float32 (N, C). From averaged probabilities (test-time augmentation) these are their logarithms.
+        logits: float32 (N, C); the logarithms where probabilities were averaged (test-time augmentation).
         labels: int64 (N,).
     """
 
@@ -48,20 +48,20 @@ class Predictions:
 
     @classmethod
     def joined(cls, *parts: Predictions) -> Predictions:
-        """The predictions of all parts, which share no picture, in the order of the data set."""
+        """The predictions of all parts, which share no image, in the order of the data set."""
         index = torch.cat([part.index for part in parts])
         order = index.argsort()
         logits, labels = torch.cat([part.logits for part in parts]), torch.cat([part.labels for part in parts])
         return cls(index[order], logits[order], labels[order])
 
     def part(self, index: Tensor) -> Predictions:
-        """The predictions of those pictures whose positions are in `index`."""
-        keep = torch.isin(self.index, index)
-        return Predictions(self.index[keep], self.logits[keep], self.labels[keep])
+        """The predictions of the images whose positions are in `index`."""
+        mask = torch.isin(self.index, index)
+        return Predictions(self.index[mask], self.logits[mask], self.labels[mask])
 
 
 class PredictionStore(Metric):
-    """Collects predictions over an epoch; across processes it gathers them and drops pictures counted twice."""
+    """Collects the predictions of an epoch, gathers them across processes and drops duplicates of images."""
 
     index: list[Tensor]
     logits: list[Tensor]
@@ -75,17 +75,17 @@ class PredictionStore(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch: positions (B,), logits (B, C), labels (B,)."""
+        """Add a batch: positions (B,), logits (B, C), labels (B,)."""
         self.index.append(index)
         self.logits.append(logits.float())
         self.labels.append(labels)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions, logits and labels of all processes, as they came."""
+        """Positions, logits and labels of all processes, unsorted."""
         return dim_zero_cat(self.index), dim_zero_cat(self.logits), dim_zero_cat(self.labels)
 
     def collect(self) -> Predictions:
-        """All predictions since the last call, sorted by position; starts anew."""
+        """All predictions since the last call, sorted by position; resets the store."""
         index, logits, labels = self.compute()
         self.reset()
         index, logits, labels = index.cpu().view(-1), logits.cpu(), labels.cpu().view(-1)
@@ -105,30 +105,31 @@ def confusion(predictions: Predictions) -> Tensor:
 def from_confusion(matrix: Tensor) -> dict[str, Tensor]:
     """Scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
 
-    Macro-F1 is the mean over the classes that occur, as truth or as prediction; balanced accuracy that of the
-    classes that occur as truth.
+    Macro F1 is the mean over the classes that occur among labels or predictions, balanced accuracy the mean over those
+    that occur among the labels.
     """
     matrix = matrix.double()
-    hit = matrix.diagonal(dim1=-2, dim2=-1)
+    correct = matrix.diagonal(dim1=-2, dim2=-1)
     support, predicted = matrix.sum(-1), matrix.sum(-2)
-    f1 = 2 * hit / (support + predicted).clamp(min=1)
-    recall = hit / support.clamp(min=1)
+    f1 = 2 * correct / (support + predicted).clamp(min=1)
+    recall = correct / support.clamp(min=1)
     occurs = support + predicted > 0
     return {
-        "accuracy": hit.sum(-1) / support.sum(-1).clamp(min=1),
+        "accuracy": correct.sum(-1) / support.sum(-1).clamp(min=1),
         "balanced_accuracy": recall.sum(-1) / (support > 0).sum(-1).clamp(min=1),
         "macro_f1": f1.sum(-1) / occurs.sum(-1).clamp(min=1),
         "f1": f1,
         "recall": recall,
-        "precision": hit / predicted.clamp(min=1),
+        "precision": correct / predicted.clamp(min=1),
         "support": support,
     }
 
 
 def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, float]:
-    """The scores logged after each epoch: loss (plain cross entropy), accuracy, macro-F1, F1 of each class, and so on.
+    """The scores logged after each epoch: `EPOCH_SCORES`, and the F1 of each class as `f1_{class}`.
 
-    The loss is unweighted and unsmoothed whatever the net was trained with, so that runs compare.
+    The loss is cross entropy without class weights and label smoothing, whatever the loss of the training, so that runs
+    are comparable.
 
     Args:
         predictions: N >= 1 predictions over C classes.
@@ -139,32 +140,32 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
     """
     logits, labels = predictions.logits, predictions.labels
     count = len(classes)
-    table = from_confusion(confusion(predictions))
+    by_name = from_confusion(confusion(predictions))
     scores = {
         "loss": F.cross_entropy(logits, labels).item(),
-        "accuracy": table["accuracy"].item(),
-        "balanced_accuracy": table["balanced_accuracy"].item(),
-        "macro_f1": table["macro_f1"].item(),
+        "accuracy": by_name["accuracy"].item(),
+        "balanced_accuracy": by_name["balanced_accuracy"].item(),
+        "macro_f1": by_name["macro_f1"].item(),
         "top2_accuracy": multiclass_accuracy(logits, labels, count, top_k=min(2, count), average="micro").item(),
         "ece": reliability(predictions.probabilities, labels).ece,
     }
-    return scores | {f"f1_{name}": value for name, value in zip(classes, table["f1"].tolist(), strict=True)}
+    return scores | {f"f1_{name}": value for name, value in zip(classes, by_name["f1"].tolist(), strict=True)}
 
 
-def _resampled(frequencies: Tensor, resamples: int, n: int, generator: torch.Generator) -> Tensor:
-    """How often each cell is drawn in `n` draws by frequency, int64 (resamples, cells)."""
+def _multinomial_counts(frequencies: Tensor, resamples: int, n: int, generator: torch.Generator) -> Tensor:
+    """Counts of each cell in `n` draws by frequency, int64 (resamples, cells)."""
     cells = torch.multinomial(frequencies, resamples * n, replacement=True, generator=generator)
     offsets = torch.arange(resamples).repeat_interleave(n) * len(frequencies)
     return torch.bincount(cells + offsets, minlength=resamples * len(frequencies)).view(resamples, -1)
 
 
 def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0) -> Scores:
-    """The scores of a final measurement, with 95% bootstrap percentile intervals (Efron 1979) over the pictures.
+    """The scores of an evaluation, with 95% bootstrap percentile intervals (Efron 1979) over the images.
 
     Args:
         predictions: N >= 1 predictions over C classes.
         classes: The C class names.
-        resamples: Bootstrap resamples.
+        resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
 
     Returns:
@@ -174,21 +175,21 @@ def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int
     scores: Scores = {"n": len(predictions.labels)}
     scores |= {k: v for k, v in epoch_scores(predictions, classes).items() if not k.startswith("f1_")}
     matrix = confusion(predictions)
-    # Pictures that share true and predicted class are alike to these scores, so a resample of pictures is a
-    # multinomial draw over the cells of the confusion matrix.
+    # These scores depend only on true and predicted class, so a resample of images is a multinomial draw over the
+    # cells of the confusion matrix.
     n = int(matrix.sum())
     generator = torch.Generator().manual_seed(seed)
     frequencies = matrix.flatten().double()
     at_once = max(1, DRAWS_AT_ONCE // n)
     resampled = torch.cat(
         [
-            _resampled(frequencies, min(at_once, resamples - start), n, generator)
+            _multinomial_counts(frequencies, min(at_once, resamples - start), n, generator)
             for start in range(0, resamples, at_once)
         ]
     ).view(-1, *matrix.shape)
-    boot = from_confusion(resampled)
+    bootstrap = from_confusion(resampled)
     for name in ("accuracy", "macro_f1"):
-        bounds = torch.quantile(boot[name], torch.tensor([0.025, 0.975], dtype=torch.float64))
+        bounds = torch.quantile(bootstrap[name], torch.tensor([0.025, 0.975], dtype=torch.float64))
         scores[f"{name}_interval"] = bounds.tolist()
     table = from_confusion(matrix)
     scores["per_class"] = {

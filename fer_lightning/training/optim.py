@@ -22,13 +22,13 @@ def build_optimizer(config: Mapping[str, Any], network: nn.Module) -> Optimizer:
     others = [p for p in parameters if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer: Optimizer = build(config, [group for group in groups if group["params"]])
-    # A fused one would take float16's scale off the gradients in its step, after they were clipped: Lightning refuses.
+    # A fused optimizer would unscale float16 gradients in its step, after clipping: Lightning refuses that.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
 
 def constant(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> LRSchedulerConfigType:
-    """The learning rate stays as it is."""
+    """Constant learning rate."""
     return {"scheduler": LambdaLR(optimizer, lambda _: 1.0), "interval": "step"}
 
 
@@ -43,9 +43,9 @@ def plateau(
     patience: int,
     min_lr: float,
 ) -> LRSchedulerConfigType:
-    """Multiplies the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs.
+    """Multiply the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs.
 
-    With a monitor of the val part, epochs that are not validated do not count.
+    With a monitor of the val part, epochs without validation do not count.
     """
     scheduler = ReduceLROnPlateau(
         optimizer,
@@ -55,7 +55,7 @@ def plateau(
         min_lr=min_lr,
     )
     # Lightning steps epoch schedulers after the epoch's checkpoint is written, so a resumed run would miss a step.
-    # It is told never to, and FERModule steps this one before the checkpoint.
+    # This frequency disables that, and FERModule steps the scheduler before the checkpoint.
     return {"scheduler": scheduler, "interval": "epoch", "frequency": sys.maxsize, "monitor": monitor}
 
 
@@ -86,14 +86,15 @@ def onecycle(
 ) -> LRSchedulerConfigType:
     """One rise from lr / `initial_divisor` to `optimizer.lr` and one fall (Smith & Topin 2018), per step.
 
-    The values are those of torch's OneCycleLR, whose state holds its length, so that no run could go on for longer.
+    The values are those of torch's OneCycleLR, whose state contains the total steps, so that no run could be resumed
+    for more epochs.
     """
     last = max(1, epochs * steps_per_epoch - 1)
-    top = max(0.5, warmup_fraction * (last + 1) - 1)  # the step at the peak
+    peak = max(0.5, warmup_fraction * (last + 1) - 1)  # the step with the highest rate
     first, final = 1 / initial_divisor, 1 / (initial_divisor * final_divisor)
 
     def factor(step: int) -> float:
-        start, end, done = (first, 1.0, step / top) if step <= top else (1.0, final, (step - top) / (last - top))
+        start, end, done = (first, 1.0, step / peak) if step <= peak else (1.0, final, (step - peak) / (last - peak))
         return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
@@ -108,7 +109,7 @@ def step(
     factor: float,
     after_epochs: int = 0,
 ) -> LRSchedulerConfigType:
-    """Multiplies the learning rate by `factor` every `every_epochs` epochs, counted from `after_epochs` on."""
+    """Multiply the learning rate by `factor` every `every_epochs` epochs, starting at epoch `after_epochs`."""
     every, after = every_epochs * steps_per_epoch, after_epochs * steps_per_epoch
     scheduler = LambdaLR(optimizer, lambda done: factor ** (max(0, done - after) // every))
     return {"scheduler": scheduler, "interval": "step"}

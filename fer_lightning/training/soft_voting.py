@@ -13,17 +13,17 @@ from fer_lightning.files import sha256
 from fer_lightning.training.checkpoint_io import checkpoint_of
 
 SMALLEST = 1e-3
-"""Fitted weights below it are 0: such a net is not worth asking."""
+"""Fitted weights below this become 0: such a member is not worth its cost."""
 
 
 def ensemble_members(path: Path) -> list[tuple[Path, float]]:
-    """The checkpoints that a name stands for, each with the weight of its vote; the weights add up to 1.
+    """The checkpoints at a path, each with the weight of its vote; the weights sum to 1.
 
     Args:
-        path: A checkpoint, a run, whose best one it is, or the folder that `ensemble` left.
+        path: A checkpoint, a run (its best checkpoint), or a folder that `ensemble` wrote.
 
     Raises:
-        ValueError: The record in the folder is damaged, or a net that votes is not the one that was measured.
+        ValueError: The record in the folder is damaged, or a member's checkpoint has changed since the measurement.
     """
     record = path / "record.json"
     if record.is_file() and (members := _recorded_members(record)):
@@ -32,7 +32,7 @@ def ensemble_members(path: Path) -> list[tuple[Path, float]]:
             checkpoint, measured = Path(member["checkpoint"]), member["checkpoint_sha256"]
             if measured and checkpoint.is_file() and sha256(checkpoint) != measured:
                 raise ValueError(
-                    f"{path} was measured with another {checkpoint}, which was trained anew since: vote again"
+                    f"{path} was measured with another {checkpoint}, which was trained again since: rerun the ensemble"
                 )
         return [(Path(member["checkpoint"]), member["weight"]) for member in voting]
     return [(checkpoint_of(path), 1.0)]
@@ -50,23 +50,23 @@ def _recorded_members(record: Path) -> list[dict[str, Any]]:
             for member in members
         ]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{record} is no record of a run or an ensemble ({error})") from None
+        raise ValueError(f"{record} is not a record of a run or an ensemble ({error})") from None
 
 
 def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds: int = 20_000) -> Tensor:
-    """The weights of a soft vote that have the least cross entropy.
+    """Fit the weights of a soft vote that minimise cross entropy.
 
     They are the proportions of a mixture, found by expectation maximisation (Dempster, Laird & Rubin 1977); the
-    problem is convex, and the largest gradient bounds what is still to be gained.
+    problem is convex, and the largest gradient bounds the remaining improvement.
 
     Args:
-        logits: float (M, N, C), of M nets on the val part.
+        logits: float (M, N, C), of M networks on the val part.
         labels: int64 (N,).
-        tolerance: Nats of cross entropy that may be missing.
-        rounds: At most so many.
+        tolerance: Nats of cross entropy by which the result may exceed the minimum.
+        rounds: Maximum number of iterations.
 
     Returns:
-        float64 (M,), each 0 or at least `SMALLEST`, together 1.
+        float64 (M,), each 0 or at least `SMALLEST`, with sum 1.
     """
     log_p = (
         logits.double()
@@ -75,7 +75,7 @@ def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds:
         .squeeze(2)
         .clamp(min=-1e4)
     )
-    p = (log_p - log_p.amax(dim=0)).exp()  # of the true class, each picture on a scale of its own
+    p = (log_p - log_p.amax(dim=0)).exp()  # of the true class, scaled per image against underflow
     weights = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
     for _ in range(rounds):
         gain = (p / (weights @ p)).mean(dim=1)
@@ -89,35 +89,35 @@ def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds:
 def choose_greedily(logits: Tensor, labels: Tensor, rounds: int = 100) -> Tensor:
     """Ensemble selection with replacement (Caruana et al. 2004), by cross entropy.
 
-    Starts with the best net and adds, again and again, the one whose vote helps most, until none helps.
+    Starts with the best network and repeatedly adds the one whose vote lowers the loss most, until none does.
 
     Args:
-        logits: float (M, N, C), of M nets on the val part.
+        logits: float (M, N, C), of M networks on the val part.
         labels: int64 (N,).
-        rounds: At most so many votes.
+        rounds: Maximum number of votes.
 
     Returns:
-        int64 (M,), how many votes each net has; at least one has some.
+        int64 (M,), number of votes of each network; at least one is positive.
     """
     probabilities = logits.double().softmax(dim=-1)
-    chosen = torch.zeros(len(logits), dtype=torch.int64)
+    votes = torch.zeros(len(logits), dtype=torch.int64)
     total, best = torch.zeros_like(probabilities[0]), torch.tensor(torch.inf, dtype=torch.float64)
-    for votes in range(1, rounds + 1):
-        mixed = (total + probabilities).gather(2, labels.expand(len(logits), -1).unsqueeze(2)) / votes
+    for count in range(1, rounds + 1):
+        mixed = (total + probabilities).gather(2, labels.expand(len(logits), -1).unsqueeze(2)) / count
         losses = -mixed.clamp(min=1e-300).log().mean(dim=(1, 2))
         if losses.min() >= best:
             break
         best, winner = losses.min(), int(losses.argmin())
-        chosen[winner] += 1
+        votes[winner] += 1
         total = total + probabilities[winner]
-    return chosen
+    return votes
 
 
 def check_vote(weights: str, choose: str) -> None:
-    """Refuses what `vote_weights` does not know.
+    """Check the options of `vote_weights`.
 
     Raises:
-        ValueError: One of them is none of its words.
+        ValueError: An option is unknown.
     """
     if weights not in ("equal", "fitted"):
         raise ValueError(f"weights is {weights!r}; it must be 'equal' or 'fitted'")
@@ -126,24 +126,24 @@ def check_vote(weights: str, choose: str) -> None:
 
 
 def vote_weights(logits: Tensor, labels: Tensor, weights: str, choose: str) -> Tensor:
-    """How much each net's answer counts, from the val part alone.
+    """The weight of each network's vote, from the val part alone.
 
     Args:
-        logits: float (M, N, C), of M nets on the val part.
+        logits: float (M, N, C), of M networks on the val part.
         labels: int64 (N,).
         weights: `equal` (each vote of `choose` counts the same) or `fitted`.
         choose: `all` or `greedy`.
 
     Returns:
-        float64 (M,), each 0 or more, together 1.
+        float64 (M,), non-negative with sum 1.
 
     Raises:
-        ValueError: `weights` or `choose` is none of these.
+        ValueError: `weights` or `choose` is unknown.
     """
     check_vote(weights, choose)
     votes = choose_greedily(logits, labels) if choose == "greedy" else torch.ones(len(logits))
-    shares = votes.double() / votes.sum()
+    fractions = votes.double() / votes.sum()
     if weights == "fitted":
-        voting = shares > 0
-        shares[voting] = fit_weights(logits[voting], labels)
-    return shares
+        voting = fractions > 0
+        fractions[voting] = fit_weights(logits[voting], labels)
+    return fractions

@@ -1,4 +1,4 @@
-"""Prunes a training that is a trial of a sweep."""
+"""Pruning of a training that is a trial of a sweep."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Reports the objective of each epoch to a trial, and stops the training where the trial's pruner says so.
+    """Reports the objective of each epoch to a trial, and stops the training if the trial's pruner decides so.
 
-    A pruned training ends with `optuna.TrialPruned` and leaves no checkpoints. One whose objective is no longer a
-    finite number is stopped too, since nothing better can follow; it counts by its best epoch, if it has one.
+    A pruned training ends with `optuna.TrialPruned` and its checkpoints are removed. A training whose objective is no
+    longer finite is stopped too, since it will not improve; its value is that of its best epoch, if it has one.
 
     Args:
-        trial: The trial, of a study with one objective.
+        trial: A trial of a study with one objective.
         objective: The metric, for example `val/accuracy`; its steps are epochs, counted from 1.
     """
 
@@ -33,7 +33,7 @@ class Pruning(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports; the epoch is logged to its end before the training stops."""
+        """Report the objective; the epoch is still logged before the training stops."""
         value, epoch = float(trainer.callback_metrics[self.objective]), trainer.current_epoch + 1
         if not math.isfinite(value):
             trainer.should_stop = True
@@ -43,15 +43,15 @@ class Pruning(Callback):
 
         try:
             self.trial.report(value, epoch)
-            unpromising = self.trial.should_prune()
-        except (StorageInternalError, SQLAlchemyError) as error:  # a database that is away costs no training
+            should_prune = self.trial.should_prune()
+        except (StorageInternalError, SQLAlchemyError) as error:  # an unreachable database must not end the training
             log.warning("epoch %d of trial %d was not reported: %s", epoch, self.trial.number, error)
             return
-        if unpromising and epoch < (trainer.max_epochs or math.inf):
+        if should_prune and epoch < (trainer.max_epochs or math.inf):
             self.pruned = trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends a pruned trial.
+        """End a pruned trial.
 
         Raises:
             optuna.TrialPruned: The trial was pruned.

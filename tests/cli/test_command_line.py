@@ -1,4 +1,4 @@
-"""train.py as a person types it, in processes of their own."""
+"""Command lines of train.py, in separate processes."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ from fer_lightning.config import CONF
 from fer_lightning.run.resolvers import register_resolvers
 
 
-def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *arguments],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
         capture_output=True,
@@ -28,14 +28,14 @@ def test_help_lists_groups_and_options_without_importing_torch(tmp_path: Path) -
     spy = "import sys, runpy; sys.argv = ['train.py', '--help']\n"
     spy += f"try: runpy.run_path(r'{ROOT / 'train.py'}', run_name='__main__')\n"
     spy += "finally: print('torch imported:', 'torch' in sys.modules)\n"
-    done = typed("-c", spy, cwd=tmp_path)
+    done = run_python("-c", spy, cwd=tmp_path)
     for word in ("custom_cnn", "efficientnet", "weighted_cross_entropy", "batched_strong", "plateau", "kfold"):
         assert word in done.stdout
     assert "torch imported: False" in done.stdout
 
 
 def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
-    done = typed(
+    done = run_python(
         str(ROOT / "train.py"), "data=fer2013", "model=custom_cnn", "loss=focal", "loss.gamma=2", "optimizer=adamw",
         "scheduler=plateau", "augmentation=strong", "--cfg", "job", "--resolve", cwd=tmp_path,
     )  # fmt: skip
@@ -44,27 +44,29 @@ def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
     assert "monitor: val/accuracy" in done.stdout
 
 
-def test_default_data_is_synthetic_without_and_fer2013_with_a_file(tmp_path: Path) -> None:
-    assert "synthetic_faces" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+def test_default_data_is_synthetic_without_and_fer2013_with_a_csv(tmp_path: Path) -> None:
+    assert "synthetic_faces" in run_python(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")
-    assert "read_fer2013" in typed(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+    assert "read_fer2013" in run_python(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
 
 
-def test_a_mistake_is_one_clear_sentence(tmp_path: Path) -> None:
-    done = typed(str(ROOT / "train.py"), "data=fer2013", "tracking=none", cwd=tmp_path)
+def test_a_user_error_is_one_sentence(tmp_path: Path) -> None:
+    done = run_python(str(ROOT / "train.py"), "data=fer2013", "tracking=none", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.startswith("FER2013 not found in ")
     assert len(done.stderr.splitlines()) == 1
     assert not list((tmp_path / "outputs").glob("*/*"))
-    done = typed(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)
+    done = run_python(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)
     assert done.returncode != 0
     assert "custom_cnn" in done.stderr
 
 
-def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: Path) -> None:
+def test_a_multirun_has_a_parent_run_and_a_child_for_each_value(tmp_path: Path) -> None:
     tiny = [option for option in TINY if option != "tracking=none"]
-    done = typed(str(ROOT / "train.py"), "model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *tiny, cwd=tmp_path)
+    done = run_python(
+        str(ROOT / "train.py"), "model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *tiny, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
@@ -77,7 +79,7 @@ def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["optimizer.lr=1e-3,-1"], r"optimizer\.lr is -1; it must be a number above 0"),
         (["seed=range(1,4)", "trainer.batch_size=32,abc"], r"trainer\.batch_size is 'abc'"),
@@ -92,19 +94,19 @@ def test_a_multirun_as_typed_has_a_parent_and_a_child_for_each_value(tmp_path: P
             r"divides trainer\.max_epochs=7",
         ),
         (["seed=0,1", "resume=typo.ckpt"], r"resume=typo\.ckpt: there is no such checkpoint"),
-        (["seed=range(3,1)"], r"seed=range\(3,1\) lists nothing"),
+        (["seed=range(3,1)"], r"seed=range\(3,1\) is an empty list"),
         (["seed=range(1,3,0)"], "range"),
-        (["model.dropout=glob(*)"], "glob chooses options of a group, and model.dropout is none"),
+        (["model.dropout=glob(*)"], "glob lists the options of a group, and model.dropout is not a group"),
         (["hydra/launcher=basic,joblib"], "Hydra's own settings are the same for all runs"),
     ],
 )
-def test_a_wrong_value_in_a_list_is_told_before_the_others_train(words: list[str], sentence: str) -> None:
+def test_an_invalid_value_in_a_sweep_is_refused_before_any_training(overrides: list[str], sentence: str) -> None:
     register_resolvers()
     with pytest.raises(ValueError, match=sentence):
-        check_words(CONF, ["-m", *words])
+        check_words(CONF, ["-m", *overrides])
 
 
-def test_lists_of_right_values_pass() -> None:
+def test_sweeps_of_valid_values_pass() -> None:
     register_resolvers()
     lists = ["optimizer.lr=1e-3,2e-3", "model=compact", "model.widths=[4,8],[8,16]", "model.depths=[1,1]", "seed=1,2"]
     check_words(CONF, ["-m", *lists, "data=fer2013", "data.path='a b.csv',c.csv"])

@@ -1,4 +1,4 @@
-"""Help as wide as the terminal."""
+"""Help texts, wrapped to the width of the terminal."""
 
 from contextlib import suppress
 
@@ -33,18 +33,18 @@ def test_prose_and_columns_break_between_words() -> None:
     ]
 
 
-def test_what_fits_stays_as_it_is() -> None:
+def test_text_that_fits_is_unchanged() -> None:
     assert wrapped(TEXT.replace("of\nprose", "of prose"), 80) == TEXT.replace("of\nprose", "of prose")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_all_helps_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_help_texts_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    helps = [wrapped(help_text(CONF))]
+    texts = [wrapped(help_text(CONF))]
     for verb in VERBS:
         with suppress(SystemExit):  # of argparse
             assert main([verb, "--help"]) == 0
-        helps.append(text := capsys.readouterr().out)
+        texts.append(text := capsys.readouterr().out)
         assert text.startswith("usage:")
-    words = [line for text in helps for line in text.splitlines() if len(line) > width and " " in line.strip()]
-    assert words == []
+    too_long = [line for text in texts for line in text.splitlines() if len(line) > width and " " in line.strip()]
+    assert too_long == []

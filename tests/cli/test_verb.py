@@ -1,4 +1,4 @@
-"""A verb's command line: its own words, overrides, mistakes."""
+"""The command line of a subcommand: its own arguments, overrides, errors."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from fer_lightning.cli.verb import run_verb
 OWN = ("checkpoint", "int8")
 
 
-def test_own_words_are_told_from_overrides() -> None:
-    words = ["data.path=a=b.csv", "checkpoint=run", "eval=tta", "+trainer.x=1", "~search", "int8=true", "seed=1"]
-    given, overrides = split_words(words, OWN)
+def test_own_arguments_are_separated_from_overrides() -> None:
+    arguments = ["data.path=a=b.csv", "checkpoint=run", "eval=tta", "+trainer.x=1", "~search", "int8=true", "seed=1"]
+    given, overrides = split_words(arguments, OWN)
     assert given == {"checkpoint": "run", "int8": "true"}
     assert overrides == ["data.path=a=b.csv", "eval=tta", "+trainer.x=1", "~search", "seed=1"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ("checkpoint=run in8=true", "there is no key 'in8'; did you mean 'int8'?"),
         ("chekpoint=run", "there is no key 'chekpoint'; did you mean 'checkpoint'?"),
         ("checkpoint=run evla=tta", "there is no key 'evla'; did you mean 'eval'?"),
         ("checkpoint=run checkpoint=other", "give checkpoint=... once, and with a value"),
         ("checkpoint=", "give checkpoint=... once, and with a value"),
-        ("checkpoint=run --config-dir=my", "--config-dir=my is a flag, and a verb takes key=value alone"),
+        ("checkpoint=run --config-dir=my", "--config-dir=my is a flag; this command takes only key=value"),
         ("eval=tta", "give one checkpoint=RUN, the folder of a run"),
     ],
 )
-def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_sentence(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     def never(*_: object) -> None:
-        raise AssertionError("the verb must not run")
+        raise AssertionError("the action must not run")
 
-    assert run_verb("export", "usage", never, words.split(), OWN) == 2
-    assert capsys.readouterr().err == f"fer export: {said}\n"
+    assert run_verb("export", "usage", never, arguments.split(), OWN) == 2
+    assert capsys.readouterr().err == f"fer export: {message}\n"
 
 
-def test_the_status_is_the_verbs() -> None:
+def test_the_status_is_that_of_the_action() -> None:
     assert run_verb("export", "usage", lambda given, overrides: 1, ["checkpoint=run"]) == 1
     assert run_verb("export", "usage", lambda given, overrides: None, ["checkpoint=run"]) == 0
 
@@ -45,5 +45,5 @@ def test_the_status_is_the_verbs() -> None:
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("export", "usage", lambda given, overrides: 1, ["--help"]) == 0
     assert run_verb("export", "usage", lambda given, overrides: 1, []) == 2  # a checkpoint is missing
-    assert run_verb("audit", "usage", lambda given, overrides: 0, [], own=()) == 0  # all of its words can be left out
+    assert run_verb("audit", "usage", lambda given, overrides: 0, [], own=()) == 0  # all of its arguments are optional
     assert capsys.readouterr().out == "usage\nusage\n"

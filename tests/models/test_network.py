@@ -168,7 +168,7 @@ def test_untrained_predictions_are_near_uniform() -> None:
         ("custom_cnn", {"image_size": 7}, r"model\.image_size=7 .* at least 8"),
         ("sequential_cnn", {"image_size": 4}, r"model\.image_size=4 .* at least 8"),
         ("vgg", {"image_size": 15}, r"model\.image_size=15 .* at least 16"),
-        ("timm", {"name": "inception_v3"}, r"model\.image_size=48 does not suit inception_v3"),
+        ("timm", {"name": "inception_v3"}, r"model\.image_size=48 does not work with inception_v3"),
         ("timm", {}, r"model\.name must be given"),
         ("timm", {"name": "resnet19"}, "not a timm model; the nearest names: resnet18"),
         ("timm", {"name": "resnet18.a9_in1k"}, r"the nearest names: resnet18\.a"),
@@ -177,7 +177,7 @@ def test_untrained_predictions_are_near_uniform() -> None:
         ("custom_cnn", {"std": 0}, r"model\.std is 0"),
         ("custom_cnn", {"beauty": 1}, "beauty"),
         ("custom_cnn", {"width": -1}, "do not fit"),
-        ("custom_cnn", {"_target_": "torch.nn.Linear"}, r"must lie under fer_lightning\.models\."),
+        ("custom_cnn", {"_target_": "torch.nn.Linear"}, r"must be under fer_lightning\.models\."),
         ("custom_cnn", {"_target_": "fer_lightning.models.network.torch.nn.Linear"}, "there is no module"),
         ("custom_cnn", {"_target_": "fer_lightning.models.network.build_network"}, "is not a network"),
         ("custom_cnn", {"_target_": "fer_lightning.models.missing.Net"}, "no module fer_lightning.models.missing"),
@@ -308,7 +308,7 @@ def test_a_failed_download_of_pretrained_weights_names_the_remedy(
 
 
 def test_pretrained_without_published_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"weights of convnext_atto_rms could not be fetched.*No pretrained weights"):
+    with pytest.raises(ValueError, match=r"convnext_atto_rms could not be downloaded.*No pretrained weights"):
         network("timm", name="convnext_atto_rms", pretrained=True)
 
 

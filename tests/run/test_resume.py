@@ -475,7 +475,7 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on(
     assert len(told) == 2, told
     assert told[0].startswith("Stopped by")
     assert "last.ckpt" in told[0]
-    assert told[1].startswith("To go on: python train.py")
+    assert told[1].startswith("To resume: python train.py")
     assert set(shlex.split(told[1])) >= {"resume=auto", *kind}
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])

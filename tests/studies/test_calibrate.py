@@ -41,7 +41,7 @@ def test_calibrate_accepts_a_run_and_other_views(run: Path) -> None:
     [
         (["checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
         (["eval=flip"], "checkpoint="),
-        (["checkpoint=nowhere.ckpt", "eval.split=val"], "eval.split=val would change nothing: the temperature"),
+        (["checkpoint=nowhere.ckpt", "eval.split=val"], "eval.split=val would have no effect: a temperature"),
     ],
 )
 def test_wrong_arguments_give_a_message(

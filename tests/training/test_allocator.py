@@ -21,8 +21,8 @@ print(first, faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
-def test_memory_that_was_freed_costs_no_page_faults_again() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns memory to the system")
+def test_freed_memory_causes_no_page_faults_when_reused() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(float, done.stdout.split())
     assert after < 100 < 1000 < before

@@ -15,7 +15,7 @@ def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
 
 
 def sampled(temperature: float, n: int = 20_000) -> Predictions:
-    """Predictions that are `temperature` times too sure: labels are drawn from the softmax of logits / temperature."""
+    """Predictions overconfident by `temperature`: labels are sampled from the softmax of logits / temperature."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(n, 7, generator=generator)
     labels = torch.multinomial((logits / temperature).softmax(1), 1, generator=generator).squeeze(1)
@@ -23,36 +23,36 @@ def sampled(temperature: float, n: int = 20_000) -> Predictions:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+def test_fit_recovers_the_temperature_of_the_labels(temperature: float) -> None:
     assert fit_temperature(sampled(temperature)) == pytest.approx(temperature, rel=0.03)
 
 
-def test_the_temperature_by_hand() -> None:
-    # logits (2, 0): right in 3 of 4 pictures, so the best probability is 3/4, and the best logit ln 3
+def test_temperature_by_hand() -> None:
+    # logits (2, 0): correct for 3 of 4 images, so the best probability is 3/4, and the best logit ln 3
     found = fit_temperature(predictions(torch.tensor([[2.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])))
     assert found == pytest.approx(2 / math.log(3), rel=1e-6)
 
 
-def test_the_temperature_is_where_no_other_is_better() -> None:
+def test_the_fitted_temperature_is_a_minimum() -> None:
     given = sampled(1.7, n=500)
     best = fit_temperature(given)
     losses = [calibration_scores(scaled(given, best * factor))["nll"] for factor in (0.99, 1.0, 1.01)]
     assert losses[1] == min(losses)
 
 
-def test_a_net_without_errors_gets_a_finite_temperature() -> None:
+def test_a_model_without_errors_gets_a_finite_temperature() -> None:
     found = fit_temperature(predictions(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1])))
     assert 0 < found < 1
 
 
-def test_no_predicted_class_changes() -> None:
+def test_scaling_changes_no_predicted_class() -> None:
     given = sampled(2.0, n=100)
     after = scaled(given, 3.0)
     assert torch.equal(after.logits.argmax(1), given.logits.argmax(1))
 
 
 def test_reliability_by_hand() -> None:
-    # of five bins (0.4, 0.6] holds 0.55 twice, right once, and (0.8, 1] holds 0.9, right
+    # of five bins (0.4, 0.6] has 0.55 twice, correct once, and (0.8, 1] has 0.9, correct
     logits = torch.tensor([[0.55, 0.45], [0.55, 0.45], [0.1, 0.9]]).log()
     bins = reliability(logits.exp(), torch.tensor([0, 1, 1]), bins=5)
     assert bins.count.tolist() == [0, 0, 2, 0, 1]
@@ -63,7 +63,7 @@ def test_reliability_by_hand() -> None:
     assert bins.ece == pytest.approx(2 / 3 * 0.05 + 1 / 3 * 0.1)
 
 
-def test_ece_is_that_of_torchmetrics_and_nll_that_of_scikit_learn() -> None:
+def test_ece_equals_torchmetrics_and_nll_equals_scikit_learn() -> None:
     given = sampled(2.0, n=3000)
     reference = multiclass_calibration_error(given.probabilities, given.labels, 7, n_bins=15)
     scores = calibration_scores(given)
@@ -77,11 +77,11 @@ def test_brier_by_hand() -> None:
     assert calibration_scores(given)["brier"] == pytest.approx((2 * 0.25**2 + 2 * 0.75**2) / 2)
 
 
-def test_scaling_mends_what_is_too_sure() -> None:
+def test_scaling_calibrates_an_overconfident_model() -> None:
     given = sampled(2.5)
-    mended = calibration_scores(scaled(given, fit_temperature(given)))
+    calibrated = calibration_scores(scaled(given, fit_temperature(given)))
     before = calibration_scores(given)
     assert before["ece"] > 0.15
-    assert mended["ece"] < 0.02
-    assert mended["nll"] < before["nll"]
-    assert mended["brier"] < before["brier"]
+    assert calibrated["ece"] < 0.02
+    assert calibrated["nll"] < before["nll"]
+    assert calibrated["brier"] < before["brier"]

@@ -1,4 +1,4 @@
-"""Two processes (DDP over gloo) against one."""
+"""Two processes (DDP over gloo) compared with one."""
 
 import json
 import os
@@ -27,24 +27,24 @@ TRACKED = [option for option in TINY if option != "tracking=none"]
 
 @pytest.mark.parametrize("count", [1, 7, 32, 33, 100])
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_see_every_picture_of_a_part_once(count: int, world: int) -> None:
+def test_processes_predict_every_image_of_a_part_once(count: int, world: int) -> None:
     index = np.arange(count) * 2
-    alone = [draw.positions for draw in EpochSampler(index, 16)]
-    shares = [[d.positions for d in EpochSampler(index, 16, rank=rank, world_size=world)] for rank in range(world)]
-    for rank, share in enumerate(shares):
-        assert len(share) == len(EpochSampler(index, 16, rank=rank, world_size=world)) >= 1
-        assert all(batch in alone for batch in share)
-    assert sorted({position for share in shares for batch in share for position in batch}) == index.tolist()
-    extra = sum(len(share) for share in shares) - len(alone)
-    assert extra == max(0, world - len(alone))  # only who has nothing to do looks at the last batch again
+    single = [request.positions for request in EpochSampler(index, 16)]
+    by_rank = [[r.positions for r in EpochSampler(index, 16, rank=rank, world_size=world)] for rank in range(world)]
+    for rank, batches in enumerate(by_rank):
+        assert len(batches) == len(EpochSampler(index, 16, rank=rank, world_size=world)) >= 1
+        assert all(batch in single for batch in batches)
+    assert sorted({position for batches in by_rank for batch in batches for position in batch}) == index.tolist()
+    extra = sum(len(batches) for batches in by_rank) - len(single)
+    assert extra == max(0, world - len(single))  # only a process without a batch repeats the last one
 
 
-def test_processes_share_every_training_batch() -> None:
+def test_processes_split_every_training_batch() -> None:
     index = np.arange(50)
-    alone = list(EpochSampler(index, 16, seed=1, shuffle=True))
-    shares = [list(EpochSampler(index, 16, seed=1, shuffle=True, rank=rank, world_size=2)) for rank in range(2)]
-    assert len(alone) == len(shares[0]) == len(shares[1]) == 3
-    for whole, first, second in zip(alone, *shares, strict=True):
+    single = list(EpochSampler(index, 16, seed=1, shuffle=True))
+    by_rank = [list(EpochSampler(index, 16, seed=1, shuffle=True, rank=rank, world_size=2)) for rank in range(2)]
+    assert len(single) == len(by_rank[0]) == len(by_rank[1]) == 3
+    for whole, first, second in zip(single, *by_rank, strict=True):
         assert sorted(first.positions + second.positions) == sorted(whole.positions)
         assert len(first.positions) == len(second.positions) == 8
         assert first.seed != second.seed
@@ -55,7 +55,7 @@ LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0])
 
 
 def weighted_gradient(folder: Path, rank: int) -> None:
-    """Saves the gradient of one process's half of the batch; the rare class is in the first half alone."""
+    """Saves the gradient of one process's half of the batch; the rare class is only in the first half."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     logits = LOGITS[rank::2].clone().requires_grad_()
     CrossEntropyLoss([90, 10], "balanced")(logits, LABELS[rank::2]).backward()
@@ -63,7 +63,7 @@ def weighted_gradient(folder: Path, rank: int) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
-def test_class_weights_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+def test_weighted_gradients_of_two_processes_average_to_that_of_the_whole_batch(tmp_path: Path) -> None:
     jobs = [elsewhere(weighted_gradient, tmp_path, rank) for rank in range(2)]
     for job in jobs:
         job.join(120)
@@ -73,17 +73,17 @@ def test_class_weights_of_two_processes_are_those_of_the_whole_batch(tmp_path: P
     torch.testing.assert_close(torch.stack(halves, dim=1).flatten(0, 1), whole.grad)
 
 
-def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "train.py"), *words]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
-def test_two_processes_measure_as_one_does(composed, tmp_path: Path) -> None:
-    options = [*TRACKED, "data.count=330", "eval=flip"]  # 33 pictures to measure: 16, 16 and 1
-    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.batch_size=16"]
-    done = typed(tmp_path, *options, *several, f"paths.mlruns_dir={tmp_path}/mlruns", "hydra.run.dir=run")
+def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
+    options = [*TRACKED, "data.count=330", "eval=flip"]  # 33 test images in batches of 16, 16 and 1
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.batch_size=16"]
+    done = run_train(tmp_path, *options, *ddp, f"paths.mlruns_dir={tmp_path}/mlruns", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Results in") == 1
     assert "Initializing distributed" not in done.stdout + done.stderr
@@ -105,13 +105,14 @@ def test_two_processes_measure_as_one_does(composed, tmp_path: Path) -> None:
     assert {part: records.recorded_scores(row) for part, row in scores.items()} == {
         part: record[part] for part in scores
     }
-    plainly = plain(composed(*options, "eval=plain", "eval.average=logits").eval)  # the logits as validation takes them
-    val = epoch_scores(predict_part(trainer, module, datamodule, plainly, "val"), module.classes)
+    # the logits as validation takes them
+    single_view = plain(composed(*options, "eval=plain", "eval.average=logits").eval)
+    val = epoch_scores(predict_part(trainer, module, datamodule, single_view, "val"), module.classes)
     assert {name: module.history[-1][f"val/{name}"] for name in val} == val
 
 
 def test_a_multirun_with_several_processes_is_refused(tmp_path: Path) -> None:
-    done = typed(tmp_path, *TINY, "-m", "seed=0,1", "trainer=ddp")
+    done = run_train(tmp_path, *TINY, "-m", "seed=0,1", "trainer=ddp")
     assert done.returncode != 0
     assert "trainer=ddp does not work in a multirun" in done.stderr
     assert "Traceback" not in done.stderr

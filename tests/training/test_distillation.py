@@ -30,19 +30,19 @@ def test_distillation_by_hand() -> None:
     # the label's part is -ln 9/10.
     loss = DistillationLoss([1, 1], temperature=2.0, share=0.75)
     value = loss(torch.tensor([[math.log(9), 0.0]]), stacked(LABELS, TEACHER))
-    of_teacher = -4 * (2 / 3 * math.log(3 / 4) + 1 / 3 * math.log(1 / 4))
-    assert value.item() == pytest.approx(0.25 * -math.log(0.9) + 0.75 * of_teacher)
+    teacher_loss = -4 * (2 / 3 * math.log(3 / 4) + 1 / 3 * math.log(1 / 4))
+    assert value.item() == pytest.approx(0.25 * -math.log(0.9) + 0.75 * teacher_loss)
 
 
-def test_share_0_is_cross_entropy_and_share_1_asks_the_teacher_alone() -> None:
+def test_share_0_is_cross_entropy_and_share_1_uses_only_the_teacher() -> None:
     logits, labels, teacher = torch.randn(5, 3), torch.randint(3, (5,)), torch.randn(5, 3)
     target = stacked(F.one_hot(labels, 3).float(), teacher)
     assert torch.allclose(DistillationLoss([1] * 3, 4.0, 0.0)(logits, target), F.cross_entropy(logits, labels))
-    alone = DistillationLoss([1] * 3, 1.0, 1.0)
-    assert torch.allclose(alone(logits, target), F.cross_entropy(logits, teacher.softmax(1)))
+    teacher_only = DistillationLoss([1] * 3, 1.0, 1.0)
+    assert torch.allclose(teacher_only(logits, target), F.cross_entropy(logits, teacher.softmax(1)))
 
 
-def test_the_gradient_vanishes_where_the_student_says_what_the_teacher_says() -> None:
+def test_the_gradient_vanishes_where_the_student_equals_the_teacher() -> None:
     teacher = torch.randn(4, 3)
     logits = (teacher + 2.0).requires_grad_()
     DistillationLoss([1] * 3, 3.0, 1.0)(logits, stacked(torch.rand(4, 3), teacher)).backward()
@@ -56,20 +56,20 @@ def test_without_a_teacher_training_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("temperature", "share", "named"), [(0.0, 0.5, "loss.temperature"), (1.0, 1.5, "loss.share")])
-def test_settings_that_cannot_be_are_named(temperature: float, share: float, named: str) -> None:
+def test_invalid_options_are_named(temperature: float, share: float, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         DistillationLoss([1, 1], temperature, share)
 
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without pictures, on faces that are drawn once."""
+    """Runs without figures, on synthetic faces that are drawn once."""
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
 
 
 def student(run: Path) -> FERModule:
-    """A net that can be taught, from the same data and protocol as a run."""
+    """A module with the distillation loss, with the data and protocol of a run."""
     module = load_module(run / BEST)
     module.loss = DistillationLoss([1] * 7, 2.0, 0.9)
     return module
@@ -77,16 +77,16 @@ def student(run: Path) -> FERModule:
 
 FACES = draw_faces_once(200, 0, 24)
 DATA = (FACES, official(FACES))
-"""Data and parts of `tiny_runs`."""
+"""Data and split of `tiny_runs`."""
 
 
-def distilling(*teachers: Path) -> list[str]:
-    named = ",".join(map(str, teachers))
-    return ["loss=distillation", "callbacks=distillation", f"callbacks.distiller.teachers=[{named}]"]
+def distillation_overrides(*teachers: Path) -> list[str]:
+    listed = ",".join(map(str, teachers))
+    return ["loss=distillation", "callbacks=distillation", f"callbacks.distiller.teachers=[{listed}]"]
 
 
 @pytest.mark.usefixtures("_quick")
-def test_the_teacher_answers_what_the_student_sees_and_stays_out_of_its_checkpoints(
+def test_the_teacher_predicts_the_students_batches_and_is_not_saved_in_its_checkpoints(
     composed, tmp_path: Path, tiny_runs: list[Path]
 ) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -99,7 +99,7 @@ def test_the_teacher_answers_what_the_student_sees_and_stays_out_of_its_checkpoi
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FERModule, "training_step", spy)
-        train(composed(*TINY, *distilling(tiny_runs[0]), "augmentation=mixup", "model=sequential_cnn"))
+        train(composed(*TINY, *distillation_overrides(tiny_runs[0]), "augmentation=mixup", "model=sequential_cnn"))
     for image, target in seen:
         assert target.shape == (len(image), 2, 7)
         assert torch.allclose(target[:, 0].sum(1), torch.ones(len(image)))
@@ -107,16 +107,18 @@ def test_the_teacher_answers_what_the_student_sees_and_stays_out_of_its_checkpoi
             expected = teacher(image).softmax(1)
         assert torch.allclose(target[:, 1].softmax(1), expected, atol=1e-5)
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    own, plain = (torch.load(path, weights_only=True)["state_dict"] for path in (best, tiny_runs[0] / BEST))
-    assert {key for key in own if key.startswith("network.")} == {key for key in plain if key.startswith("network.")}
-    assert not [key for key in own if "teacher" in key]
+    saved, reference = (torch.load(path, weights_only=True)["state_dict"] for path in (best, tiny_runs[0] / BEST))
+    saved_keys, reference_keys = ({k for k in state if k.startswith("network.")} for state in (saved, reference))
+    assert saved_keys == reference_keys
+    assert not [key for key in saved if "teacher" in key]
     load_module(best)
 
 
 @pytest.mark.usefixtures("_quick")
-def test_a_resumed_student_ends_as_one_that_was_never_stopped(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
+def test_a_resumed_student_equals_an_uninterrupted_one(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
     options = [
-        *TINY, *distilling(tiny_runs[0]), "model=sequential_cnn", "augmentation=cutmix", "trainer.max_epochs=2",
+        *TINY, *distillation_overrides(tiny_runs[0]),
+        "model=sequential_cnn", "augmentation=cutmix", "trainer.max_epochs=2",
     ]  # fmt: skip
     train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
     start = FERModule.on_train_epoch_start
@@ -140,20 +142,20 @@ def test_a_resumed_student_ends_as_one_that_was_never_stopped(composed, tmp_path
     assert all(torch.equal(v, ends[1]["state_dict"][k]) for k, v in ends[0]["state_dict"].items())
 
 
-def test_a_student_of_one_picture_set_learns_what_its_teacher_says(tiny_runs: list[Path]) -> None:
+def test_a_student_fits_the_predictions_of_its_teacher(tiny_runs: list[Path]) -> None:
     teacher = Distiller([str(tiny_runs[0])]).load(student(tiny_runs[1]), *DATA)
-    images, pupil = torch.rand(64, 1, 24, 24), torch.nn.Linear(24 * 24, 7)
-    loss, optimizer = DistillationLoss([1] * 7, 2.0, 1.0), torch.optim.Adam(pupil.parameters(), 1e-2)
+    images, linear = torch.rand(64, 1, 24, 24), torch.nn.Linear(24 * 24, 7)
+    loss, optimizer = DistillationLoss([1] * 7, 2.0, 1.0), torch.optim.Adam(linear.parameters(), 1e-2)
     with torch.no_grad():
         target = stacked(torch.full((64, 7), 1 / 7), teacher(images))
     for _ in range(200):
         optimizer.zero_grad()
-        loss(pupil(images.flatten(1)), target).backward()
+        loss(linear(images.flatten(1)), target).backward()
         optimizer.step()
-    assert F.kl_div(pupil(images.flatten(1)).log_softmax(1), target[:, 1].softmax(1), reduction="batchmean") < 0.01
+    assert F.kl_div(linear(images.flatten(1)).log_softmax(1), target[:, 1].softmax(1), reduction="batchmean") < 0.01
 
 
-def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp_path: Path) -> None:
+def test_an_ensemble_as_teacher_votes_with_its_weights(tiny_runs: list[Path], tmp_path: Path) -> None:
     members = [
         {"checkpoint": str(run / BEST), "weight": weight}
         for run, weight in zip(tiny_runs, (0.75, 0.0, 0.25), strict=True)
@@ -161,9 +163,9 @@ def test_an_ensembles_folder_teaches_with_its_weights(tiny_runs: list[Path], tmp
     (tmp_path / "record.json").write_text(json.dumps({"members": members}))
     teacher = Distiller([str(tmp_path)]).load(student(tiny_runs[0]), *DATA)
     images = torch.rand(2, 1, 24, 24)
-    nets = [load_module(tiny_runs[i] / BEST).eval() for i in (0, 2)]
+    modules = [load_module(tiny_runs[i] / BEST).eval() for i in (0, 2)]
     with torch.no_grad():
-        expected = 0.75 * nets[0](images).softmax(1) + 0.25 * nets[1](images).softmax(1)
+        expected = 0.75 * modules[0](images).softmax(1) + 0.25 * modules[1](images).softmax(1)
         assert torch.allclose(teacher(images).softmax(1), expected, atol=1e-6)
     assert not teacher.training
 
@@ -179,22 +181,22 @@ def trained_on_crops(tiny_runs: list[Path], tmp_path: Path) -> Path:
     return tmp_path / "crops.ckpt"
 
 
-def test_teachers_trained_on_crops_see_the_centre_once(tiny_runs: list[Path], trained_on_crops: Path) -> None:
+def test_teachers_trained_on_crops_predict_one_centre_crop(tiny_runs: list[Path], trained_on_crops: Path) -> None:
     teacher = Distiller([str(trained_on_crops), str(tiny_runs[2])]).load(student(tiny_runs[1]), *DATA)
-    images, asked = torch.rand(2, 1, 24, 24), []
+    images, calls = torch.rand(2, 1, 24, 24), []
     for network in teacher.networks:
-        network.body.register_forward_hook(lambda *_: asked.append(1))
+        network.body.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
-        answer = teacher(images).softmax(1)
-    assert len(asked) == 2
-    nets = [load_module(run / BEST).eval() for run in (tiny_runs[0], tiny_runs[2])]
+        probabilities = teacher(images).softmax(1)
+    assert len(calls) == 2
+    modules = [load_module(run / BEST).eval() for run in (tiny_runs[0], tiny_runs[2])]
     with torch.no_grad():
-        expected = (nets[0](images[..., 3:21, 3:21]).softmax(1) + nets[1](images).softmax(1)) / 2
-    assert torch.allclose(answer, expected, atol=1e-6)
+        expected = (modules[0](images[..., 3:21, 3:21]).softmax(1) + modules[1](images).softmax(1)) / 2
+    assert torch.allclose(probabilities, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("view", "crop"), [(1.0, 0.75), (0.9, 0.75 / 0.9), (0.75, 1.0), (0.5, 1.0)])
-def test_of_a_students_windows_a_teacher_sees_at_most_all(
+def test_a_teachers_crop_is_at_most_the_students_crop(
     tiny_runs: list[Path], trained_on_crops: Path, view: float, crop: float
 ) -> None:
     teacher = Distiller(str(trained_on_crops)).load(student(tiny_runs[1]), *DATA, view)
@@ -202,7 +204,7 @@ def test_of_a_students_windows_a_teacher_sees_at_most_all(
 
 
 @pytest.mark.usefixtures("_quick")
-def test_a_student_of_crops_is_taught_by_what_it_sees(composed, tiny_runs: list[Path], trained_on_crops: Path) -> None:
+def test_a_student_of_crops_gets_predictions_for_them(composed, tiny_runs: list[Path], trained_on_crops: Path) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = FERModule.training_step
 
@@ -212,7 +214,7 @@ def test_a_student_of_crops_is_taught_by_what_it_sees(composed, tiny_runs: list[
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FERModule, "training_step", spy)
-        train(composed(*TINY, *distilling(trained_on_crops), "augmentation.policy.view=0.75"))
+        train(composed(*TINY, *distillation_overrides(trained_on_crops), "augmentation.policy.view=0.75"))
     teacher = load_module(tiny_runs[0] / BEST).eval()
     image, target = seen[0]
     assert image.shape[-1] == 18
@@ -222,7 +224,7 @@ def test_a_student_of_crops_is_taught_by_what_it_sees(composed, tiny_runs: list[
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("name", ["distill_mobile", "born_again_mobile", "taught_mobile", "ours_cpu_student"])
-def test_taught_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path], name: str) -> None:
+def test_distilled_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path], name: str) -> None:
     teachers = f"callbacks.distiller.teachers=[{tiny_runs[0]},{tiny_runs[2]}]"
     widths = "model.widths=[8,16,24,32]" if name in ("taught_mobile", "ours_cpu_student") else "model.widths=[8,16,24]"
     train(composed(f"experiment={name}", *TINY, "eval=plain", teachers, widths))
@@ -230,17 +232,17 @@ def test_taught_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_ru
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["loss=distillation", "callbacks=distillation"], "callbacks.distiller.teachers names no teacher"),
         (["experiment=distill_mobile"], "there is no outputs/ensembles/ours_ensemble"),
     ],
 )
-def test_a_missing_teacher_is_said_in_a_sentence(
-    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+def test_a_missing_teacher_is_reported_in_one_sentence(
+    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CompactHydraException, match=said) as caught:
+    with pytest.raises(CompactHydraException, match=message) as caught:
         train(composed(*options, *TINY))
     assert "\n" not in str(caught.value)
 
@@ -251,23 +253,23 @@ def test_an_unfit_teacher_is_refused(tiny_runs: list[Path]) -> None:
         distiller.load(load_module(tiny_runs[1] / BEST), *DATA)
     other = student(tiny_runs[1])
     other.classes = ["yes", "no"]
-    with pytest.raises(ValueError, match="this run learns yes, no"):
+    with pytest.raises(ValueError, match="this run has yes, no"):
         distiller.load(other, *DATA)
 
 
-def test_a_teacher_has_not_seen_what_its_student_is_measured_on(tiny_runs: list[Path], tmp_path: Path) -> None:
-    taught, distiller = student(tiny_runs[1]), Distiller([str(tiny_runs[0])])
+def test_a_teacher_trained_on_its_students_test_images_is_refused(tiny_runs: list[Path], tmp_path: Path) -> None:
+    pupil, distiller = student(tiny_runs[1]), Distiller([str(tiny_runs[0])])
     with pytest.raises(
         ValueError, match=r"teacher .*best\.ckpt was trained .* and has learnt 13 of the 13 images of val"
     ):
-        distiller.load(taught, FACES, kaggle(FACES))
-    distiller.load(taught, FACES, subset(FACES))
+        distiller.load(pupil, FACES, kaggle(FACES))
+    distiller.load(pupil, FACES, subset(FACES))
     resized = replace(FACES, fingerprint="0" * 64)
-    distiller.load(taught, resized, official(resized))
+    distiller.load(pupil, resized, official(resized))
     with pytest.raises(ValueError, match=r"trained on another state of synthetic .* may have learnt images of val"):
-        distiller.load(taught, resized, kfold(resized))
+        distiller.load(pupil, resized, kfold(resized))
     content = torch.load(tiny_runs[0] / BEST, weights_only=True)
     content["hyper_parameters"]["provenance"] = None
     torch.save(content, tmp_path / "unknown.ckpt")
-    with pytest.raises(ValueError, match=r"unknown\.ckpt has no provenance, so it may have learnt"):
-        Distiller([str(tmp_path / "unknown.ckpt")]).load(taught, *DATA)
+    with pytest.raises(ValueError, match=r"unknown\.ckpt has no provenance, so it may have been trained on"):
+        Distiller([str(tmp_path / "unknown.ckpt")]).load(pupil, *DATA)

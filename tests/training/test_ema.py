@@ -17,25 +17,25 @@ from fer_lightning.training.ema import EMA
 
 
 class OneWeight(pl.LightningModule):
-    """Its weight is the number of steps taken; notes what validation sees of it."""
+    """Its weight is the number of steps taken; it records the weight in each validation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.seen: list[float] = []
+        self.validated: list[float] = []
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return -self.weight.sum()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.seen.append(float(self.weight))
+        self.validated.append(float(self.weight))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
 def trained(callback: EMA, epochs: int, more: Sequence[Callback] = (), **options: Any) -> OneWeight:
-    """After epochs of two steps each."""
+    """A module after epochs of two steps each."""
     module = OneWeight()
     loader = torch.utils.data.DataLoader(torch.zeros(2, 1))
     trainer = pl.Trainer(
@@ -47,7 +47,7 @@ def trained(callback: EMA, epochs: int, more: Sequence[Callback] = (), **options
     return module
 
 
-def test_validation_sees_the_average_which_before_it_begins_is_the_network() -> None:
+def test_validation_uses_the_average_which_equals_the_network_before_it_begins() -> None:
     module = trained(EMA(decay=0.75, update_starting_at_step=3), epochs=4)
     # weights after each step 1 to 8; the average begins with the fourth's
     average = 4.0
@@ -58,8 +58,8 @@ def test_validation_sees_the_average_which_before_it_begins_is_the_network() -> 
     for step in (7.0, 8.0):
         average = 0.75 * average + 0.25 * step
     expected.append(average)
-    torch.testing.assert_close(torch.tensor(module.seen), torch.tensor(expected))
-    assert float(module.weight) == module.seen[-1]  # the average is what is left
+    torch.testing.assert_close(torch.tensor(module.validated), torch.tensor(expected))
+    assert float(module.weight) == module.validated[-1]  # the average remains after the training
 
 
 def test_every_weight_and_buffer_is_averaged() -> None:
@@ -87,22 +87,22 @@ def test_every_weight_and_buffer_is_averaged() -> None:
     assert all(torch.equal(other, torch.full((2,), 2 * average)) for other in module.others)
 
 
-def test_a_training_that_ends_before_the_average_begins_keeps_its_network() -> None:
+def test_a_training_that_ends_before_the_average_begins_keeps_its_weights() -> None:
     assert float(trained(EMA(update_starting_at_step=100), epochs=3).weight) == 6.0
 
 
-def test_a_checkpoint_of_before_the_average_begins_holds_the_network(tmp_path: Path) -> None:
+def test_a_checkpoint_before_the_average_begins_has_the_current_weights(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, save_on_train_epoch_end=True)
     trained(EMA(decay=0.75, update_starting_at_step=100), epochs=1, more=[save], limit_val_batches=0)
     state = torch.load(save.best_model_path, weights_only=True)["state_dict"]
     assert float(state["weight"]) == 2.0
 
 
-def test_a_short_run_is_measured_with_what_it_learnt(composed, tmp_path: Path) -> None:
+def test_a_short_run_saves_its_trained_weights(composed, tmp_path: Path) -> None:
     for name, option in (("with", "ema"), ("without", "none")):
         train(composed(*TINY, f"callbacks={option}", f"paths.output_dir={tmp_path / name}"))
     saved = [
         torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True) for name in ("with", "without")
     ]
-    averaged, plain = (checkpoint["state_dict"] for checkpoint in saved)
-    assert all(torch.equal(value, plain[key]) for key, value in averaged.items())
+    averaged, reference = (checkpoint["state_dict"] for checkpoint in saved)
+    assert all(torch.equal(value, reference[key]) for key, value in averaged.items())

@@ -1,4 +1,4 @@
-"""What a training can die of, and what a person reads then."""
+"""Failures of a training and their messages."""
 
 import os
 from pathlib import Path
@@ -20,31 +20,31 @@ CONFIG = OmegaConf.create(
 )
 
 
-def diverging(monkeypatch, *wrong: int, value: float = float("nan")) -> None:
-    """Makes the loss of these batches (counted from 0 over the epochs, 5 in each) no number."""
-    look, forward = FERModule._logits, FocalLoss.forward
-    seen, networks = -1, []
+def diverge(monkeypatch, *steps: int, value: float = float("nan")) -> None:
+    """Makes the loss of these batches (counted from 0 over the epochs, 5 in each) NaN or infinite."""
+    compute_logits, forward = FERModule._logits, FocalLoss.forward
+    step, networks = -1, []
 
-    def remembered(self: FERModule, batch: dict, views: object = None) -> torch.Tensor:
+    def logits_with_spy(self: FERModule, batch: dict, views: object = None) -> torch.Tensor:
         networks[:] = [self.network]
-        return look(self, batch, views)
+        return compute_logits(self, batch, views)
 
-    def sometimes(self: FocalLoss, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        nonlocal seen
-        seen += 1
+    def forward_with_fault(self: FocalLoss, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        nonlocal step
+        step += 1
         loss = forward(self, logits, target)
-        if seen not in wrong:
+        if step not in steps:
             return loss
         next(networks[0].buffers()).add_(1)
         return loss * value
 
-    monkeypatch.setattr(FERModule, "_logits", remembered)
-    monkeypatch.setattr(FocalLoss, "forward", sometimes)
+    monkeypatch.setattr(FERModule, "_logits", logits_with_spy)
+    monkeypatch.setattr(FocalLoss, "forward", forward_with_fault)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_and_is_named(composed, tmp_path: Path, monkeypatch, value) -> None:
-    diverging(monkeypatch, 7, value=value)
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(composed, tmp_path: Path, monkeypatch, value) -> None:
+    diverge(monkeypatch, 7, value=value)
     with pytest.raises(CompactHydraException) as caught:
         train(composed(*TINY, "trainer.max_epochs=3"))
     assert f"The loss is {value} at step 8 (epoch 2, batch 3 of 5)" in str(caught.value)
@@ -55,69 +55,69 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_named(composed, tmp_path:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_weights_that_an_epochs_last_update_spoilt_reach_no_checkpoint(composed, tmp_path, monkeypatch, every) -> None:
-    def spoil(self: FERModule, outputs: object, batch: object, batch_idx: int) -> None:
+def test_non_finite_weights_of_an_epochs_last_update_are_not_saved(composed, tmp_path, monkeypatch, every) -> None:
+    def break_weights(self: FERModule, outputs: object, batch: object, batch_idx: int) -> None:
         if (self.current_epoch, batch_idx) == (2, 4):
             next(self.network.parameters()).data.fill_(float("nan"))
 
-    monkeypatch.setattr(FERModule, "on_train_batch_end", spoil)
-    with pytest.raises(CompactHydraException, match=r"update of epoch 3 left weights .* A lower optimizer\.lr"):
+    monkeypatch.setattr(FERModule, "on_train_batch_end", break_weights)
+    with pytest.raises(CompactHydraException, match=r"update of epoch 3 made weights .* A lower optimizer\.lr"):
         train(composed(*TINY, "trainer.max_epochs=4", f"trainer.check_val_every_n_epoch={every}"))
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["history"]) == 2
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
-def test_a_look_at_many_losses_finds_the_first_that_is_no_number(composed, tmp_path: Path, monkeypatch) -> None:
-    """As on a GPU, where the losses of several steps are looked at together."""
-    diverging(monkeypatch, 2, 3)
-    look = FERModule._check_losses
+def test_a_check_of_several_losses_finds_the_first_that_is_not_finite(composed, tmp_path: Path, monkeypatch) -> None:
+    """As on a GPU, where the losses of several steps are checked together."""
+    diverge(monkeypatch, 2, 3)
+    check = FERModule._check_losses
     monkeypatch.setattr(
-        FERModule, "_check_losses", lambda self, batch: look(self, batch) if len(self._losses) == 5 else None
+        FERModule, "_check_losses", lambda self, batch: check(self, batch) if len(self._losses) == 5 else None
     )
     with pytest.raises(CompactHydraException, match=r"at step 3 \(epoch 1, batch 3 of 5\)"):
         train(composed(*TINY))
 
 
-def test_skip_leaves_the_batch_out_and_counts_it(composed, tmp_path: Path, monkeypatch) -> None:
-    diverging(monkeypatch, 1, 2, 6)
-    before: list[torch.Tensor] = []
+def test_skip_ignores_the_batch_and_counts_it(composed, tmp_path: Path, monkeypatch) -> None:
+    diverge(monkeypatch, 1, 2, 6)
+    skipped: list[torch.Tensor] = []
     step = FERModule.training_step
 
-    def watched(self: FERModule, batch: dict, batch_idx: int) -> torch.Tensor | None:
+    def spy(self: FERModule, batch: dict, batch_idx: int) -> torch.Tensor | None:
         weights = [value.clone() for value in self.network.state_dict().values()]
         loss = step(self, batch, batch_idx)
         if loss is None:
             assert all(map(torch.equal, weights, self.network.state_dict().values()))
-            before.append(loss)
+            skipped.append(loss)
         return loss
 
-    monkeypatch.setattr(FERModule, "training_step", watched)
+    monkeypatch.setattr(FERModule, "training_step", spy)
     train(composed(*TINY, "trainer.max_epochs=2", "trainer.on_nan=skip"))
     history = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["history"]
     assert [row["train/skipped_batches"] for row in history] == [2, 1]
-    assert len(before) == 3
+    assert len(skipped) == 3
     assert all(row["train/loss"] < 10 for row in history)
 
 
-def test_skip_gives_up_when_nothing_else_comes(composed, tmp_path: Path, monkeypatch) -> None:
-    diverging(monkeypatch, *range(1, 100))
+def test_skip_stops_after_too_many_batches_in_a_row(composed, tmp_path: Path, monkeypatch) -> None:
+    diverge(monkeypatch, *range(1, 100))
     with pytest.raises(CompactHydraException, match=f"{SKIPPED_IN_A_ROW} batches in a row were skipped"):
         train(composed(*TINY, "trainer.batch_size=8", "trainer.on_nan=skip"))
 
 
 def test_an_epoch_of_skipped_batches_ends_the_run(composed, monkeypatch) -> None:
-    diverging(monkeypatch, *range(5))
+    diverge(monkeypatch, *range(5))
     with pytest.raises(CompactHydraException, match="all batches of the epoch were skipped"):
         train(composed(*TINY, "trainer.on_nan=skip"))
 
 
-def test_batches_of_one_picture_are_told(composed) -> None:
+def test_batches_of_one_image_are_refused(composed) -> None:
     with pytest.raises(CompactHydraException, match=r"trainer\.batch_size must be 2 or more"):
         train(composed(*TINY, "trainer.batch_size=1"))
 
 
-def test_a_fraction_of_no_batch_is_one_sentence(composed) -> None:
+def test_a_limit_below_one_batch_is_refused_in_one_sentence(composed) -> None:
     with pytest.raises(CompactHydraException, match=r"limit_val_batches"):
         train(composed(*TINY, "trainer.limit_val_batches=0.01"))
 
@@ -147,7 +147,7 @@ def test_too_large_a_tensor_is_out_of_memory_on_a_cpu() -> None:
     assert "trainer.batch_size=32" in sentence
 
 
-class Dying(torch.utils.data.Dataset):
+class KilledWorker(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 4
 
@@ -155,21 +155,21 @@ class Dying(torch.utils.data.Dataset):
         os._exit(9)
 
 
-def test_a_worker_that_dies_is_named() -> None:
+def test_a_killed_worker_is_named() -> None:
     with pytest.raises(RuntimeError) as caught:
-        next(iter(DataLoader(Dying(), num_workers=1)))
+        next(iter(DataLoader(KilledWorker(), num_workers=1)))
     sentence = explanation(caught.value, CONFIG)
     assert sentence is not None
-    assert "A process that prepares batches died (DataLoader worker" in sentence
+    assert "A process that prepares batches was killed (DataLoader worker" in sentence
     assert "data.workers=2 (now 4)" in sentence
     assert "\n" not in sentence
 
 
-def test_what_is_not_known_keeps_its_traceback() -> None:
+def test_an_unknown_error_keeps_its_traceback() -> None:
     assert explanation(RuntimeError("a bug"), CONFIG) is None
 
 
-def test_a_network_that_cannot_be_compiled() -> None:
+def test_a_missing_compiler_is_one_sentence() -> None:
     from torch._inductor.exc import InvalidCxxCompiler
 
     sentence = explanation(InvalidCxxCompiler(), CONFIG)

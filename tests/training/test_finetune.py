@@ -1,4 +1,4 @@
-"""Freezing and thawing, seen from what training does to the weights."""
+"""Freezing and unfreezing, tested by the weights that training changes."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ TIMM = {
 
 
 class Module(pl.LightningModule):
-    """As little as trains a network: one optimizer over all parameters; it keeps the state of each epoch."""
+    """A minimal module with one optimizer over all parameters; it stores the state after each epoch."""
 
     def __init__(self, model: dict[str, Any] = MODEL) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ def fit(
 
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """`head`, or the number of the block, of all that moved: weights and BatchNorm statistics alike."""
-    moved = {k for k in before if not torch.equal(before[k], after[k])}
-    return {".".join(k.split(".")[1:3]) if "blocks" in k else k.split(".")[1] for k in moved}
+    """`head` or the block of each weight or BatchNorm statistic that changed."""
+    keys = {k for k in before if not torch.equal(before[k], after[k])}
+    return {".".join(k.split(".")[1:3]) if "blocks" in k else k.split(".")[1] for k in keys}
 
 
 def test_schedule() -> None:
@@ -86,33 +86,33 @@ def test_schedule() -> None:
     assert {GradualUnfreezing().frozen_stages(epoch, 3) for epoch in (0, 1, 1000)} == {3}
 
 
-def test_frozen_features_and_their_statistics_stand_still(tmp_path: Path) -> None:
+def test_frozen_stages_and_their_statistics_do_not_change(tmp_path: Path) -> None:
     states = fit(GradualUnfreezing(), 2, tmp_path).states
     assert changed(states[0], states[1]) == {"head"}
     assert changed(states[1], states[2]) == {"head"}
     assert not torch.equal(states[0]["body.head.1.running_mean"], states[2]["body.head.1.running_mean"])
 
 
-def test_stages_thaw_from_the_output_side(tmp_path: Path) -> None:
+def test_stages_are_unfrozen_from_the_output_side(tmp_path: Path) -> None:
     states = fit(GradualUnfreezing(frozen_epochs=1, keep_frozen=1), 5, tmp_path).states
-    moved = [changed(before, after) for before, after in pairwise(states)]
-    assert moved == [{"head"}, {"head", "blocks.2"}, *[{"head", "blocks.1", "blocks.2"}] * 3]
+    changes = [changed(before, after) for before, after in pairwise(states)]
+    assert changes == [{"head"}, {"head", "blocks.2"}, *[{"head", "blocks.1", "blocks.2"}] * 3]
     for name in ("weight", "running_mean", "running_var"):
         assert not torch.equal(states[1][f"body.blocks.2.1.{name}"], states[2][f"body.blocks.2.1.{name}"])
 
 
-def test_in_the_end_everything_moves(tmp_path: Path) -> None:
+def test_in_the_end_every_stage_is_trained(tmp_path: Path) -> None:
     states = fit(GradualUnfreezing(frozen_epochs=0, every_epochs=1), 3, tmp_path).states
     assert changed(states[2], states[3]) == {"head", "blocks.0", "blocks.1", "blocks.2"}
 
 
-def test_a_transformer_keeps_its_tokens_too(tmp_path: Path) -> None:
+def test_tokens_of_a_transformer_are_frozen_too(tmp_path: Path) -> None:
     states = fit(GradualUnfreezing(), 1, tmp_path, TIMM).states
     assert changed(*states) == {"head"}
     assert "body.backbone.cls_token" in states[0] or "body.backbone.pos_embed" in states[0]
 
 
-def test_resuming_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     def callback() -> GradualUnfreezing:
         return GradualUnfreezing(frozen_epochs=1)
 
@@ -123,7 +123,7 @@ def test_resuming_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed[-1][key]) for key, value in whole[-1].items())
 
 
-def test_frozen_parameters_have_no_gradient_even_if_one_was_left(tmp_path: Path) -> None:
+def test_freezing_removes_gradients_of_an_earlier_step(tmp_path: Path) -> None:
     module = Module()
     for parameter in module.network.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -154,27 +154,27 @@ def test_every_option_builds(path: Path) -> None:
         ({"keep_frozen": -1}, "keep_frozen"),
     ],
 )
-def test_wrong_numbers_are_named(options: dict, named: str) -> None:
+def test_invalid_numbers_are_named(options: dict, named: str) -> None:
     with pytest.raises(ValueError, match=rf"finetune\.callback\.{named} is"):
         GradualUnfreezing(**options)
 
 
-def test_what_lies_between_the_stages_sleeps_while_all_are_frozen() -> None:
+def test_layers_between_the_stages_are_in_eval_mode_while_all_stages_are_frozen() -> None:
     body: Any = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Linear(2, 2))
     body.head, body.stages = body[2], lambda: [body[0]]
     module: Any = SimpleNamespace(network=SimpleNamespace(body=body))
-    for epoch, awake in ((0, False), (1, True), (2, True)):
+    for epoch, training in ((0, False), (1, True), (2, True)):
         trainer: Any = SimpleNamespace(current_epoch=epoch)
         GradualUnfreezing(frozen_epochs=1).on_train_epoch_start(trainer, module)
-        assert [body[0].training, body[1].training, body.head.training] == [awake, awake, True]
+        assert [body[0].training, body[1].training, body.head.training] == [training, training, True]
 
 
-def test_more_frozen_stages_than_there_are(tmp_path: Path) -> None:
+def test_more_frozen_stages_than_the_model_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep_frozen is 4; the model has 3 stages"):
         fit(GradualUnfreezing(keep_frozen=4), 1, tmp_path)
 
 
-def test_thawing_on_several_devices_is_refused() -> None:
+def test_unfreezing_on_several_devices_is_refused() -> None:
     class TwoDevices:
         world_size = 2
 

@@ -22,13 +22,13 @@ def test_balanced_weights_of_fer2013() -> None:
     assert [round(w, 2) for w in weights.tolist()] == [1.03, 9.41, 1.00, 0.57, 0.85, 1.29, 0.83]
 
 
-def test_balanced_weights_are_those_of_scikit_learn() -> None:
+def test_balanced_weights_equal_scikit_learn() -> None:
     labels = [0] * 5 + [1] * 2 + [2] * 13
     reference = compute_class_weight("balanced", classes=np.arange(3), y=np.array(labels))
     assert torch.allclose(balanced_weights([5, 2, 13]), torch.tensor(reference, dtype=torch.float32))
 
 
-def test_a_class_without_pictures_weighs_nothing() -> None:
+def test_a_class_without_images_has_weight_0() -> None:
     assert balanced_weights([4, 0]).tolist() == [0.5, 0.0]
 
 
@@ -40,7 +40,7 @@ def test_cross_entropy_by_hand() -> None:
 
 
 def test_weighted_cross_entropy_by_hand() -> None:
-    # 3 and 1 pictures of two classes: weights 4 / (2 * 3) and 4 / (2 * 1)
+    # 3 and 1 images of two classes: weights 4 / (2 * 3) and 4 / (2 * 1)
     logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
     loss = CrossEntropyLoss([3, 1], class_weights="balanced")(logits, torch.tensor([0, 1]))
     w0, w1 = 2 / 3, 2.0
@@ -82,7 +82,7 @@ def test_label_smoothing_with_class_weights_by_hand() -> None:
 
 
 @pytest.mark.parametrize("label", range(7))
-def test_class_weights_do_not_change_the_best_answer_to_an_image(label: int) -> None:
+def test_class_weights_do_not_change_the_optimal_prediction(label: int) -> None:
     loss = CrossEntropyLoss(FER2013_TRAINING, class_weights="balanced", label_smoothing=0.1)
     smoothed = torch.full((1, 7), 0.1 / 7)
     smoothed[0, label] += 0.9
@@ -93,18 +93,18 @@ def test_class_weights_do_not_change_the_best_answer_to_an_image(label: int) -> 
     torch.testing.assert_close(logits.grad, torch.zeros(1, 7), atol=1e-6, rtol=0)
 
 
-def test_an_image_counts_by_the_weight_of_its_label_smoothed_or_not() -> None:
+def test_an_image_counts_by_the_weight_of_its_label_with_smoothing() -> None:
     logits = torch.randn(16, 7, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(16) % 7
     loss = CrossEntropyLoss(FER2013_TRAINING, class_weights="balanced", label_smoothing=0.1)
     weights = balanced_weights(FER2013_TRAINING)[labels]
-    alone = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
-    assert torch.allclose(loss(logits, labels), (weights * alone).sum() / weights.sum())
+    unweighted = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    assert torch.allclose(loss(logits, labels), (weights * unweighted).sum() / weights.sum())
     assert torch.allclose(loss(logits, labels), loss(logits, F.one_hot(labels, 7).float()))
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_cross_entropy_is_that_of_torch(class_weights: str) -> None:
+def test_cross_entropy_equals_torch(class_weights: str) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, 7, generator=generator)
     labels = torch.randint(7, (64,), generator=generator)
@@ -115,7 +115,7 @@ def test_cross_entropy_is_that_of_torch(class_weights: str) -> None:
     assert torch.allclose(ours, focal)
 
 
-def test_smoothing_and_soft_targets_are_those_of_torch() -> None:
+def test_smoothing_and_soft_targets_equal_torch() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(32, 7, generator=generator)
     labels = torch.randint(7, (32,), generator=generator)
@@ -126,33 +126,33 @@ def test_smoothing_and_soft_targets_are_those_of_torch() -> None:
     assert torch.allclose(CrossEntropyLoss([1] * 7)(logits, soft), F.cross_entropy(logits, soft))
 
 
-def test_a_one_hot_soft_target_is_the_hard_label() -> None:
+def test_a_one_hot_target_equals_the_hard_label() -> None:
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     loss = FocalLoss([5, 1, 2], class_weights="balanced", gamma=2.0)
     assert torch.allclose(loss(logits, labels), loss(logits, F.one_hot(labels, 3).float()))
 
 
-def test_focal_gradient_is_finite_where_the_net_is_sure() -> None:
+def test_focal_gradient_is_finite_for_confident_predictions() -> None:
     logits = torch.tensor([[60.0, -60.0], [-60.0, 60.0]], requires_grad=True)
     FocalLoss([1, 1], gamma=0.5)(logits, torch.tensor([0, 0])).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
 
-def test_weights_travel_in_the_state() -> None:
+def test_class_weights_are_in_the_state_dict() -> None:
     loss = CrossEntropyLoss([3, 1], class_weights="balanced")
     assert loss.state_dict()["weight"].tolist() == pytest.approx([2 / 3, 2.0])
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [{"gamma": -1.0}, {"label_smoothing": 1.0}, {"class_weights": "some"}],
     ids=lambda w: next(iter(w)),
 )
-def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=f"loss.{next(iter(wrong))}"):
-        FocalLoss([1, 1], **wrong)  # type: ignore[arg-type]
+def test_invalid_options_are_named(invalid: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"loss.{next(iter(invalid))}"):
+        FocalLoss([1, 1], **invalid)  # type: ignore[arg-type]
 
 
 def test_multi_target_by_hand() -> None:
@@ -162,19 +162,19 @@ def test_multi_target_by_hand() -> None:
     assert loss(logits, torch.tensor([[0.5, 0.5, 0.0]])).item() == pytest.approx(-math.log(0.5))
     assert loss(logits, torch.tensor([[0.0, 0.6, 0.4]])).item() == pytest.approx(-math.log(0.3))
     assert loss(logits, torch.tensor([2])).item() == pytest.approx(-math.log(0.2))
-    # A net that is sure of a label that the picture does not have: 0.001 p of it is more than p of its own.
-    sure = torch.tensor([[20.0, 0.0, 0.0]])
-    assert loss(sure, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(-math.log(1e-3), abs=1e-4)
+    # A confident prediction of a label that the image does not have: 0.001 p of it is above the p of its own label.
+    confident = torch.tensor([[20.0, 0.0, 0.0]])
+    assert loss(confident, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(-math.log(1e-3), abs=1e-4)
 
 
-def test_multi_target_pulls_towards_the_likeliest_of_the_labels_alone() -> None:
+def test_multi_target_increases_only_the_most_probable_of_the_labels() -> None:
     logits = torch.tensor([[1.0, 0.5, 0.0]], requires_grad=True)
     MultiTargetLoss([1, 1, 1])(logits, torch.tensor([[0.4, 0.6, 0.0]])).backward()
     assert logits.grad is not None
     assert [bool(g < 0) for g in logits.grad[0]] == [True, False, False]
 
 
-def test_label_drawing_is_cross_entropy_of_drawn_labels() -> None:
+def test_label_drawing_is_cross_entropy_of_sampled_labels() -> None:
     target = torch.tensor([[0.75, 0.25, 0.0]]).repeat(4000, 1)
     logits = torch.tensor([[1.0, 0.0, -1.0]]).repeat(4000, 1)
     loss = LabelDrawingLoss([1, 1, 1])
@@ -184,19 +184,19 @@ def test_label_drawing_is_cross_entropy_of_drawn_labels() -> None:
     torch.manual_seed(0)
     assert loss(logits, target).item() == drawn
     assert loss(logits, target).item() != drawn
-    one = loss(logits[:1], target[:1]).item()  # never a blend of labels
+    one = loss(logits[:1], target[:1]).item()  # never a mixture of labels
     assert any(one == pytest.approx(F.cross_entropy(logits[:1], torch.tensor([c])).item()) for c in (0, 1))
     assert loss(logits, torch.full((4000,), 2)).item() == pytest.approx(
         F.cross_entropy(logits[:1], torch.tensor([2])).item()
     )
 
 
-def test_multi_target_refuses_a_share_that_is_none() -> None:
-    with pytest.raises(ValueError, match=r"loss\.elsewhere is 0; it must lie between 0 and 1"):
+def test_multi_target_refuses_0_elsewhere() -> None:
+    with pytest.raises(ValueError, match=r"loss\.elsewhere is 0; it must be between 0 and 1"):
         MultiTargetLoss([1, 1], elsewhere=0)
 
 
-def test_losses_of_bfloat16_logits_are_taken_in_float32() -> None:
+def test_losses_of_bfloat16_logits_are_computed_in_float32() -> None:
     logits = torch.randn(64, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels = torch.arange(64) % 7
     for loss in (CrossEntropyLoss([1] * 7), FocalLoss([1] * 7, gamma=2.0)):

@@ -19,7 +19,7 @@ def predictions(count: int, classes: int, seed: int) -> Predictions:
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(2, 200), classes=st.integers(2, 9), seed=st.integers(0, 2**31))
-def test_scores_are_those_of_scikit_learn(count: int, classes: int, seed: int) -> None:
+def test_scores_equal_scikit_learn(count: int, classes: int, seed: int) -> None:
     ours = predictions(count, classes, seed)
     names = [f"c{i}" for i in range(classes)]
     scores = full_scores(ours, names, resamples=10)
@@ -43,7 +43,7 @@ def test_scores_are_those_of_scikit_learn(count: int, classes: int, seed: int) -
 
 
 def test_top2_and_ece_by_hand() -> None:
-    # Two bins of 1/15: confidence 0.6 right in one of two, confidence 0.9 right in two of two.
+    # Two bins of 1/15: confidence 0.6 correct in one of two, confidence 0.9 correct in two of two.
     probabilities = torch.tensor([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1], [0.9, 0.06, 0.04], [0.9, 0.06, 0.04]])
     ours = Predictions(torch.arange(4), probabilities.log(), torch.tensor([0, 2, 0, 0]))
     scores = epoch_scores(ours, ["a", "b", "c"])
@@ -64,23 +64,23 @@ def test_macro_f1_by_hand() -> None:
     assert scores["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
 
 
-def test_interval_is_that_of_resampling_pictures() -> None:
+def test_interval_equals_that_of_resampled_images() -> None:
     ours = predictions(400, 7, 3)
     scores = full_scores(ours, EMOTIONS, resamples=4000)
-    right = (ours.logits.argmax(1) == ours.labels).numpy()
+    correct = (ours.logits.argmax(1) == ours.labels).numpy()
     random = np.random.default_rng(0)
-    slow = [right[random.integers(400, size=400)].mean() for _ in range(4000)]
-    assert scores["accuracy_interval"] == pytest.approx(np.percentile(slow, [2.5, 97.5]).tolist(), abs=0.008)
+    resampled = [correct[random.integers(400, size=400)].mean() for _ in range(4000)]
+    assert scores["accuracy_interval"] == pytest.approx(np.percentile(resampled, [2.5, 97.5]).tolist(), abs=0.008)
     low, high = scores["macro_f1_interval"]
     assert low < scores["macro_f1"] < high
 
 
-def test_intervals_repeat() -> None:
+def test_intervals_are_reproducible() -> None:
     ours = predictions(50, 7, 4)
     assert full_scores(ours, EMOTIONS, 100) == full_scores(ours, EMOTIONS, 100)
 
 
-def test_intervals_do_not_depend_on_how_many_draws_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_do_not_depend_on_the_draws_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = predictions(50, 7, 4)
     at_once = full_scores(ours, EMOTIONS, 100)
     for draws in (1, 170):
@@ -88,7 +88,7 @@ def test_intervals_do_not_depend_on_how_many_draws_are_in_memory(monkeypatch: py
         assert full_scores(ours, EMOTIONS, 100) == at_once
 
 
-def test_store_sorts_and_counts_no_picture_twice() -> None:
+def test_store_sorts_and_drops_duplicate_images() -> None:
     store = PredictionStore()
     store.update(torch.tensor([5, 2]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
     store.update(torch.tensor([2, 9]), torch.tensor([[0.0, 1.0], [3.0, 0.0]]), torch.tensor([1, 0]))
@@ -98,20 +98,20 @@ def test_store_sorts_and_counts_no_picture_twice() -> None:
     assert confusion(result).tolist() == [[2, 0], [0, 1]]
 
 
-def test_part_keeps_the_chosen_pictures() -> None:
+def test_part_selects_images() -> None:
     ours = predictions(10, 3, 5)
     part = ours.part(torch.tensor([1, 7]))
     assert part.index.tolist() == [1, 7]
     assert torch.equal(part.logits, ours.logits[[1, 7]])
 
 
-def test_store_of_one_picture() -> None:
+def test_store_of_one_image() -> None:
     store = PredictionStore()
     store.update(torch.tensor([3]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     assert store.collect().logits.shape == (1, 2)
 
 
-def test_joined_predictions_lie_in_the_order_of_the_data_set() -> None:
+def test_joined_predictions_are_in_the_order_of_the_data_set() -> None:
     logits = torch.arange(8.0).view(4, 2)
     whole = Predictions(torch.tensor([2, 5, 7, 9]), logits, torch.tensor([0, 1, 1, 0]))
     odd, even = whole.part(torch.tensor([5, 7, 9])), whole.part(torch.tensor([2]))
@@ -121,10 +121,12 @@ def test_joined_predictions_lie_in_the_order_of_the_data_set() -> None:
     assert joined.labels.tolist() == [0, 1, 1, 0]
 
 
-def test_intervals_are_those_of_resampled_pictures_and_follow_the_seed() -> None:
-    drawn = predictions(300, 4, 5)
-    labels = torch.where(torch.arange(300) % 10 < 8, 0, drawn.labels)  # most are of one class, and called so:
-    ours = Predictions(drawn.index, drawn.logits + torch.tensor([3.0, 0, 0, 0]), labels)  # accuracy is not macro F1
+def test_intervals_equal_those_of_resampled_images_and_depend_on_the_seed() -> None:
+    random_predictions = predictions(300, 4, 5)
+    # most images have one label and are predicted so: accuracy and macro F1 differ
+    labels = torch.where(torch.arange(300) % 10 < 8, 0, random_predictions.labels)
+    logits = random_predictions.logits + torch.tensor([3.0, 0, 0, 0])
+    ours = Predictions(random_predictions.index, logits, labels)
     names = list("abcd")
     scores, again, other = (full_scores(ours, names, resamples=2000, seed=seed) for seed in (1, 1, 2))
     assert scores == again
@@ -141,7 +143,7 @@ def test_intervals_are_those_of_resampled_pictures_and_follow_the_seed() -> None
     assert scores["accuracy_interval"][0] > scores["macro_f1_interval"][1]
 
 
-def test_a_store_starts_anew_after_each_epoch() -> None:
+def test_a_store_is_reset_after_each_epoch() -> None:
     store = PredictionStore()
     for epoch in (1.0, 2.0):
         store.update(torch.tensor([1, 0]), torch.full((2, 3), epoch), torch.tensor([0, 1]))

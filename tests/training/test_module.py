@@ -1,4 +1,4 @@
-"""FERModule's steps: which views of a batch the network sees where."""
+"""FERModule's steps: views of a batch, training scores, skipped batches, seeds."""
 
 import math
 from pathlib import Path
@@ -30,8 +30,8 @@ def small_module(evaluation: dict | None = None) -> FERModule:
     )
 
 
-def seen_by(part: str, evaluation: dict) -> list[tuple[int, ...]]:
-    """Shapes of what reaches the network in one step of a part."""
+def input_shapes(part: str, evaluation: dict) -> list[tuple[int, ...]]:
+    """Shapes of the network's inputs in one step of a part."""
     module = small_module(evaluation).eval()
     shapes: list[tuple[int, ...]] = []
     module.network.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
@@ -45,10 +45,10 @@ def view(name: str, **options: float) -> dict:
     return {"_target_": f"fer_lightning.models.tta.{name}", "_partial_": True, **options}
 
 
-def test_validation_looks_once_and_the_test_by_its_views() -> None:
+def test_validation_uses_one_view_and_test_its_views() -> None:
     evaluation = {"views": view("flip"), "validation": None, "average": "probabilities"}
-    assert seen_by("validation", evaluation) == [(2, 1, 48, 48)]
-    assert seen_by("test", evaluation) == [(2, 1, 48, 48)] * 2
+    assert input_shapes("validation", evaluation) == [(2, 1, 48, 48)]
+    assert input_shapes("test", evaluation) == [(2, 1, 48, 48)] * 2
 
 
 def test_validation_has_views_of_its_own() -> None:
@@ -57,8 +57,8 @@ def test_validation_has_views_of_its_own() -> None:
         "validation": view("centre_crop", size=0.833),
         "average": "logits",
     }
-    assert seen_by("validation", evaluation) == [(2, 1, 40, 40)]
-    assert seen_by("test", evaluation) == [(2, 1, 40, 40)] * 10
+    assert input_shapes("validation", evaluation) == [(2, 1, 40, 40)]
+    assert input_shapes("test", evaluation) == [(2, 1, 40, 40)] * 10
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_validation_has_views_of_its_own() -> None:
         ({"views": view("shifts", shift=0.04), "validation": None}, 1.0),
     ],
 )
-def test_outside_of_the_module_the_network_sees_what_a_view_shows(evaluation: dict, crop: float) -> None:
+def test_outside_of_the_module_the_network_crops_as_its_views(evaluation: dict, crop: float) -> None:
     module = small_module({**evaluation, "average": "logits"}).eval()
     network, images = module.network_for_whole_images(), torch.rand(2, 1, 48, 48)
     [centre] = centre_crop(images, crop)
@@ -79,17 +79,17 @@ def test_outside_of_the_module_the_network_sees_what_a_view_shows(evaluation: di
     assert network.body is module.network.body
 
 
-def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of 3, 3 and 2 pictures, of which 2, 0 and 1 are right."""
-    right = [[True, True, False], [False] * 3, [True, False]]
+def test_an_epochs_training_scores_are_means_over_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 3, 3 and 2 images, of which 2, 0 and 1 are predicted correctly."""
+    correct = [[True, True, False], [False] * 3, [True, False]]
     module = small_module()
     module._trainer = SimpleNamespace(num_training_batches=9, precision="32-true")
     module.on_train_epoch_start()
     losses = []
-    for number, row in enumerate(right):
+    for number, row in enumerate(correct):
         labels = torch.tensor([number] * len(row))
-        wanted = torch.where(torch.tensor(row), labels, labels + 1)
-        logits = 2.0 * torch.nn.functional.one_hot(wanted, 7).float()
+        predicted = torch.where(torch.tensor(row), labels, labels + 1)
+        logits = 2.0 * torch.nn.functional.one_hot(predicted, 7).float()
         monkeypatch.setattr(module, "_logits", lambda batch, logits=logits: logits.clone().requires_grad_())
         batch = {"image": torch.rand(len(row), 1, 48, 48), "label": labels, "index": labels, "seed": number}
         losses += [module.training_step(batch, number).item()] * len(row)
@@ -104,7 +104,7 @@ def test_an_epochs_training_scores_are_those_of_its_pictures(monkeypatch: pytest
     assert len(set(losses)) > 1
 
 
-def test_only_batches_that_are_skipped_in_a_row_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_consecutive_skipped_batches_stop_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     module = small_module()
     module._skips = True
     module._trainer = SimpleNamespace(num_training_batches=99, precision="32-true", global_step=0, current_epoch=0)
@@ -126,13 +126,13 @@ def test_only_batches_that_are_skipped_in_a_row_end_a_training(monkeypatch: pyte
         step(40, math.nan)
 
 
-def test_dropout_follows_from_the_seed_of_the_batch() -> None:
+def test_dropout_depends_on_the_seed_of_the_batch() -> None:
     module = small_module().train()
     module._trainer = SimpleNamespace(num_training_batches=9)
     batch = {"image": torch.rand(4, 1, 48, 48), "label": torch.tensor([0, 1, 2, 3])}
     losses: dict[int, list[float]] = {}
     for number, seed in enumerate((5, 6, 5)):
-        torch.rand(number)  # what was drawn before does not matter
+        torch.rand(number)  # earlier draws have no influence
         losses.setdefault(seed, []).append(module.training_step({**batch, "seed": seed}, number).item())
     assert losses[5][0] == losses[5][1]
     assert losses[5][0] != losses[6][0]

@@ -1,4 +1,4 @@
-"""Progressive resizing, seen from the sizes that the network's body gets."""
+"""Progressive resizing, tested by the input sizes of the network's body."""
 
 from pathlib import Path
 
@@ -19,17 +19,17 @@ MODEL = {
 
 
 class Module(pl.LightningModule):
-    """Keeps what its network's body is shown."""
+    """Stores the inputs of its network's body."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.network = build_network(MODEL, 7)
-        self.seen: list[tuple[bool, Tensor]] = []
-        self.network.body.register_forward_pre_hook(self.keep)
+        self.inputs: list[tuple[bool, Tensor]] = []
+        self.network.body.register_forward_pre_hook(self.store)
 
-    def keep(self, body: nn.Module, images: tuple[Tensor]) -> None:
-        self.seen.append((body.training, images[0]))
+    def store(self, body: nn.Module, images: tuple[Tensor]) -> None:
+        self.inputs.append((body.training, images[0]))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return F.cross_entropy(self.network(batch[0]), batch[1])
@@ -62,29 +62,29 @@ def fit(epochs: int, folder: Path, resume: Path | None = None) -> Module:
     [
         ([32], 0.6, 5, [32, 32, 32, 48, 48]),
         ([24, 32, 40], 0.75, 8, [24, 24, 32, 32, 40, 40, 48, 48]),
-        ([24, 32], 0.5, 10, [24, 24, 24, 32, 32, *[48] * 5]),  # the first has what cannot be shared evenly
+        ([24, 32], 0.5, 10, [24, 24, 24, 32, 32, *[48] * 5]),  # the first takes the remaining epoch
         ([24, 32], 0.3, 3, [24, 48, 48]),
         ([32], 0.1, 3, [48, 48, 48]),
         ([32], 0.6, 1, [48]),
         ([32], 0.95, 3, [32, 32, 48]),
     ],
 )
-def test_the_sides_take_turns_and_whole_pictures_come_last(sides, share, epochs, expected) -> None:
+def test_the_sides_follow_each_other_and_the_full_size_is_last(sides, share, epochs, expected) -> None:
     resizing = ProgressiveResizing(sides, share)
     assert [resizing.side(epoch, epochs, 48) for epoch in range(epochs)] == expected
 
 
-def test_training_sees_small_pictures_and_validation_whole_ones(tmp_path: Path) -> None:
+def test_training_uses_small_images_and_validation_the_full_size(tmp_path: Path) -> None:
     module = fit(4, tmp_path)
-    trained = [images.shape[-1] for training, images in module.seen if training]
+    trained = [images.shape[-1] for training, images in module.inputs if training]
     assert trained == [8, 8, 12, 12, 16, 16, 16, 16]  # two batches an epoch
-    assert [images.shape[-1] for training, images in module.seen if not training] == [16] * 8
+    assert [images.shape[-1] for training, images in module.inputs if not training] == [16] * 8
     assert module.network.image_size == 16
     shrunk = F.interpolate(IMAGES[:4], (8, 8), mode="bilinear", antialias=True)
-    torch.testing.assert_close(module.seen[0][1], (shrunk - 0.5) / 0.5)
+    torch.testing.assert_close(module.inputs[0][1], (shrunk - 0.5) / 0.5)
 
 
-def test_a_resumed_run_goes_on_at_the_size_of_its_epoch(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_at_the_size_of_its_epoch(tmp_path: Path) -> None:
     fit(2, tmp_path)
     resumed = fit(8, tmp_path, tmp_path / "last.ckpt")
-    assert [images.shape[-1] for training, images in resumed.seen if training] == [12] * 4 + [16] * 8
+    assert [images.shape[-1] for training, images in resumed.inputs if training] == [12] * 4 + [16] * 8
