@@ -8,8 +8,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer_lightning.cli.command_line import check_words, overrides_last
-from fer_lightning.cli.help import help_text, wrapped
+from fer_lightning.cli.command_line import check_command_line, overrides_last
+from fer_lightning.cli.help import help_text, wrap_text
 from fer_lightning.config import CONF
 from fer_lightning.run.resolvers import register_resolvers
 
@@ -31,11 +31,11 @@ def main(config: DictConfig) -> float | tuple[float, float]:
 
 if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv):
-        print(wrapped(help_text(CONF)))
+        print(wrap_text(help_text(CONF)))
         sys.exit()
     sys.argv[1:] = overrides_last(sys.argv[1:])
     try:
-        check_words(CONF, sys.argv[1:])
+        check_command_line(CONF, sys.argv[1:])
     except ValueError as error:
         sys.exit(str(error))
     try:

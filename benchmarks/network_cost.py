@@ -16,11 +16,11 @@ from typing import Any
 
 from harness import finish, interleave, new_parser
 
-from fer_lightning.cli.command_line import composed
+from fer_lightning.cli.command_line import compose_config
 from fer_lightning.config import CONF, plain
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
-from fer_lightning.overrides import without
+from fer_lightning.overrides import drop_overrides
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 
@@ -29,14 +29,16 @@ def network_overrides() -> dict[str, list[str]]:
     overrides = {path.stem: [f"experiment={path.stem}"] for path in sorted((CONF / "experiment").glob("*.yaml"))}
     for recipe in sorted((CONF / "ensemble").glob("*.yaml")):
         overrides |= {
-            name: list(own) for name, own in Recipe.read(recipe).members.items() if without(own, "model") != list(own)
+            name: list(own)
+            for name, own in Recipe.read(recipe).members.items()
+            if drop_overrides(own, "model") != list(own)
         }
     return overrides
 
 
 def model_config(overrides: list[str]) -> dict[str, Any]:
     """Return the model configuration, without options that do not affect the cost."""
-    model = plain(composed(CONF, overrides).model)
+    model = plain(compose_config(CONF, overrides).model)
     fixed = {"weights": None, "pretrained": False, "dropout": 0.0}
     return {key: fixed.get(key, value) for key, value in model.items()}
 

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from fer_lightning.cli.command_line import composed
+from fer_lightning.cli.command_line import compose_config
 from fer_lightning.config import CONF, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def config_of(*overrides: str) -> DictConfig:
     """Compose conf/ with overrides."""
-    return composed(CONF, ["paths.output_dir=outputs/benchmark", *overrides])
+    return compose_config(CONF, ["paths.output_dir=outputs/benchmark", *overrides])
 
 
 def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bool) -> FERDataModule:

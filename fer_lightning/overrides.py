@@ -28,7 +28,7 @@ def is_under(key: str, *names: str) -> bool:
     return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in names)
 
 
-def without(overrides: Iterable[str], *names: str) -> list[str]:
+def drop_overrides(overrides: Iterable[str], *names: str) -> list[str]:
     """The overrides without those of these keys and groups, in their order."""
     return [override for override in overrides if not is_under(key_of(override), *names)]
 
@@ -39,24 +39,24 @@ def value_of(overrides: Iterable[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def still_valid(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
+def drop_replaced(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
     """The earlier overrides that no later one replaces, by its key or by the group of its key."""
     replaced = {key_of(override) for override in later}
     return [o for o in earlier if not {key_of(o), key_of(o).partition(".")[0]} & replaced]
 
 
-def updated(earlier: Iterable[str], later: Sequence[str]) -> list[str]:
-    """The earlier overrides that are `still_valid`, then the later ones."""
-    return [*still_valid(earlier, later), *later]
+def merge_overrides(earlier: Iterable[str], later: Sequence[str]) -> list[str]:
+    """The earlier overrides that no later one replaces (`drop_replaced`), then the later ones."""
+    return [*drop_replaced(earlier, later), *later]
 
 
-def defining(overrides: Iterable[str]) -> list[str]:
+def effective_overrides(overrides: Iterable[str]) -> list[str]:
     """The overrides that affect the result of a training, sorted, without the default `seed=0`."""
-    effective = without(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
+    effective = drop_overrides(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
     return sorted(override for override in effective if override != "seed=0")
 
 
-def without_folders(override: str) -> str:
+def strip_folders(override: str) -> str:
     """`data.path=/home/me/fer2013.csv` as `data.path=fer2013.csv`: local paths are not published."""
     key, equals, value = override.partition("=")
     return key + equals + ",".join(Path(path).name for path in value.split(","))

@@ -125,7 +125,7 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-def elsewhere(function: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+def start_process(function: Callable[..., object], *arguments: object) -> multiprocessing.Process:
     """Start a function in a new process, without the seconds of importing the package.
 
     A fork of this process would hang in PyTorch: the threads of its pool are not copied.
@@ -139,7 +139,7 @@ def elsewhere(function: Callable[..., object], *arguments: object) -> multiproce
     return process
 
 
-draw_faces_once = functools.cache(synthetic.draw_faces)
+draw_faces_cached = functools.cache(synthetic.draw_faces)
 """For tests that read the same synthetic faces many times."""
 
 
@@ -160,7 +160,7 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     }.items():
         overrides = tuple(o for o in [*TINY, *choices] if not o.startswith("tracking"))
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(synthetic, "draw_faces", draw_faces_once)
+            patch.setattr(synthetic, "draw_faces", draw_faces_cached)
             patch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
             patch.setattr(Job, "current", classmethod(lambda cls, o=overrides, n=name: Job({"model": n}, o, None)))
             train(compose("config", overrides=[*overrides, "tracking=none", f"paths.output_dir={folder / name}"]))

@@ -43,7 +43,7 @@ from PIL import Image
 from fer_lightning.__main__ import VERBS
 from fer_lightning.__main__ import main as verb
 from fer_lightning.app.choices import choices_in
-from fer_lightning.cli.command_line import check_words, overrides_last
+from fer_lightning.cli.command_line import check_command_line, overrides_last
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.sources.cache import load
 from fer_lightning.data.sources.readers import read_faces
@@ -644,7 +644,7 @@ def feed_training(arguments: list[str], folder: Path) -> None:
         return  # a flag is for Hydra's own parser
     register_resolvers()
     GlobalHydra.instance().clear()
-    check_words(CONF, arguments)
+    check_command_line(CONF, arguments)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         outputs = [f"paths.output_dir={folder}/run", f"paths.mlruns_dir={folder}/mlruns"]
         config = compose("config", [*arguments, *outputs])

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, draw_faces_once
+from conftest import ROOT, TINY, draw_faces_cached
 
 from fer_lightning.config import check, plain
 from fer_lightning.data.sources import synthetic
@@ -85,7 +85,7 @@ def test_option_runs(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     if (group, option) in NOT_RUN_HERE:
         pytest.skip(NOT_RUN_HERE[group, option])
     monkeypatch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     tiny = [o for o in TINY if not (group == "tracking" and o == "tracking=none")]
     if group == "data":
         tiny = [o for o in tiny if not o.startswith("data=")]

@@ -5,17 +5,17 @@ from conftest import ROOT
 
 from fer_lightning import overrides
 from fer_lightning.overrides import (
-    defining,
+    drop_overrides,
+    drop_replaced,
+    effective_overrides,
     is_under,
     key_of,
+    merge_overrides,
     overrides_of,
-    still_valid,
+    strip_folders,
     train_command,
-    updated,
     value_of,
     verb_command,
-    without,
-    without_folders,
 )
 
 
@@ -30,7 +30,7 @@ def test_a_group_covers_its_keys_and_no_longer_name() -> None:
     assert is_under("data.path", "x", "data.path")
     assert not is_under("data.path_of_votes", "data.path")
     assert not is_under("data", "data.path")
-    assert without(["model=vgg", "+model.width=8", "models=a", "seed=1"], "model") == ["models=a", "seed=1"]
+    assert drop_overrides(["model=vgg", "+model.width=8", "models=a", "seed=1"], "model") == ["models=a", "seed=1"]
 
 
 def test_of_a_key_set_twice_the_last_value_counts() -> None:
@@ -41,15 +41,15 @@ def test_of_a_key_set_twice_the_last_value_counts() -> None:
 
 def test_a_group_that_is_chosen_anew_loses_the_keys_of_the_old_one() -> None:
     earlier = ["model=vgg", "model.width=8", "optimizer.lr=1", "seed=1"]
-    assert still_valid(earlier, ["model=compact", "+optimizer.lr=2"]) == ["seed=1"]
-    assert updated(earlier, ["model.width=4"]) == ["model=vgg", "optimizer.lr=1", "seed=1", "model.width=4"]
+    assert drop_replaced(earlier, ["model=compact", "+optimizer.lr=2"]) == ["seed=1"]
+    assert merge_overrides(earlier, ["model.width=4"]) == ["model=vgg", "optimizer.lr=1", "seed=1", "model.width=4"]
 
 
 def test_what_changes_no_result_defines_none() -> None:
     chosen = ["experiment=custom_cnn", "optimizer.lr=1e-3"]
     besides = ["seed=0", "data.workers=2", "data.path=/x/fer2013.csv", "tracking=none", "resume=auto", "paths.a=b"]
-    assert defining([*besides, "+data.workers=2", *chosen, "hydra.run.dir=a"]) == chosen
-    assert defining([*chosen, "seed=1"]) != defining(chosen)
+    assert effective_overrides([*besides, "+data.workers=2", *chosen, "hydra.run.dir=a"]) == chosen
+    assert effective_overrides([*chosen, "seed=1"]) != effective_overrides(chosen)
 
 
 def test_commands_are_ready_to_paste_and_hide_passwords() -> None:
@@ -70,6 +70,6 @@ def test_every_published_training_can_be_read_back() -> None:
 
 
 def test_local_folders_are_left_out(tmp_path: Path) -> None:
-    assert without_folders(f"data.path={tmp_path}/fer2013.csv") == "data.path=fer2013.csv"
-    assert without_folders("write") == "write"
-    assert without_folders("measured=outputs/a,/tmp/b") == "measured=a,b"
+    assert strip_folders(f"data.path={tmp_path}/fer2013.csv") == "data.path=fer2013.csv"
+    assert strip_folders("write") == "write"
+    assert strip_folders("measured=outputs/a,/tmp/b") == "measured=a,b"

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import ROOT, TINY, draw_faces_once
+from conftest import ROOT, TINY, draw_faces_cached
 from omegaconf import DictConfig
 from torch import nn
 
@@ -412,7 +412,7 @@ def test_the_tuned_vggnet_starts_from_a_run_of_vggnet(
     composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     overrides = [*TINY, "model.width=8"]
     train(composed("experiment=vggnet", *overrides, f"paths.output_dir={tmp_path / 'first'}"))
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"

@@ -35,7 +35,7 @@ def overrides_last(arguments: Sequence[str]) -> list[str]:
     return [word for word in arguments if word not in overrides] + overrides
 
 
-def check_words(conf: Path, arguments: Sequence[str]) -> None:
+def check_command_line(conf: Path, arguments: Sequence[str]) -> None:
     """Compose the configuration of a command line, so that an error is one sentence.
 
     Args:
@@ -83,7 +83,7 @@ def check_words(conf: Path, arguments: Sequence[str]) -> None:
             raise ValueError(" ".join(str(error).split())) from None
 
 
-def composed(conf: Path, overrides: Sequence[str], earlier: Sequence[str] = ()) -> DictConfig:
+def compose_config(conf: Path, overrides: Sequence[str], earlier: Sequence[str] = ()) -> DictConfig:
     """Compose the configuration of a subcommand, without an output folder.
 
     Args:
@@ -269,7 +269,7 @@ def _options_with(key: str, conf: Path) -> list[str]:
     return [f"{group}={option}" for option, content in contents.items() if rest in flatten(content or {})]
 
 
-def split_words(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def split_arguments(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A subcommand's own arguments by key, and the overrides in their order.
 
     Raises:

@@ -27,7 +27,7 @@ def help_text(conf: Path) -> str:
     return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=listing)
 
 
-def wrapped(text: str, width: int | None = None) -> str:
+def wrap_text(text: str, width: int | None = None) -> str:
     """Wrap text between words at the width of the terminal.
 
     Consecutive lines of prose are one paragraph. A line of two columns, separated by two or more spaces, is continued

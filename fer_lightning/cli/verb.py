@@ -9,11 +9,11 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fer_lightning.cli.command_line import split_words
-from fer_lightning.cli.help import wrapped
+from fer_lightning.cli.command_line import split_arguments
+from fer_lightning.cli.help import wrap_text
 from fer_lightning.files import error_message
 from fer_lightning.overrides import is_under, key_of
-from fer_lightning.training.errors import stopped_by, user_errors
+from fer_lightning.training.errors import interrupt_status, user_errors
 
 Act = Callable[[Mapping[str, str], Sequence[str]], int | None]
 """The action of a subcommand, from its own arguments and the overrides; returns None or an exit status."""
@@ -58,15 +58,15 @@ def run_verb(
         The exit status: that of `act`, 0 success, 2 wrong usage, 130 after Ctrl-C, 75 after SIGTERM.
     """
     if {"--help", "-h"} & set(arguments) or ("checkpoint" in own and not arguments):
-        print(wrapped(about))
+        print(wrap_text(about))
         return 0 if arguments else 2
     try:
         with user_errors():
-            given, overrides = split_words(arguments, own)
+            given, overrides = split_arguments(arguments, own)
             check_effect(overrides, {**TRAINING_ONLY, **(without_effect or {})})
             return act(given, overrides) or 0
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning sets another exit status
-        if (status := stopped_by(stop)) is None:
+        if (status := interrupt_status(stop)) is None:
             raise
         return status
     except (HydraException, OmegaConfBaseException, OSError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lightning.files import write_json
-from fer_lightning.overrides import key_of, without_folders
+from fer_lightning.overrides import key_of, strip_folders
 
 SUPERSEDED = "superseded"
 """Folder beside the published records for records that were replaced by a later measurement."""
@@ -65,5 +65,5 @@ def publish(path: Path, record: Mapping[str, Any]) -> Path:
             archived = archived.with_name(f"{stem}_{number}.json")
         write_json(archived, existing)
     arguments = shlex.split(record["command"])
-    public = [without_folders(word) if key_of(word).startswith("data.") else word for word in arguments]
+    public = [strip_folders(word) if key_of(word).startswith("data.") else word for word in arguments]
     return write_json(path, {**record, "command": shlex.join(public)})

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fer_lightning.config import CONF
-from fer_lightning.overrides import DATA_PATHS, key_of, train_command, value_of, without
+from fer_lightning.overrides import DATA_PATHS, drop_overrides, key_of, train_command, value_of
 from hydra_plugins.fer_optuna_sweeper import current_trial
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ class Job:
             begun: Whether the run has saved an epoch; else one that started from a checkpoint starts from it again.
         """
         if self.in_turn and self.sweep_dir:
-            typed = without(sys.argv[1:], "resume", "hydra.sweep.dir")
+            typed = drop_overrides(sys.argv[1:], "resume", "hydra.sweep.dir")
             place = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
             return train_command([*typed, place, "resume=auto"])
         if self.sweep_dir:
             return None
-        typed = without(self.overrides, "resume")
+        typed = drop_overrides(self.overrides, "resume")
         if not begun and len(typed) < len(self.overrides):
             return train_command([*self.words, *self.run_dir])
         return train_command([*self.sources, *typed, *self.run_dir, "resume=auto"])
@@ -102,7 +102,7 @@ class Job:
         """The configuration that its overrides and its data option give without conf/local; None without Hydra."""
         if not HydraConfig.initialized():
             return None
-        typed = without(self.overrides, "local")
+        typed = drop_overrides(self.overrides, "local")
         if (option := self.choices.get("data")) and value_of(typed, "data") is None:
             typed.append(f"data={option}")
         added = [word for word in self.sources if word.startswith("hydra.")]
@@ -128,6 +128,6 @@ def run_name(job: Job, seed: int) -> str:
     """A name that tells runs apart: what was trained, what was changed, which seed."""
     elsewhere = ("experiment", "search", "seed", "paths", "tracking", "hydra", "resume", *DATA_PATHS)
     named = "model" if job.label == job.choices.get("model") else ""
-    changed = [o.lstrip("+") for o in without(job.overrides, *elsewhere) if key_of(o) != named]
+    changed = [o.lstrip("+") for o in drop_overrides(job.overrides, *elsewhere) if key_of(o) != named]
     number = [f"#{job.trial.number}"] if job.trial else []
     return " ".join([job.label, *number, *changed, f"seed={seed}"])

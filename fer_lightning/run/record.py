@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fer_lightning.config import plain
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.files import check_writable
-from fer_lightning.overrides import DATA_PATHS, defining, overrides_of, train_command
+from fer_lightning.overrides import DATA_PATHS, effective_overrides, overrides_of, train_command
 from fer_lightning.reporting import records
 from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.run.job import Job, run_name
@@ -40,7 +40,7 @@ def place_of_result(config: DictConfig, job: Job) -> Path | None:
     check_writable(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         before = overrides_of(records.read_record(path, "command")["command"])
-        if defining(before) != defining(job.words):
+        if effective_overrides(before) != effective_overrides(job.words):
             raise ValueError(
                 f"{path} holds what `python train.py {shlex.join(before)}` measured: move it away, or give this run "
                 "another paths.results_dir"

@@ -36,7 +36,7 @@ from fer_lightning.run.trainer import be_first_process, build_trainer, check_dev
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
-from fer_lightning.training.evaluation import is_kaggle_test, logged, predict_part, score_part
+from fer_lightning.training.evaluation import is_kaggle_test, loggable_scores, predict_part, score_part
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
 from fer_lightning.training.trial_pruning import Pruning
@@ -131,7 +131,9 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             write_json(folder / "record.json", record)
         if first and prepared.published and scores:
             records.publish(prepared.published, record)
-        measured = {f"{part_name(part)}/{k}": v for part, row in scores.items() for k, v in logged(row).items()}
+        measured = {
+            f"{part_name(part)}/{k}": v for part, row in scores.items() for k, v in loggable_scores(row).items()
+        }
         objective = float(best_row[config.objective])
         if second := config.second_objective:
             measured[second] = cost(second, module.network)
@@ -218,7 +220,7 @@ def measure(
     if not (prepared.published and is_kaggle_test(split, faces)):
         return scores, None
     # half of these pictures chose the epoch: the figure serves to compare with sources that report on them
-    both = Predictions.joined(predictions, predict_part(training.trainer, module, datamodule, evaluation, "val"))
+    both = Predictions.concatenate(predictions, predict_part(training.trainer, module, datamodule, evaluation, "val"))
     return scores, full_scores(both, module.classes, resamples, config.seed)
 
 

@@ -17,7 +17,7 @@ from fer_lightning.reporting import figures
 from fer_lightning.reporting.environment import commit
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
-from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
+from fer_lightning.training.calibration import calibration_scores, fit_temperature, scale_logits
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.reliability import reliability
 
@@ -53,7 +53,7 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """Return the temperature, and ECE, negative log-likelihood and Brier score of both parts before and after."""
         rows = {
-            f"{part}_{when}": calibration_scores(scaled(predictions, temperature))
+            f"{part}_{when}": calibration_scores(scale_logits(predictions, temperature))
             for part, predictions in (("val", self.val), ("test", self.test))
             for when, temperature in (("before", 1.0), ("after", self.temperature))
         }
@@ -67,7 +67,7 @@ def save_diagram(calibration: Calibration, path: Path) -> Path:
         ("before", 1.0),
         (f"temperature {calibration.temperature:.2f}", calibration.temperature),
     ):
-        predictions = scaled(calibration.test, temperature)
+        predictions = scale_logits(calibration.test, temperature)
         bins = reliability(predictions.probabilities, predictions.labels)
         panels[f"{title}: ECE {bins.ece:.1%}"] = (bins.count.numpy(), bins.confidence.numpy(), bins.accuracy.numpy())
     return figures.save(figures.reliability_diagram(panels), path)

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fer_lightning.cli.command_line import split_words
-from fer_lightning.cli.help import wrapped
+from fer_lightning.cli.command_line import split_arguments
+from fer_lightning.cli.help import wrap_text
 from fer_lightning.files import check_writable, write_json
 from fer_lightning.reporting.records import read_record
 from fer_lightning.reporting.report import read_predictions
 from fer_lightning.run_folder import run_of
-from fer_lightning.training.metrics import from_confusion
+from fer_lightning.training.metrics import scores_from_confusion
 
 HELP = """usage: python -m fer_lightning compare A B [json=FILE]
 
@@ -92,7 +92,7 @@ def paired(labels: Classes, a: Classes, b: Classes, classes: Sequence[str], seed
     cells = np.bincount((labels * count + a) * count + b, minlength=count**3)
     resamples = np.random.default_rng(seed).multinomial(n, cells / n, size=RESAMPLES)
     joint = torch.from_numpy(np.concatenate([cells[None], resamples])).view(-1, count, count, count)
-    scores_a, scores_b = from_confusion(joint.sum(dim=3)), from_confusion(joint.sum(dim=2))
+    scores_a, scores_b = scores_from_confusion(joint.sum(dim=3)), scores_from_confusion(joint.sum(dim=2))
     right_a, right_b = a == labels, b == labels
     result: dict[str, Any] = {
         "n": n,
@@ -335,10 +335,10 @@ def measurements(pattern: str) -> list[Measurement]:
 def main(arguments: Sequence[str]) -> int:
     """Run the subcommand and return its exit status."""
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(wrapped(HELP))
+        print(wrap_text(HELP))
         return 0 if arguments else 2
     folders = [argument for argument in arguments if Path(argument).exists() or "=" not in argument]
-    given, unknown = split_words([argument for argument in arguments if argument not in folders], own=("json",))
+    given, unknown = split_arguments([argument for argument in arguments if argument not in folders], own=("json",))
     if unknown:
         raise ValueError(f"{unknown[0]} has no effect: compare reads finished measurements; leave it out")
     if len(folders) != 2:

@@ -19,9 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_lightning.cli.help import wrapped
+from fer_lightning.cli.help import wrap_text
 from fer_lightning.config import CONF, ROOT
-from fer_lightning.overrides import defining, key_of, overrides_of, updated
+from fer_lightning.overrides import effective_overrides, key_of, merge_overrides, overrides_of
 from fer_lightning.reporting import figures, markdown
 from fer_lightning.reporting.records import publish, read_record
 from fer_lightning.studies.baselines.rows import file_of, header_of
@@ -93,7 +93,7 @@ def folder_of(words: Sequence[str]) -> Path:
 
 def settings_of(overrides: Iterable[str]) -> list[str]:
     """The overrides that decide a result beside the protocol, sorted."""
-    return [override for override in defining(overrides) if key_of(override) != "protocol"]
+    return [override for override in effective_overrides(overrides) if key_of(override) != "protocol"]
 
 
 def read_records(root: Path = ROOT) -> Records:
@@ -135,7 +135,7 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
     Raises:
         ValueError: The records that are there were run with other settings.
     """
-    words = updated(SETTINGS, overrides)
+    words = merge_overrides(SETTINGS, overrides)
     collect(words, root)
     before, now = read_records(root), settings_of(words)
     for name, record in before.items():
@@ -354,7 +354,7 @@ def write(root: Path = ROOT) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The verb; returns its exit status."""
     if "--help" in arguments or "-h" in arguments:
-        print(wrapped(HELP))
+        print(wrap_text(HELP))
         return 0
     action, overrides = (arguments[0], list(arguments[1:])) if arguments else ("", [])
     wrong = [o for o in overrides if "=" not in o or o.startswith(("protocol=", "-"))]

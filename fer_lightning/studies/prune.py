@@ -18,7 +18,7 @@ from fer_lightning.files import atomic_write, check_writable
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
-from fer_lightning.overrides import train_command, updated, without
+from fer_lightning.overrides import drop_overrides, merge_overrides, train_command
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import Trained
 from fer_lightning.training.metrics import Predictions
@@ -69,9 +69,11 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
         table.add_row(*row)
     console = Console()
     console.print("", table, "")
-    training = updated(without(trained.provenance["overrides"], "paths", "resume"), overrides)
+    training = merge_overrides(drop_overrides(trained.provenance["overrides"], "paths", "resume"), overrides)
     rate = trained.config.optimizer.lr / 4
-    fine_tuning = updated(training, [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"])
+    fine_tuning = merge_overrides(
+        training, [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
+    )
     console.print(f"saved to {file}. Fine-tune it, for any number of epochs:", highlight=False, soft_wrap=True)
     console.print(train_command(fine_tuning), highlight=False, soft_wrap=True)
     return file

@@ -16,14 +16,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fer_lightning.cli.command_line import composed
+from fer_lightning.cli.command_line import compose_config
 from fer_lightning.config import CONF, check, plain, target_of
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.protocols.split import Split, is_leaky
 from fer_lightning.data.provenance import Provenance, refusal
 from fer_lightning.files import atomic_write, one_line, sha256
-from fer_lightning.overrides import WITHOUT_EFFECT, is_under, key_of, still_valid, without
+from fer_lightning.overrides import WITHOUT_EFFECT, drop_overrides, drop_replaced, is_under, key_of
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.preflight import try_all_views
@@ -56,7 +56,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: A key, group or option does not exist.
     """
-    config = composed(CONF, overrides, kept_of(module, overrides))
+    config = compose_config(CONF, overrides, kept_of(module, overrides))
     if any(word.startswith("eval=") for word in overrides):
         typed = {key_of(override) for override in overrides}
         for name in ("views", "validation"):
@@ -74,7 +74,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
 def kept_of(module: FERModule, overrides: Sequence[str]) -> list[str]:
     """The overrides typed when a net was trained that still hold beside what is typed now; see `compose_for`."""
     of_the_training = ("hydra", "trainer.devices", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
-    return without(still_valid(module.hparams["provenance"]["overrides"], overrides), *of_the_training)
+    return drop_overrides(drop_replaced(module.hparams["provenance"]["overrides"], overrides), *of_the_training)
 
 
 def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> None:
@@ -97,7 +97,9 @@ def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> N
 
 def settings_in_name(typed: Sequence[str]) -> list[str]:
     """The words that change how a net is measured, as parts of a file's name: `views.shift=0.1`."""
-    named = [word for word in without(typed, "eval.split", "eval.bootstrap") if key_of(word).startswith(MEASURING)]
+    named = [
+        word for word in drop_overrides(typed, "eval.split", "eval.bootstrap") if key_of(word).startswith(MEASURING)
+    ]
     return [re.sub(r"[^\w.=]+", "_", word.removeprefix("eval.")) for word in named]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.reliability import reliability
 
-LARGEST = 20.0
+MAX_TEMPERATURE = 20.0
 """Temperatures stay between 1/20 and 20: the optimum is 0 for a model without an error on its val part."""
 
 
@@ -41,12 +41,12 @@ def fit_temperature(predictions: Predictions) -> float:
         predictions: Predictions of the val part; never of the part that is measured.
 
     Returns:
-        T between 1 / `LARGEST` and `LARGEST`.
+        T between 1 / `MAX_TEMPERATURE` and `MAX_TEMPERATURE`.
     """
     with torch.inference_mode(False), torch.enable_grad():
         logits, labels = predictions.logits.double().clone(), predictions.labels.clone()
         free = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        widest = math.log(LARGEST)
+        widest = math.log(MAX_TEMPERATURE)
         optimizer = torch.optim.LBFGS([free], max_iter=100, tolerance_change=1e-14, line_search_fn="strong_wolfe")
 
         def log_temperature() -> Tensor:  # bounded smoothly, so that no optimizer step overflows
@@ -62,6 +62,6 @@ def fit_temperature(predictions: Predictions) -> float:
         return math.exp(log_temperature().item())
 
 
-def scaled(predictions: Predictions, temperature: float) -> Predictions:
+def scale_logits(predictions: Predictions, temperature: float) -> Predictions:
     """Return the same predictions with logits / temperature."""
     return Predictions(predictions.index, predictions.logits / temperature, predictions.labels)

@@ -16,7 +16,7 @@ from fer_lightning.files import sync_folder
 from fer_lightning.models.torch_file import read_torch_file
 from fer_lightning.run_folder import best_checkpoint
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the quota is used up, or the file would be larger than is allowed."""
 
 

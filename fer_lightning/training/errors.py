@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from fer_lightning.data.arrays import DataError
 from fer_lightning.files import error_message
 from fer_lightning.run_folder import last_checkpoint
-from fer_lightning.training.checkpoint_io import NO_ROOM
+from fer_lightning.training.checkpoint_io import DISK_FULL_ERRORS
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as in shells."""
@@ -45,7 +45,7 @@ def user_errors() -> Iterator[None]:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         raise CompactHydraException(f"{missing[1] if missing else error.full_key} must be given") from None
     except (ValueError, OSError, MisconfigurationException) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:  # `explain_errors` adds the remedy
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:  # `explain_errors` adds the remedy
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -93,7 +93,7 @@ def explanation(error: BaseException, config: DictConfig) -> str | None:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         why = next(iter(message.splitlines()), "")
         return f"trainer.compile=true needs a C++ compiler, on a GPU Triton ({why[:200]}): train without it"
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
         return (
             f"{error.strerror}: {place}. Files saved earlier are complete; free space in {config.paths.output_dir} and "
@@ -124,7 +124,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        status = stopped_by(stop)
+        status = interrupt_status(stop)
         if status is None:
             raise
         terminated, saved = status == REQUEUE, last_checkpoint(folder)
@@ -141,7 +141,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
             signal.signal(number, handler)
 
 
-def stopped_by(error: BaseException) -> int | None:
+def interrupt_status(error: BaseException) -> int | None:
     """The exit status for an error caused by Ctrl-C or SIGTERM, `INTERRUPTED` or `REQUEUE`; None for any other."""
     if _caused_by(error, SIGTERMException):
         return REQUEUE

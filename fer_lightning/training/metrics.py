@@ -23,7 +23,7 @@ Scores = dict[str, Any]
 EPOCH_SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top2_accuracy", "ece")
 """The scores of every epoch, in addition to the F1 of each class."""
 
-DRAWS_AT_ONCE = 2**22
+MAX_DRAWS_IN_MEMORY = 2**22
 """Bootstrap draws in memory at a time: a thousand resamples of a large test part would take gigabytes."""
 
 
@@ -47,7 +47,7 @@ class Predictions:
         return self.logits.softmax(dim=1)
 
     @classmethod
-    def joined(cls, *parts: Predictions) -> Predictions:
+    def concatenate(cls, *parts: Predictions) -> Predictions:
         """The predictions of all parts, which share no image, in the order of the data set."""
         index = torch.cat([part.index for part in parts])
         order = index.argsort()
@@ -102,7 +102,7 @@ def confusion(predictions: Predictions) -> Tensor:
     return multiclass_confusion_matrix(predictions.logits.argmax(dim=1), predictions.labels, classes)
 
 
-def from_confusion(matrix: Tensor) -> dict[str, Tensor]:
+def scores_from_confusion(matrix: Tensor) -> dict[str, Tensor]:
     """Scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
 
     Macro F1 is the mean over the classes that occur among labels or predictions, balanced accuracy the mean over those
@@ -140,7 +140,7 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
     """
     logits, labels = predictions.logits, predictions.labels
     count = len(classes)
-    by_name = from_confusion(confusion(predictions))
+    by_name = scores_from_confusion(confusion(predictions))
     scores = {
         "loss": F.cross_entropy(logits, labels).item(),
         "accuracy": by_name["accuracy"].item(),
@@ -180,18 +180,18 @@ def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int
     n = int(matrix.sum())
     generator = torch.Generator().manual_seed(seed)
     frequencies = matrix.flatten().double()
-    at_once = max(1, DRAWS_AT_ONCE // n)
+    at_once = max(1, MAX_DRAWS_IN_MEMORY // n)
     resampled = torch.cat(
         [
             _multinomial_counts(frequencies, min(at_once, resamples - start), n, generator)
             for start in range(0, resamples, at_once)
         ]
     ).view(-1, *matrix.shape)
-    bootstrap = from_confusion(resampled)
+    bootstrap = scores_from_confusion(resampled)
     for name in ("accuracy", "macro_f1"):
         bounds = torch.quantile(bootstrap[name], torch.tensor([0.025, 0.975], dtype=torch.float64))
         scores[f"{name}_interval"] = bounds.tolist()
-    table = from_confusion(matrix)
+    table = scores_from_confusion(matrix)
     scores["per_class"] = {
         name: {
             "precision": table["precision"][i].item(),

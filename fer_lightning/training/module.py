@@ -42,7 +42,7 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def monitored(metrics: Mapping[str, Tensor], name: str) -> float:
+def logged_metric(metrics: Mapping[str, Tensor], name: str) -> float:
     """The logged metric of that name.
 
     Raises:
@@ -248,7 +248,7 @@ class FERModule(pl.LightningModule):
         for schedule in self.trainer.lr_scheduler_configs:
             monitors_val = str(schedule.monitor).startswith("val/")
             if isinstance(schedule.scheduler, ReduceLROnPlateau) and (self._val or not monitors_val):
-                schedule.scheduler.step(monitored(self.trainer.callback_metrics, str(schedule.monitor)))
+                schedule.scheduler.step(logged_metric(self.trainer.callback_metrics, str(schedule.monitor)))
 
     def on_train_start(self) -> None:
         """Set schedules to the step of the current epoch: a resumed run may have another batch size."""

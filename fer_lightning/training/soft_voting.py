@@ -12,7 +12,7 @@ from torch import Tensor
 from fer_lightning.files import sha256
 from fer_lightning.training.checkpoint_io import checkpoint_of
 
-SMALLEST = 1e-3
+MIN_WEIGHT = 1e-3
 """Fitted weights below this become 0: such a member is not worth its cost."""
 
 
@@ -66,7 +66,7 @@ def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds:
         rounds: Maximum number of iterations.
 
     Returns:
-        float64 (M,), each 0 or at least `SMALLEST`, with sum 1.
+        float64 (M,), each 0 or at least `MIN_WEIGHT`, with sum 1.
     """
     log_p = (
         logits.double()
@@ -82,7 +82,7 @@ def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds:
         weights = weights * gain
         if gain.max() - 1 < tolerance:
             break
-    weights[weights < SMALLEST] = 0
+    weights[weights < MIN_WEIGHT] = 0
     return weights / weights.sum()
 
 

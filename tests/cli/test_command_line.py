@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, TINY
 from mlflow import MlflowClient
 
-from fer_lightning.cli.command_line import check_words
+from fer_lightning.cli.command_line import check_command_line
 from fer_lightning.config import CONF
 from fer_lightning.run.resolvers import register_resolvers
 
@@ -103,15 +103,17 @@ def test_a_multirun_has_a_parent_run_and_a_child_for_each_value(tmp_path: Path) 
 def test_an_invalid_value_in_a_sweep_is_refused_before_any_training(overrides: list[str], sentence: str) -> None:
     register_resolvers()
     with pytest.raises(ValueError, match=sentence):
-        check_words(CONF, ["-m", *overrides])
+        check_command_line(CONF, ["-m", *overrides])
 
 
 def test_sweeps_of_valid_values_pass() -> None:
     register_resolvers()
     lists = ["optimizer.lr=1e-3,2e-3", "model=compact", "model.widths=[4,8],[8,16]", "model.depths=[1,1]", "seed=1,2"]
-    check_words(CONF, ["-m", *lists, "data=fer2013", "data.path='a b.csv',c.csv"])
-    check_words(CONF, ["-m", "seed=${hydra:job.num}", "optimizer.lr=1e-3,2e-3", "+x={a:1},{b:2}", "model=glob(c*)"])
+    check_command_line(CONF, ["-m", *lists, "data=fer2013", "data.path='a b.csv',c.csv"])
+    check_command_line(
+        CONF, ["-m", "seed=${hydra:job.num}", "optimizer.lr=1e-3,2e-3", "+x={a:1},{b:2}", "model=glob(c*)"]
+    )
     mixing = "fer_lightning.data.augmentation.mixing"
     mixes = f"{{_target_:{mixing}.MixUp,alpha:0.2}},{{_target_:{mixing}.CutMix,alpha:1.0}}"
-    check_words(CONF, ["-m", f"augmentation.mix={mixes}"])
-    check_words(CONF, ["-m", "hydra/sweeper=fer_optuna", "optimizer.lr=interval(1e-4,1e-2)", "seed=1,2"])
+    check_command_line(CONF, ["-m", f"augmentation.mix={mixes}"])
+    check_command_line(CONF, ["-m", "hydra/sweeper=fer_optuna", "optimizer.lr=interval(1e-4,1e-2)", "seed=1,2"])

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 
 from fer_lightning.__main__ import VERBS, main
-from fer_lightning.cli.help import help_text, wrapped
+from fer_lightning.cli.help import help_text, wrap_text
 from fer_lightning.config import CONF
 
 TEXT = """usage: python -m fer_lightning verb checkpoint=RUN [key=value ...]
@@ -19,7 +19,7 @@ prose.
 
 
 def test_prose_and_columns_break_between_words() -> None:
-    assert wrapped(TEXT, 34).splitlines() == [
+    assert wrap_text(TEXT, 34).splitlines() == [
         "usage: python -m fer_lightning",
         "    verb checkpoint=RUN [key=value",
         "    ...]",
@@ -34,13 +34,13 @@ def test_prose_and_columns_break_between_words() -> None:
 
 
 def test_text_that_fits_is_unchanged() -> None:
-    assert wrapped(TEXT.replace("of\nprose", "of prose"), 80) == TEXT.replace("of\nprose", "of prose")
+    assert wrap_text(TEXT.replace("of\nprose", "of prose"), 80) == TEXT.replace("of\nprose", "of prose")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_all_help_texts_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    texts = [wrapped(help_text(CONF))]
+    texts = [wrap_text(help_text(CONF))]
     for verb in VERBS:
         with suppress(SystemExit):  # of argparse
             assert main([verb, "--help"]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fer_lightning.cli.command_line import split_words
+from fer_lightning.cli.command_line import split_arguments
 from fer_lightning.cli.verb import run_verb
 
 OWN = ("checkpoint", "int8")
@@ -12,7 +12,7 @@ OWN = ("checkpoint", "int8")
 
 def test_own_arguments_are_separated_from_overrides() -> None:
     arguments = ["data.path=a=b.csv", "checkpoint=run", "eval=tta", "+trainer.x=1", "~search", "int8=true", "seed=1"]
-    given, overrides = split_words(arguments, OWN)
+    given, overrides = split_arguments(arguments, OWN)
     assert given == {"checkpoint": "run", "int8": "true"}
     assert overrides == ["data.path=a=b.csv", "eval=tta", "+trainer.x=1", "~search", "seed=1"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, draw_faces_once
+from conftest import ROOT, TINY, draw_faces_cached
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.sources import synthetic
@@ -95,7 +95,7 @@ def test_a_bundle_predicts_like_the_checkpoint(run: Path, tmp_path: Path, capsys
 
 
 def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     best = run / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
@@ -115,7 +115,7 @@ def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tm
 
 def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
     members_argument = f"members=[{','.join(map(str, tiny_runs))}]"
     assert entry.main(["ensemble", members_argument, "weights=fitted", "publish=three", "eval=plain"]) == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import elsewhere, free_port, tracking_server
+from conftest import free_port, start_process, tracking_server
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
@@ -239,7 +239,7 @@ def run_in_process(store, folder, name):
 
 
 def test_two_processes_create_a_new_store_simultaneously_without_output(tmp_path):
-    jobs = [elsewhere(run_in_process, tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
+    jobs = [start_process(run_in_process, tmp_path / "mlruns", tmp_path / "run", name) for name in ("one", "two")]
     for job in jobs:
         job.join(timeout=100)
     assert [job.exitcode for job in jobs] == [0, 0]

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
 import fer_lightning.models
-from fer_lightning.cli.command_line import check_words
+from fer_lightning.cli.command_line import check_command_line
 from fer_lightning.run.preflight import dry_run
 from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.resume import StartPoint
@@ -257,7 +257,7 @@ def test_misspelt_words_are_answered_with_the_nearest(monkeypatch, words: str, s
     monkeypatch.chdir(ROOT)
     register_resolvers()
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the sentence is what matters
-        check_words(ROOT / "conf", words.split())
+        check_command_line(ROOT / "conf", words.split())
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
 
@@ -272,4 +272,4 @@ def test_misspelt_words_are_answered_with_the_nearest(monkeypatch, words: str, s
 )  # fmt: skip
 def test_right_words_pass(words: str) -> None:
     register_resolvers()
-    check_words(ROOT / "conf", words.split())
+    check_command_line(ROOT / "conf", words.split())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, elsewhere
+from conftest import ROOT, TINY, start_process
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow import MlflowClient
@@ -78,7 +78,7 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(composed, tmp_path: P
     config = composed(*options, f"paths.output_dir={killed}", "resume=auto")
     chance = random.Random(0)
     for _ in range(3):
-        child = elsewhere(train_like, config, HydraConfig.instance().cfg)
+        child = start_process(train_like, config, HydraConfig.instance().cfg)
         time.sleep(duration * chance.uniform(0.2, 0.8))
         assert child.exitcode in (None, 0)  # it trains, or has ended
         child.kill()

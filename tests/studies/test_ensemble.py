@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, draw_faces_once
+from conftest import ROOT, draw_faces_cached
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import check
@@ -29,7 +29,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "conf" / "ensemble").glob("*.yaml
 def runs(tiny_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Copies of the tiny runs in the test's own working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     for run in tiny_runs:
         shutil.copytree(run, Path("runs") / run.name)
     return [Path("runs") / run.name for run in tiny_runs]

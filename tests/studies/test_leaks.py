@@ -12,7 +12,7 @@ from hydra.errors import CompactHydraException
 
 from fer_lightning import __main__ as entry
 from fer_lightning.data.sources.synthetic import draw_faces
-from fer_lightning.overrides import updated
+from fer_lightning.overrides import merge_overrides
 from fer_lightning.run.train import train
 from fer_lightning.studies import leaks
 
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> None:
     kept = {name: 0.5 for name in leaks.STUDIED if name not in ("official", "leaky_augmented", "leaky_oversampled")}
     put(folder, **kept)
-    runs = folder / leaks.folder_of(updated(leaks.SETTINGS, TYPED))
+    runs = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, TYPED))
     killed = runs / "leaky_oversampled" / "record.json"  # finished before its process was killed
     killed.parent.mkdir(parents=True)
     killed.write_text(json.dumps(record("leaky_oversampled", 0.84)))
@@ -80,9 +80,9 @@ def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> Non
     shutil.rmtree(folder / "results")
     for name in ("official", "leaky_augmented"):  # as if killed after the trainings, before records were collected
         (runs / name / leaks.COLLECTED).unlink()
-    leaks.collect(updated(leaks.SETTINGS, [*TYPED, "seed=1"]), folder)
+    leaks.collect(merge_overrides(leaks.SETTINGS, [*TYPED, "seed=1"]), folder)
     assert leaks.read_records(folder) == {}
-    leaks.collect(updated(leaks.SETTINGS, TYPED), folder)
+    leaks.collect(merge_overrides(leaks.SETTINGS, TYPED), folder)
     assert leaks.read_records(folder).keys() == {"official", "leaky_augmented"}
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     leaks.write(folder)
@@ -93,7 +93,7 @@ def test_trains_what_has_no_record_and_writes_what_came_out(folder: Path) -> Non
 
 def test_a_record_that_was_deleted_is_measured_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder, **dict.fromkeys(leaks.STUDIED, 0.5))
-    run = folder / leaks.folder_of(updated(leaks.SETTINGS, TYPED)) / "official"
+    run = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, TYPED)) / "official"
     run.mkdir(parents=True)
     (run / "record.json").write_text(json.dumps(record("official", 0.5)))
     assert leaks.run(TYPED, folder) == 0  # all is there

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY, draw_faces_once
+from conftest import TINY, draw_faces_cached
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import plain
@@ -35,7 +35,7 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
     kept = [channel for channel in first if any(torch.equal(channel, other) for other in first_pruned)]
     assert len(kept) == 16
     command = next(line for line in shown.splitlines() if line.startswith("python train.py"))
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
     overrides = [o for o in shlex.split(command)[2:] if not o.startswith(("trainer.max_epochs", "optimizer.lr"))]
     composed = request.getfixturevalue("composed")  # after the subcommand, which composes too
@@ -47,7 +47,7 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
 def test_experiment_pruned_mobile_starts_from_weights(
     composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
     overrides = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
     model = plain(composed(*overrides).model) | {"weights": None}

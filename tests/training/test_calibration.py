@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fer_lightning.training.calibration import calibration_scores, fit_temperature, scaled
+from fer_lightning.training.calibration import calibration_scores, fit_temperature, scale_logits
 from fer_lightning.training.metrics import Predictions, epoch_scores
 from fer_lightning.training.reliability import reliability
 
@@ -36,7 +36,7 @@ def test_temperature_by_hand() -> None:
 def test_the_fitted_temperature_is_a_minimum() -> None:
     given = sampled(1.7, n=500)
     best = fit_temperature(given)
-    losses = [calibration_scores(scaled(given, best * factor))["nll"] for factor in (0.99, 1.0, 1.01)]
+    losses = [calibration_scores(scale_logits(given, best * factor))["nll"] for factor in (0.99, 1.0, 1.01)]
     assert losses[1] == min(losses)
 
 
@@ -47,7 +47,7 @@ def test_a_model_without_errors_gets_a_finite_temperature() -> None:
 
 def test_scaling_changes_no_predicted_class() -> None:
     given = sampled(2.0, n=100)
-    after = scaled(given, 3.0)
+    after = scale_logits(given, 3.0)
     assert torch.equal(after.logits.argmax(1), given.logits.argmax(1))
 
 
@@ -79,7 +79,7 @@ def test_brier_by_hand() -> None:
 
 def test_scaling_calibrates_an_overconfident_model() -> None:
     given = sampled(2.5)
-    calibrated = calibration_scores(scaled(given, fit_temperature(given)))
+    calibrated = calibration_scores(scale_logits(given, fit_temperature(given)))
     before = calibration_scores(given)
     assert before["ece"] > 0.15
     assert calibrated["ece"] < 0.02

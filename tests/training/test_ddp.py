@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, elsewhere
+from conftest import ROOT, TINY, start_process
 from mlflow import MlflowClient
 
 from fer_lightning.config import plain
@@ -64,7 +64,7 @@ def weighted_gradient(folder: Path, rank: int) -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_weighted_gradients_of_two_processes_average_to_that_of_the_whole_batch(tmp_path: Path) -> None:
-    jobs = [elsewhere(weighted_gradient, tmp_path, rank) for rank in range(2)]
+    jobs = [start_process(weighted_gradient, tmp_path, rank) for rank in range(2)]
     for job in jobs:
         job.join(120)
     whole = LOGITS.clone().requires_grad_()

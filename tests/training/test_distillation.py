@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, draw_faces_once
+from conftest import TINY, draw_faces_cached
 from hydra.errors import CompactHydraException
 
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
@@ -64,7 +64,7 @@ def test_invalid_options_are_named(temperature: float, share: float, named: str)
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without figures, on synthetic faces that are drawn once."""
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_once)
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
 
 
@@ -75,7 +75,7 @@ def student(run: Path) -> FERModule:
     return module
 
 
-FACES = draw_faces_once(200, 0, 24)
+FACES = draw_faces_cached(200, 0, 24)
 DATA = (FACES, official(FACES))
 """Data and split of `tiny_runs`."""
 

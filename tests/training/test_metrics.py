@@ -84,7 +84,7 @@ def test_intervals_do_not_depend_on_the_draws_in_memory(monkeypatch: pytest.Monk
     ours = predictions(50, 7, 4)
     at_once = full_scores(ours, EMOTIONS, 100)
     for draws in (1, 170):
-        monkeypatch.setattr(metrics, "DRAWS_AT_ONCE", draws)
+        monkeypatch.setattr(metrics, "MAX_DRAWS_IN_MEMORY", draws)
         assert full_scores(ours, EMOTIONS, 100) == at_once
 
 
@@ -115,7 +115,7 @@ def test_joined_predictions_are_in_the_order_of_the_data_set() -> None:
     logits = torch.arange(8.0).view(4, 2)
     whole = Predictions(torch.tensor([2, 5, 7, 9]), logits, torch.tensor([0, 1, 1, 0]))
     odd, even = whole.part(torch.tensor([5, 7, 9])), whole.part(torch.tensor([2]))
-    joined = Predictions.joined(odd, even)
+    joined = Predictions.concatenate(odd, even)
     assert joined.index.tolist() == [2, 5, 7, 9]
     assert torch.equal(joined.logits, logits)
     assert joined.labels.tolist() == [0, 1, 1, 0]

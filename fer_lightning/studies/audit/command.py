@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fer_lightning.cli.command_line import composed, top_level
+from fer_lightning.cli.command_line import compose_config, top_level
 from fer_lightning.cli.verb import run_verb
 from fer_lightning.config import CONF, ROOT, build, plain
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
-from fer_lightning.overrides import verb_command, without_folders
+from fer_lightning.overrides import strip_folders, verb_command
 from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.studies.audit.duplicate_effect import accuracy_by_copies
 from fer_lightning.studies.audit.findings import audit, out_of_fold
@@ -41,7 +41,7 @@ Writes outputs/audit_NAME/: report.md with figures, csv lists, audit.json. `writ
 
 def _read(overrides: Sequence[str]) -> FaceArrays:
     """Read the data set that conf/data and the overrides select."""
-    faces: FaceArrays = build(plain(composed(CONF, overrides).data.source))
+    faces: FaceArrays = build(plain(compose_config(CONF, overrides).data.source))
     return faces
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         found = audit(faces, predicted)
         accuracies = accuracy_by_copies(found, runs)
         record = {
-            "command": verb_command("audit", [without_folders(word) for word in arguments]),
+            "command": verb_command("audit", [strip_folders(word) for word in arguments]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
             "commit": commit(),

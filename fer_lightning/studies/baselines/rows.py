@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from fer_lightning.config import ROOT
-from fer_lightning.overrides import defining, overrides_of, value_of, without
+from fer_lightning.overrides import drop_overrides, effective_overrides, overrides_of, value_of
 from fer_lightning.reporting.records import SUPERSEDED, read_record
 from fer_lightning.studies.ensemble.recipe import Recipe
 
@@ -155,7 +155,7 @@ class Baseline:
     @property
     def command(self) -> str:
         """The command that repeats the measured run, without its `resume`."""
-        arguments = without(self.records[0]["command"].split(), "resume")
+        arguments = drop_overrides(self.records[0]["command"].split(), "resume")
         needs = f" (needs {self.needs})" if self.needs else ""
         return f"`{' '.join(arguments)}`{needs}"
 
@@ -256,7 +256,7 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
 
 def _recipe(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
     """Return the recipe that the seeds of a row share: the overrides, and the number of parameters."""
-    return tuple(defining(without(overrides_of(record["command"]), "seed"))), record["params"]
+    return tuple(effective_overrides(drop_overrides(overrides_of(record["command"]), "seed"))), record["params"]
 
 
 def experiment_of(overrides: Iterable[str]) -> str:
@@ -284,7 +284,7 @@ def _ensemble_cost(
     networks = []
     for member, overrides in members.items():
         if member not in unused:
-            has_own_model = without(overrides, "model") != list(overrides)  # measured under the member's name
+            has_own_model = drop_overrides(overrides, "model") != list(overrides)  # measured under the member's name
             network = _network_cost(costs.get(member if has_own_model else experiment_of(overrides)))
             if network is None:
                 return None

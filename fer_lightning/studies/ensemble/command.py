@@ -19,7 +19,7 @@ from fer_lightning.cli.verb import run_verb
 from fer_lightning.files import check_writable, sha256
 from fer_lightning.models.ensemble import soft_vote
 from fer_lightning.models.network import count_parameters
-from fer_lightning.overrides import verb_command, without, without_folders
+from fer_lightning.overrides import drop_overrides, strip_folders, verb_command
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.environment import environment, machine
 from fer_lightning.run.trainer import quiet
@@ -245,7 +245,7 @@ def ensemble(
         "members": rows,
     }
     if is_kaggle_test(first.split, first.faces):
-        kaggle = full_scores(Predictions.joined(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
+        kaggle = full_scores(Predictions.concatenate(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
         record["kaggle_test"] = records.recorded_scores(kaggle)
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
     console.print(tables.scores_table(scores, classes))
@@ -283,7 +283,7 @@ def check_same_command(path: Path, command: str) -> None:
         return
     existing = str(records.read_record(path, "command")["command"])
     old, new = (
-        [without_folders(word) for word in without(shlex.split(line), "publish")] for line in (existing, command)
+        [strip_folders(word) for word in drop_overrides(shlex.split(line), "publish")] for line in (existing, command)
     )
     if old != new:
         raise ValueError(f"{path} holds the result of `{existing}`: move it away, or use another name")

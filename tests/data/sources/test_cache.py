@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import elsewhere
+from conftest import start_process
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 from fer_lightning.data.sources.cache import CACHE_FOLDER, load, read_cached
@@ -233,7 +233,7 @@ def _open_concurrently(source, barrier, results):
 def test_two_concurrent_processes(source):
     context = multiprocessing.get_context("forkserver")
     barrier, results = context.Barrier(2), context.Queue()
-    processes = [elsewhere(_open_concurrently, source, barrier, results) for _ in range(2)]
+    processes = [start_process(_open_concurrently, source, barrier, results) for _ in range(2)]
     seen = {results.get(timeout=100) for _ in processes}
     for process in processes:
         process.join()
