@@ -28,11 +28,8 @@ def network_overrides() -> dict[str, list[str]]:
     """Return the overrides of each experiment, and of those members of ensembles whose networks differ from theirs."""
     overrides = {path.stem: [f"experiment={path.stem}"] for path in sorted((CONF / "experiment").glob("*.yaml"))}
     for recipe in sorted((CONF / "ensemble").glob("*.yaml")):
-        overrides |= {
-            name: list(own)
-            for name, own in Recipe.read(recipe).members.items()
-            if drop_overrides(own, "model") != list(own)
-        }
+        members = Recipe.read(recipe).members
+        overrides |= {name: list(own) for name, own in members.items() if drop_overrides(own, "model") != list(own)}
     return overrides
 
 

@@ -75,7 +75,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
         training, [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
     )
     console.print(f"saved to {file}. Fine-tune it, for any number of epochs:", highlight=False, soft_wrap=True)
-    console.print(train_command(fine_tuning), highlight=False, soft_wrap=True)
+    console.print(train_command(merge_overrides(training, changes)), highlight=False, soft_wrap=True)
     return file
 
 
