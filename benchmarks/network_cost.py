@@ -17,7 +17,7 @@ from typing import Any
 from harness import finish, interleave, new_parser
 
 from fer_lightning.cli.command_line import compose_config
-from fer_lightning.config import CONF, plain
+from fer_lightning.config import CONF, to_container
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.overrides import drop_overrides
@@ -35,7 +35,7 @@ def network_overrides() -> dict[str, list[str]]:
 
 def model_config(overrides: list[str]) -> dict[str, Any]:
     """Return the model configuration, without options that do not affect the cost."""
-    model = plain(compose_config(CONF, overrides).model)
+    model = to_container(compose_config(CONF, overrides).model)
     fixed = {"weights": None, "pretrained": False, "dropout": 0.0}
     return {key: fixed.get(key, value) for key, value in model.items()}
 

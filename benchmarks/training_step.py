@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from fer_lightning.cli.command_line import compose_config
-from fer_lightning.config import CONF, plain
+from fer_lightning.config import CONF, to_container
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols.split import Split
@@ -39,7 +39,7 @@ def data_of(config: DictConfig, faces: FaceArrays, split: Split, *, resident: bo
         faces,
         split,
         batch_size=config.trainer.batch_size,
-        augmentation=plain(config.augmentation),
+        augmentation=to_container(config.augmentation),
         resident=resident,
         workers=config.data.workers,
         seed=config.seed,
@@ -67,7 +67,7 @@ class Step:
         pl.seed_everything(0, verbose=False)
         module = build_module(config, Job.current(), datamodule).to(DEVICE)
         self.network, self.loss = module.network.train(), module.loss
-        self.optimizer = build_optimizer(plain(config.optimizer), self.network)
+        self.optimizer = build_optimizer(to_container(config.optimizer), self.network)
         self.precision = choose_precision(config.trainer.precision, self.network, DEVICE.type)
 
     def __call__(self, batch: Batch) -> None:

@@ -100,7 +100,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {found[0]!r}?" if found else "."
 
 
-def plain(config: Any) -> Any:
+def to_container(config: Any) -> Any:
     """A resolved copy in plain containers, which `torch.load(weights_only=True)` can load."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
@@ -201,7 +201,7 @@ def check(config: DictConfig) -> None:
         )
     if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
-    betas = plain(OmegaConf.select(config, "optimizer.betas"))
+    betas = to_container(OmegaConf.select(config, "optimizer.betas"))
     if betas is not None and not (isinstance(betas, list) and all(_is_number(b) and 0 <= b < 1 for b in betas)):
         raise ValueError(f"optimizer.betas is {betas!r}; it must be a list of numbers from 0 to below 1")
     for key, value, each in _given(config, RANGES):
@@ -226,7 +226,7 @@ def check(config: DictConfig) -> None:
 def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
     """For each key in a configuration: the key, its value, and the value or, for a list, each of its items."""
     for key in keys:
-        value = plain(OmegaConf.select(config, key, default=_ABSENT))
+        value = to_container(OmegaConf.select(config, key, default=_ABSENT))
         if isinstance(value, list) and key not in LISTS:
             raise ValueError(f"{key} is {value!r}; it must be one value (lists are for -m: {key}=a,b)")
         if value is _ABSENT or (value is None and key in NULLABLE):

@@ -22,11 +22,11 @@ LAYERS = (
     {"app"},
     {"__init__", "__main__"},
 )
-"""From below to above; a module imports from its own room and from layers below."""
+"""From lowest to highest; a module imports from its own subpackage and from lower layers."""
 
 
 def imported(file: Path) -> Iterator[str]:
-    """The dotted names of the modules that a file imports, wherever in it."""
+    """Yields the dotted names of all modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield f"{node.module}.{node.names[0].name}" if node.module == "fer_lightning" else node.module
@@ -34,28 +34,28 @@ def imported(file: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def room_of(file: Path) -> str:
-    below = file.relative_to(PACKAGE).parts
-    return below[0].removesuffix(".py")
+def subpackage_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def test_every_room_has_its_layer() -> None:
-    rooms = {room_of(file) for file in FILES}
-    assert rooms == set().union(*LAYERS)
+def test_every_subpackage_has_a_layer() -> None:
+    subpackages = {subpackage_of(file) for file in FILES}
+    assert subpackages == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 def test_imports_point_down(file: Path) -> None:
-    height = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-    room = room_of(file)
+    level = {name: height for height, names in enumerate(LAYERS) for name in names}
+    subpackage = subpackage_of(file)
     for module in imported(file):
         first, _, rest = module.partition(".")
         if first == "fer_lightning" and not module.endswith("__version__"):
             other = rest.partition(".")[0]
-            assert other == room or height[other] < height[room], f"{room} imports {module}"
+            assert other == subpackage or level[other] < level[subpackage], f"{subpackage} imports {module}"
 
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "inference").rglob("*.py")), ids=lambda file: file.stem)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, draw_faces_cached
 
-from fer_lightning.config import check, plain
+from fer_lightning.config import check, to_container
 from fer_lightning.data.sources import synthetic
 from fer_lightning.reporting import figures
 from fer_lightning.run.train import train
@@ -77,7 +77,7 @@ def test_option_composes_and_passes_the_checks(composed, group: str, option: str
     extra = ["data.path=some/folder"] if option == "folder" else []
     config = composed(*overrides_for(group, option), *extra)
     check(config)
-    plain(config)
+    to_container(config)
 
 
 @pytest.mark.parametrize(("group", "option"), [o for o in options() if o[0] != "search"], ids=lambda value: value)

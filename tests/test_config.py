@@ -3,7 +3,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fer_lightning.cli.command_line import overrides_last
-from fer_lightning.config import build, flatten, plain
+from fer_lightning.config import build, flatten, to_container
 
 
 def test_build_calls_the_target_with_its_keys() -> None:
@@ -42,7 +42,7 @@ def test_build_names_unknown_keys() -> None:
 
 def test_flatten_and_plain() -> None:
     config = OmegaConf.create({"a": {"b": 1, "_target_": "x"}, "c": [1, 2], "d": "${a.b}"})
-    assert flatten(plain(config)) == {"a.b": 1, "c": [1, 2], "d": 1}
+    assert flatten(to_container(config)) == {"a.b": 1, "c": [1, 2], "d": 1}
 
 
 def test_flags_may_be_anywhere() -> None:

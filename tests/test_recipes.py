@@ -13,13 +13,13 @@ from conftest import ROOT, TINY, draw_faces_cached
 from omegaconf import DictConfig
 from torch import nn
 
-from fer_lightning.config import build, plain
+from fer_lightning.config import build, to_container
 from fer_lightning.data.sources import synthetic
 from fer_lightning.models.emonext import EmoNeXt
 from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.timm_body import TimmBody
 from fer_lightning.reporting import figures
-from fer_lightning.run.preflight import body_without_memory
+from fer_lightning.run.preflight import build_meta_body
 from fer_lightning.run.train import train
 from fer_lightning.studies.baselines.rows import Baseline, header_of
 from fer_lightning.studies.ensemble.recipe import RUNS
@@ -180,8 +180,8 @@ def settings(config: DictConfig) -> dict[str, object]:
     optimizer, scheduler, trainer = config.optimizer, config.scheduler, config.trainer
     policy, mix, model = config.augmentation.policy, config.augmentation.get("mix") or {}, config.model
     stopping, average = ((config.callbacks or {}).get(name) or {} for name in ("early_stopping", "ema"))
-    views = build(plain(config.eval.views))(torch.zeros(1, 1, SIDE, SIDE))
-    mean, std = (value[0] if isinstance(value := plain(model)[key], list) else value for key in ("mean", "std"))
+    views = build(to_container(config.eval.views))(torch.zeros(1, 1, SIDE, SIDE))
+    mean, std = (value[0] if isinstance(value := to_container(model)[key], list) else value for key in ("mean", "std"))
     return {
         "optimizer": optimizer["_target_"].rpartition(".")[2],
         "schedule": scheduler["_target_"].rpartition(".")[2],
@@ -196,7 +196,7 @@ def settings(config: DictConfig) -> dict[str, object]:
         "clip": trainer.gradient_clip_val and (trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
         "stop": stopping.get("patience"),
         "ema": average.get("decay"),
-        "finetune": plain(config.finetune.callback) if config.finetune.callback else None,
+        "finetune": to_container(config.finetune.callback) if config.finetune.callback else None,
         "label_smoothing": config.loss.get("label_smoothing"),
         "class_weights": config.loss.get("class_weights"),
         "mixup": mix.get("alpha"),
@@ -205,7 +205,7 @@ def settings(config: DictConfig) -> dict[str, object]:
         "views": len(views),
         "view": views[0].shape[-1],
         "average": config.eval.average,
-        **{key: plain(model).get(key) for key in ("image_size", "channels", "hidden", "dropout", "drop_path")},
+        **{key: to_container(model).get(key) for key in ("image_size", "channels", "hidden", "dropout", "drop_path")},
         "trunk": model.get("name"),
         "pixels": (mean, std),
         "rule": config.protocol.get("rule"),
@@ -285,15 +285,15 @@ def test_every_pretrained_trunk_is_named_with_its_weights(composed) -> None:
 
 @pytest.mark.parametrize("row", [*TRUNKS, "wujie_resnet18", "vggnet_tuned"])
 def test_rows_build_at_their_own_size_without_weights(composed, row: str) -> None:
-    model = plain(composed(f"experiment={row}").model)
-    assert count_parameters(body_without_memory(model, 7)) > 1e6
+    model = to_container(composed(f"experiment={row}").model)
+    assert count_parameters(build_meta_body(model, 7)) > 1e6
 
 
 def test_khanzadas_heads(composed) -> None:
     overrides = yaml.safe_load(KHANZADA7.read_text())["members"]
 
     def linear(member: str) -> list[tuple[int, int]]:
-        body: Any = body_without_memory(plain(composed(*overrides[member]).model), 7)
+        body: Any = build_meta_body(to_container(composed(*overrides[member]).model), 7)
         return [(layer.in_features, layer.out_features) for layer in body.head if isinstance(layer, nn.Linear)]
 
     assert linear("khanzada_resnet50_seed0") == [(2048, 4096), (4096, 1024), (1024, 7)]
@@ -314,7 +314,7 @@ def test_a_head_of_several_hidden_layers_drops_units_of_each() -> None:
 
 def test_resmasknets_weight_decay_is_decoupled_from_the_gradient(composed) -> None:
     weight = nn.Parameter(torch.ones(1))
-    options = plain(composed("experiment=resmasknet").optimizer)
+    options = to_container(composed("experiment=resmasknet").optimizer)
     optimizer = build({**options, "lr": 0.5, "weight_decay": 0.2}, [weight])
     for _ in range(10):  # RAdam is adaptive from the sixth step on: L2 in the gradient would change a weight by lr
         weight.grad = torch.zeros(1)
@@ -323,7 +323,7 @@ def test_resmasknets_weight_decay_is_decoupled_from_the_gradient(composed) -> No
 
 
 def test_resmasknet_stops_at_the_ninth_epoch_without_improvement(composed) -> None:
-    stopping = build(plain(composed("experiment=resmasknet").callbacks.early_stopping))
+    stopping = build(to_container(composed("experiment=resmasknet").callbacks.early_stopping))
     stopping._evaluate_stopping_criteria(torch.tensor(0.7))
     worse = [stopping._evaluate_stopping_criteria(torch.tensor(0.6))[0] for _ in range(9)]
     assert worse == [False] * 8 + [True]
@@ -383,7 +383,9 @@ def rates(config: DictConfig, steps_per_epoch: int) -> tuple[Any, float]:
     """The factor of the learning rate by step, and the number of steps of a run."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     epochs = config.trainer.max_epochs
-    schedule = build(plain(config.scheduler), optimizer=optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    schedule = build(
+        to_container(config.scheduler), optimizer=optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch
+    )
     return schedule["scheduler"].lr_lambdas[0], epochs * steps_per_epoch
 
 
@@ -398,7 +400,7 @@ def test_emonexts_rate_rises_for_128_steps_and_falls_to_zero(composed) -> None:
 
 
 def test_the_tuned_vggnet_differs_from_vggnet_in_weights_rate_and_epochs(composed) -> None:
-    first, tuned = (plain(composed(f"experiment={row}")) for row in ("vggnet", "vggnet_tuned"))
+    first, tuned = (to_container(composed(f"experiment={row}")) for row in ("vggnet", "vggnet_tuned"))
     for group in ("model", "augmentation", "loss", "optimizer", "eval", "trainer", "callbacks", "protocol", "data"):
         expected = {"model": {"weights"}, "optimizer": {"lr"}, "trainer": {"max_epochs"}}.get(group, set())
         assert {key for key in first[group] if first[group][key] != tuned[group][key]} == expected, group
@@ -417,7 +419,7 @@ def test_the_tuned_vggnet_starts_from_a_run_of_vggnet(
     train(composed("experiment=vggnet", *overrides, f"paths.output_dir={tmp_path / 'first'}"))
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"
     tuned = composed("experiment=vggnet_tuned", *overrides, f"model.weights={best}")
-    start = build_network(plain(tuned.model), 7).state_dict()
+    start = build_network(to_container(tuned.model), 7).state_dict()
     saved = torch.load(best, weights_only=True)["state_dict"]
     assert start
     assert all(torch.equal(value, saved[f"network.{key}"]) for key, value in start.items() if key != "luma")

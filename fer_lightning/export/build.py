@@ -28,7 +28,7 @@ from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork
 from fer_lightning.reporting import records
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.calibration import calibration_scores, fit_temperature
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Predictions
@@ -162,7 +162,7 @@ class ExportFaces(NamedTuple):
     parity: Faces
 
     @classmethod
-    def of(cls, net: Trained, size: int, channels: int) -> ExportFaces:
+    def of(cls, net: TrainedRun, size: int, channels: int) -> ExportFaces:
         """Converts the faces of a run's data to float32 (channels, size, size)."""
 
         def part(name: str) -> LabelledFaces:

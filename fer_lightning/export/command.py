@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fer_lightning.cli.verb import run_verb
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.export.build import export
 from fer_lightning.export.parity import ExportError
 from fer_lightning.export.source import ExportSource
@@ -60,7 +60,7 @@ def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     if to_mlflow:
         from fer_lightning.export.mlflow_run import log_model
 
-        model, store = log_model(bundle, plain(source.first.config.tracking))
+        model, store = log_model(bundle, to_container(source.first.config.tracking))
         console.print(f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", soft_wrap=True, highlight=False)
     return 0
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.export.source import ExportSource, training_command
 from fer_lightning.files import sha256
 from fer_lightning.inference.bundle import FORMAT
 from fer_lightning.models.network import count_parameters
 from fer_lightning.reporting.environment import environment
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 
 
 def description(source: ExportSource, name: str, size: int, channels: int) -> dict[str, Any]:
@@ -54,13 +54,13 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
     }
 
 
-def _network(net: Trained, weight: float) -> dict[str, Any]:
+def _network(net: TrainedRun, weight: float) -> dict[str, Any]:
     """Description of one network of a bundle."""
     network = net.module.network
     return {
         "weight": weight,
         "command": training_command(net),
-        "model": {key: value for key, value in plain(net.module.hparams["model"]).items() if key != "weights"},
+        "model": {key: value for key, value in to_container(net.module.hparams["model"]).items() if key != "weights"},
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
         "crop": net.module.crop,

@@ -15,7 +15,7 @@ from fer_lightning.overrides import train_command
 from fer_lightning.reporting import records
 from fer_lightning.run_folder import run_of
 from fer_lightning.studies.ensemble.command import check_compatible
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.soft_voting import ensemble_members
 
@@ -32,7 +32,7 @@ class ExportSource:
     """
 
     folder: Path
-    nets: Sequence[Trained]
+    nets: Sequence[TrainedRun]
     weights: Sequence[float]
     command: str
 
@@ -50,19 +50,19 @@ class ExportSource:
                 part, or the networks are incompatible.
         """
         members = ensemble_members(path)
-        nets = [Trained.load(checkpoint, overrides) for checkpoint, _ in members]
+        nets = [TrainedRun.load(checkpoint, overrides) for checkpoint, _ in members]
         for net in nets[1:]:
             check_compatible(nets[0], net)
         for net in nets:
-            net.refuse_seen_images("val")
-            net.refuse_seen_images("test")
+            net.check_not_trained_on("val")
+            net.check_not_trained_on("test")
         weights = [weight for _, weight in members]
         if members[0][0] == checkpoint_of(path):
             return cls(run_of(nets[0].checkpoint), nets, weights, training_command(nets[0]))
         return cls(path, nets, weights, str(records.read_record(path / "record.json")["command"]))
 
     @property
-    def first(self) -> Trained:
+    def first(self) -> TrainedRun:
         """The first network; its data, protocol and classes are those of all."""
         return self.nets[0]
 
@@ -79,7 +79,7 @@ class ExportSource:
         return max(size for size, _ in inputs), max(channels for _, channels in inputs)
 
 
-def training_command(net: Trained) -> str:
+def training_command(net: TrainedRun) -> str:
     """Command that repeats the training of a network, with passwords removed."""
     return train_command(net.provenance["overrides"])
 

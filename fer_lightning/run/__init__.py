@@ -1,1 +1,1 @@
-"""What a training does, from a configuration to a report."""
+"""A training run, from a configuration to a report."""

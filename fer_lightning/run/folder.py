@@ -1,4 +1,4 @@
-"""Keeps the folder of a run to that run: against other processes, and against other settings."""
+"""Protects the folder of a run from other processes and from runs with other settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fer_lightning.run_folder import last_checkpoint
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Locks a folder for one process; the lock ends with the process, however that ends.
+    """Locks a folder for one process; the lock is released when the process ends, even if killed.
 
-    Where the run ends before it has begun, for example by a mistake in its settings, the folder is removed.
+    If the run fails before it starts, for example because of a wrong setting, the folder is removed.
 
     Raises:
-        ValueError: Another process trains there.
+        ValueError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -34,16 +34,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 raise
     except Timeout:
         raise ValueError(
-            f"{folder} belongs to a run that another process is training at this moment: give this one a folder of "
-            "its own, or start it again"
+            f"{folder} belongs to a run that another process is training now: give this run another folder, or "
+            "start it again later"
         ) from None
 
 
 def refuse_overwrite(folder: Path, config: DictConfig) -> None:
-    """Refuses to train over a run that `resume` does not continue.
+    """Refuses to overwrite a run that `resume` does not continue.
 
     Raises:
-        ValueError: The folder holds one.
+        ValueError: The folder holds such a run.
     """
     state, last = RunState.read(folder), last_checkpoint(folder)
     if config.resume and Path(config.resume).resolve().parent == last.resolve().parent:
@@ -53,6 +53,6 @@ def refuse_overwrite(folder: Path, config: DictConfig) -> None:
     if not last.exists() and (state is None or state.objective is None):  # no epoch was completed
         return
     if state is not None and state.settings == settings(config):
-        raise ValueError(f"{folder} holds this run already: add resume=auto to continue it, or give another folder")
+        raise ValueError(f"{folder} already holds this run: add resume=auto to continue it, or give another folder")
     differ = f", with {differences(state.settings, settings(config))}" if state else ""
-    raise ValueError(f"{folder} holds another run{differ}: give this one a folder of its own")
+    raise ValueError(f"{folder} holds another run{differ}: give this run another folder")

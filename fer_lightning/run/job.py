@@ -1,4 +1,4 @@
-"""What Hydra knows of the current run: its choices, overrides and trial."""
+"""Hydra's view of the current run: its chosen options, overrides and trial."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ GROUPS = (
     "experiment",
     "search",
 )
-"""The groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
+"""Groups whose chosen option is logged by name, so that runs can be searched by `params.model`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Hydra's knowledge of this run; empty where the config was composed without it.
+    """Hydra's view of this run; empty if the configuration was composed without Hydra's runtime.
 
     Attributes:
-        choices: The option chosen of each group.
-        overrides: What was typed, for example `optimizer.lr=1e-4`; without `resume=auto`, which changes no result.
-        sweep_dir: The multirun's folder, or None.
-        trial: The trial that this run is, where Optuna sweeps.
-        run_dir: What was typed of `hydra.run.dir`.
-        sources: What was typed of where configurations are: `--config-dir=DIR`, `--config-name=NAME`.
-        in_turn: Whether it is a job of a plain multirun, which takes its jobs one after another in this process.
+        choices: The chosen option of each group.
+        overrides: The given overrides, for example `optimizer.lr=1e-4`; without `resume=auto`, which changes no result.
+        sweep_dir: The multirun's folder, None outside of a multirun.
+        trial: The Optuna trial of this run, None outside of an Optuna sweep.
+        run_dir: The given override of `hydra.run.dir`, if any.
+        sources: The given choice of configuration files: `--config-dir=DIR`, `--config-name=NAME`.
+        sequential: Whether it belongs to a basic multirun, which runs its jobs one after another in this process.
     """
 
     choices: Mapping[str, str]
@@ -60,62 +60,62 @@ class Job:
     trial: optuna.Trial | None = None
     run_dir: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    in_turn: bool = False
+    sequential: bool = False
 
     @classmethod
     def current(cls) -> Job:
-        """The job that runs now."""
+        """Returns the job that runs now."""
         if not HydraConfig.initialized():
             return cls({}, (), None)
         hydra = HydraConfig.get()
         choices = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
-        typed = tuple(word for word in hydra.overrides.task if word != "resume=auto")
-        run_dir = tuple(word for word in hydra.overrides.hydra if word.startswith("hydra.run.dir="))
+        overrides = tuple(override for override in hydra.overrides.task if override != "resume=auto")
+        run_dir = tuple(override for override in hydra.overrides.hydra if override.startswith("hydra.run.dir="))
         basic = all(hydra.runtime.choices.get(f"hydra/{part}") == "basic" for part in ("sweeper", "launcher"))
-        in_turn = bool(sweep) and basic
-        return cls(choices, typed, sweep, current_trial(), run_dir, typed_sources(hydra), in_turn=in_turn)
+        sequential = bool(sweep) and basic
+        return cls(choices, overrides, sweep, current_trial(), run_dir, config_sources(hydra), sequential)
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The command line that repeats it, behind `train.py`."""
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of `train.py` that repeat the run."""
         return self.sources + self.overrides
 
-    def resume_command(self, *, begun: bool) -> str | None:
-        """The command that goes on with this run or its multirun; None where Optuna or another launcher says it.
+    def resume_command(self, *, has_checkpoint: bool) -> str | None:
+        """Returns the command that continues this run or its multirun, None if Optuna or another launcher gives it.
 
         Args:
-            begun: Whether the run has saved an epoch; else one that started from a checkpoint starts from it again.
+            has_checkpoint: Whether the run has saved an epoch; if not, `resume=FILE` is given again.
         """
-        if self.in_turn and self.sweep_dir:
-            typed = drop_overrides(sys.argv[1:], "resume", "hydra.sweep.dir")
-            place = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
-            return train_command([*typed, place, "resume=auto"])
+        if self.sequential and self.sweep_dir:
+            arguments = drop_overrides(sys.argv[1:], "resume", "hydra.sweep.dir")
+            folder = f"hydra.sweep.dir={os.path.relpath(self.sweep_dir)}"
+            return train_command([*arguments, folder, "resume=auto"])
         if self.sweep_dir:
             return None
-        typed = drop_overrides(self.overrides, "resume")
-        if not begun and len(typed) < len(self.overrides):
-            return train_command([*self.words, *self.run_dir])
-        return train_command([*self.sources, *typed, *self.run_dir, "resume=auto"])
+        overrides = drop_overrides(self.overrides, "resume")
+        if not has_checkpoint and len(overrides) < len(self.overrides):
+            return train_command([*self.arguments, *self.run_dir])
+        return train_command([*self.sources, *overrides, *self.run_dir, "resume=auto"])
 
     def without_local(self) -> DictConfig | None:
-        """The configuration that its overrides and its data option give without conf/local; None without Hydra."""
+        """Composes its overrides and its data option without conf/local; None without Hydra."""
         if not HydraConfig.initialized():
             return None
-        typed = drop_overrides(self.overrides, "local")
-        if (option := self.choices.get("data")) and value_of(typed, "data") is None:
-            typed.append(f"data={option}")
-        added = [word for word in self.sources if word.startswith("hydra.")]
-        return compose(HydraConfig.get().job.config_name, [*typed, *added, "~local"])
+        overrides = drop_overrides(self.overrides, "local")
+        if (option := self.choices.get("data")) and value_of(overrides, "data") is None:
+            overrides.append(f"data={option}")
+        searched = [override for override in self.sources if override.startswith("hydra.")]
+        return compose(HydraConfig.get().job.config_name, [*overrides, *searched, "~local"])
 
     @property
     def label(self) -> str:
-        """Experiment or model: what a person calls this run first."""
+        """The experiment, else the model: the first part of the run's name."""
         return self.choices.get("experiment") or self.choices.get("model") or "run"
 
 
-def typed_sources(hydra: HydraConf) -> tuple[str, ...]:
-    """The words of a command line that chose other configuration files than those of `CONF`, from Hydra's own."""
+def config_sources(hydra: HydraConf) -> tuple[str, ...]:
+    """Returns the arguments that chose other configuration files than those of `CONF`."""
     paths = {source.provider: source.path for source in hydra.runtime.config_sources}
     main, added, name = paths.get("main"), paths.get("command-line"), hydra.job.config_name
     flags = [f"--config-path={os.path.relpath(main)}"] if main and Path(main).resolve() != CONF.resolve() else []
@@ -125,9 +125,9 @@ def typed_sources(hydra: HydraConf) -> tuple[str, ...]:
 
 
 def run_name(job: Job, seed: int) -> str:
-    """A name that tells runs apart: what was trained, what was changed, which seed."""
-    elsewhere = ("experiment", "search", "seed", "paths", "tracking", "hydra", "resume", *DATA_PATHS)
-    named = "model" if job.label == job.choices.get("model") else ""
-    changed = [o.lstrip("+") for o in drop_overrides(job.overrides, *elsewhere) if key_of(o) != named]
+    """Returns the display name of a run: its experiment or model, the changed settings and the seed."""
+    omitted = ("experiment", "search", "seed", "paths", "tracking", "hydra", "resume", *DATA_PATHS)
+    label_key = "model" if job.label == job.choices.get("model") else ""
+    changed = [o.lstrip("+") for o in drop_overrides(job.overrides, *omitted) if key_of(o) != label_key]
     number = [f"#{job.trial.number}"] if job.trial else []
     return " ".join([job.label, *number, *changed, f"seed={seed}"])

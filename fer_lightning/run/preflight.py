@@ -1,4 +1,4 @@
-"""Builds what a configuration names, small and before any data are read: mistakes show in a second."""
+"""Builds the parts of a configuration without data or memory, so that mistakes show within a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fer_lightning.config import LESS_IS_BETTER, build, nearest, plain
+from fer_lightning.config import LESS_IS_BETTER, build, nearest, to_container
 from fer_lightning.files import one_line
 from fer_lightning.models.emonext import SpatialTransformer
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
@@ -26,19 +26,19 @@ from fer_lightning.training.resizing import ProgressiveResizing
 
 log = logging.getLogger(__name__)
 
-STAND_IN_CLASSES = 7
+PLACEHOLDER_CLASSES = 7
 
 
 def dry_run(config: DictConfig, start: StartPoint) -> None:
-    """Builds each part of a run on stand-ins and lets the network see one empty picture, without memory or weights.
+    """Builds each part of a run with placeholders and runs the network, without its weights, on the meta device.
 
     Args:
         config: The composed configuration.
         start: Where the run starts.
 
     Raises:
-        ValueError: Something cannot be built, or the checkpoint to continue from is of another network or optimizer.
-        FileNotFoundError: The file of `model.weights` is not there.
+        ValueError: A part cannot be built, or the checkpoint to continue from has another network or optimizer.
+        FileNotFoundError: The file of `model.weights` does not exist.
     """
     check_monitored(config)
     weights = config.model.get("weights")
@@ -46,19 +46,21 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
         check_weights_file(Path(weights))
     if config.finetune.callback and not (config.model.get("pretrained") or weights or config.resume):
         log.warning("finetune freezes random features: set model.pretrained=true or model.weights=file.safetensors")
-    classes = len(start.hyperparameters.get("classes", ())) or STAND_IN_CLASSES
+    classes = len(start.hyperparameters.get("classes", ())) or PLACEHOLDER_CLASSES
     check_image_size(config.model.image_size)
-    body = body_without_memory(plain(config.model), classes)
+    body = build_meta_body(to_container(config.model), classes)
     start.check_config(config, body)
     check_deterministic(config, body)
-    looks = {key: config.model[key] for key in ("image_size", "channels")}
-    FERNetwork(body, **looks, **{key: plain(config.model[key]) for key in ("mean", "std")})
-    loss = build(plain(config.loss), class_counts=[1] * classes)
+    shape = {key: config.model[key] for key in ("image_size", "channels")}
+    FERNetwork(body, **shape, **{key: to_container(config.model[key]) for key in ("mean", "std")})
+    loss = build(to_container(config.loss), class_counts=[1] * classes)
     if isinstance(loss, DistillationLoss) and "distiller" not in config.callbacks:
-        raise ValueError("loss=distillation learns from a teacher: add callbacks=distillation and its teachers")
+        raise ValueError("loss=distillation needs a teacher: add callbacks=distillation and its teachers")
     try:
-        optimizer = build_optimizer(plain(config.optimizer), body)
-        build(plain(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100)
+        optimizer = build_optimizer(to_container(config.optimizer), body)
+        build(
+            to_container(config.scheduler), optimizer=optimizer, epochs=config.trainer.max_epochs, steps_per_epoch=100
+        )
     except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
     parts = {f"callbacks.{name}": part for name, part in config.callbacks.items()}
@@ -66,97 +68,100 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
     for name, part in {**parts, "finetune.callback": config.finetune.callback}.items():
         if part and "_target_" not in part:
             raise ValueError(
-                f"{name}.{next(iter(part))} is set, by an experiment or the command line, but the chosen option of "
+                f"{name}.{next(iter(part))} is set by an experiment or the command line, but the chosen option of "
                 f"{name.partition('.')[0]} has no {name}: add {name}=null"
             )
-        built = build(plain(part)) if part else None
+        built = build(to_container(part)) if part else None
         if isinstance(built, GradualUnfreezing):
             if not hasattr(body, "stages"):
-                raise ValueError(f"finetune=gradual thaws stages(), and {config.model._target_} has none")
+                raise ValueError(f"finetune=gradual unfreezes stages(), and {config.model._target_} has none")
             built.check_stages(len(body.stages()))  # type: ignore[operator]
         if isinstance(built, ProgressiveResizing):
-            check_sides(built.sides, body, plain(config.model))
-    try_all_views(config)
+            check_sides(built.sides, body, to_container(config.model))
+    check_all_views(config)
     for key in ("train", "val", "test"):
         limit = config.trainer[f"limit_{key}_batches"]
-        share = isinstance(limit, float)
-        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0 or (share and limit > 1):
+        fraction = isinstance(limit, float)
+        if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0 or (fraction and limit > 1):
             raise ValueError(
-                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or a share up to 1.0"
+                f"trainer.limit_{key}_batches is {limit}; it must be above 0: a number of batches, or a "
+                "fraction up to 1.0"
             )
 
 
-def try_all_views(config: DictConfig) -> None:
-    """Looks at an empty picture by the views of `eval`, and by those of validation where it has its own.
+def check_all_views(config: DictConfig) -> None:
+    """Applies `eval.views`, and `eval.validation` if set, to an empty image.
 
     Raises:
-        ValueError: They cannot be, or give nothing to look at.
+        ValueError: The views cannot be built or applied, or give no image, an empty one or a larger one.
     """
     for key in ("views", "validation"):
         if (views := config.eval.get(key)) or key == "views":
-            try_views(f"eval.{key}", plain(views), config.model.image_size)
+            check_views(f"eval.{key}", to_container(views), config.model.image_size)
 
 
-def try_views(key: str, views: Mapping[str, Any], size: int) -> None:
-    """Looks at an empty picture by views, which a run else does for the first time after its training.
+def check_views(key: str, views: Mapping[str, Any], size: int) -> None:
+    """Applies views to an empty image; a run would otherwise first do so after its training.
 
     Args:
-        key: The key that names them.
+        key: The configuration key of the views, for the message.
         views: conf/eval's `views` or `validation`.
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
 
     Raises:
-        ValueError: They cannot be, or give nothing to look at.
+        ValueError: The views cannot be built or applied, or give no image, an empty one or a larger one.
     """
     try:
-        seen = build(views)(torch.zeros(1, 1, size, size))
+        applied = build(views)(torch.zeros(1, 1, size, size))
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{key}: {one_line(error)}") from None
-    sides = [side for view in seen for side in view.shape[-2:]]
+    sides = [side for view in applied for side in view.shape[-2:]]
     if not sides or min(sides) < 1 or max(sides) > size:
         options = ", ".join(f"{key}.{k}={v}" for k, v in views.items() if not k.startswith("_"))
-        raise ValueError(f"{options}: a {size} px picture cannot be looked at like that")
+        raise ValueError(f"{options}: these views do not work on an image of {size} px")
 
 
 def monitored_metrics(config: DictConfig) -> dict[str, str]:
-    """The keys that name a metric of each epoch, with their values."""
-    named = {"objective": str(config.objective)}
+    """Returns the configuration keys that name a metric of each epoch, with their values."""
+    metrics = {"objective": str(config.objective)}
     settings = {**config.callbacks, "scheduler": config.scheduler}
-    where = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
-    return named | {
-        f"{where[name]}.monitor": str(part.monitor) for name, part in settings.items() if part and "monitor" in part
+    keys = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
+    return metrics | {
+        f"{keys[name]}.monitor": str(part.monitor) for name, part in settings.items() if part and "monitor" in part
     }
 
 
 def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) -> None:
-    """Refuses metrics that no epoch will have, and the wrong direction.
+    """Refuses monitored metrics that no epoch logs, and modes that select the worst epoch.
 
     Args:
         config: The composed configuration.
-        classes: Those of the data; before they are known any class's F1 passes.
+        classes: Class names of the data; if None, the F1 of any class is accepted.
 
     Raises:
-        ValueError: One sentence that names the key.
+        ValueError: The message names the key.
     """
     per_class = ["f1_"] if classes is None else [f"f1_{name}" for name in classes]
     every = config.trainer.check_val_every_n_epoch
     for key, name in monitored_metrics(config).items():
         if key.startswith("callbacks.") and name.startswith("train/") and every != 1:
-            raise ValueError(f"{key}={name} is looked at where val is: set trainer.check_val_every_n_epoch=1")
+            raise ValueError(
+                f"{key}={name} is only checked in epochs with validation: set trainer.check_val_every_n_epoch=1"
+            )
         check_logged(key, name, [*EPOCH_SCORES, *per_class])
         check_direction(key, name, config)
 
 
 def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
-    """Refuses a metric that no epoch will have.
+    """Refuses a metric that no epoch logs.
 
     Args:
-        key: The key that names it.
+        key: The configuration key that names the metric.
         name: The metric, for example `val/accuracy`.
-        scores: What is logged under `val/`; one that ends in `_` stands for all that begin so.
+        scores: Names logged under `val/`; a name that ends in `_` is a prefix.
 
     Raises:
-        ValueError: It is none of them; the message lists them.
+        ValueError: The metric is not logged; the message lists those that are.
     """
     logged = [f"val/{score}" for score in scores]
     if key != "objective":
@@ -167,38 +172,41 @@ def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
 
 
 def check_direction(key: str, name: str, config: DictConfig) -> None:
-    """Refuses to take the worst epoch for the best.
+    """Refuses a mode that would select the worst epoch.
 
     Args:
-        key: The key that names a metric.
-        name: The metric.
+        key: The configuration key that names the metric.
+        name: The metric, for example `val/accuracy`.
         config: The composed configuration.
 
     Raises:
-        ValueError: The mode beside the key is not the metric's.
+        ValueError: The mode that belongs to the key is wrong for the metric.
     """
     mode_key = "objective_mode" if key == "objective" else key.removesuffix("monitor") + "mode"
     wanted, better = ("min", "smaller") if name in LESS_IS_BETTER else ("max", "larger")
     if OmegaConf.select(config, mode_key) not in (wanted, None):
-        raise ValueError(f"{key}={name} is better when it is {better}: add {mode_key}={wanted}")
+        raise ValueError(f"{key}={name} is better when {better}: add {mode_key}={wanted}")
 
 
-def body_without_memory(model: Mapping[str, Any], classes: int) -> nn.Module:
-    """The network's body on torch's meta device, after it has seen one picture of `model.image_size`.
+def build_meta_body(model: Mapping[str, Any], classes: int) -> nn.Module:
+    """Builds the body of the network on the meta device and runs it on one image of `model.image_size`.
 
     Raises:
-        ValueError: Its options do not fit, or the picture is too small for it.
+        ValueError: Its options are invalid, the image is too small for it, or its output has the wrong shape.
     """
     size, target = model["image_size"], model["_target_"]
-    with suiting(f"model.image_size={size} or another option does not suit {target}"), torch.device("meta"):
+    with (
+        explain_network_errors(f"model.image_size={size} or another option does not suit {target}"),
+        torch.device("meta"),
+    ):
         body = build_body(model, classes, fetch_pretrained=False)
         try:
-            said = body.eval()(torch.zeros(1, model["channels"], size, size))
-        except NotImplementedError:  # an operator that torch cannot do without memory
+            logits = body.eval()(torch.zeros(1, model["channels"], size, size))
+        except NotImplementedError:  # an operator without a meta implementation
             return body
-    if tuple(said.shape) != (1, classes):
-        shape = " x ".join(map(str, said.shape))
-        raise ValueError(f"{target} answers a picture with {shape} values, not 1 x {classes} logits")
+    if tuple(logits.shape) != (1, classes):
+        shape = " x ".join(map(str, logits.shape))
+        raise ValueError(f"{target} returns {shape} values for one image, not 1 x {classes} logits")
     return body
 
 
@@ -217,39 +225,39 @@ def check_deterministic(config: DictConfig, body: nn.Module) -> None:
 
 
 @contextmanager
-def suiting(otherwise: str) -> Iterator[None]:
-    """Says in a sentence that a network cannot look at what it is shown.
+def explain_network_errors(problem: str) -> Iterator[None]:
+    """Turns the errors of building or running a network into one sentence, without gradients.
 
     Args:
-        otherwise: The beginning of the sentence.
+        problem: The beginning of the sentence.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: The network failed.
     """
     try:
         with torch.no_grad():
             yield
     except (RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{otherwise}: {reason}") from None
+        raise ValueError(f"{problem}: {reason}") from None
 
 
 def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any]) -> None:
-    """Refuses sizes that a network is not made for, which a training would meet at its first step or in its midst.
+    """Refuses image sizes that the network cannot process; a training would fail later, when it reaches them.
 
     Args:
         sides: `sides` of `ProgressiveResizing`.
-        body: The network's, from `body_without_memory`.
+        body: The body of the network, from `build_meta_body`.
         model: conf/model.
 
     Raises:
-        ValueError: The first of them that cannot be.
+        ValueError: The message names the first invalid size.
     """
-    whole = model["image_size"]
+    full_size = model["image_size"]
     for side in sides:
         key = f"callbacks.progressive_resizing.sides has {side}"
-        if side >= whole:
-            raise ValueError(f"{key}; it must be smaller than model.image_size={whole}")
-        other_size = f"{key}, which {model['_target_']} with model.image_size={whole} cannot look at"
-        with suiting(other_size), suppress(NotImplementedError), torch.device("meta"):
+        if side >= full_size:
+            raise ValueError(f"{key}; it must be smaller than model.image_size={full_size}")
+        problem = f"{key}, which {model['_target_']} with model.image_size={full_size} cannot process"
+        with explain_network_errors(problem), suppress(NotImplementedError), torch.device("meta"):
             body(torch.zeros(1, model["channels"], side, side))

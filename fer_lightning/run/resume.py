@@ -1,6 +1,6 @@
-"""Resuming: which run a folder holds, and the checkpoint that a run continues from.
+"""Resuming: the state of the run in a folder, and the checkpoint that a run continues from.
 
-`train.py --help` needs this module, so torch and NumPy are imported where a checkpoint is read.
+`train.py --help` imports this module, so torch and NumPy are imported only where a checkpoint is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fer_lightning.config import flatten, plain
+from fer_lightning.config import flatten, to_container
 from fer_lightning.files import atomic_write, unique_folder
 from fer_lightning.overrides import DATA_PATHS, WITHOUT_EFFECT
 from fer_lightning.run_folder import last_checkpoint, run_of
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from fer_lightning.data.protocols.split import Split
 
 STATE = ".resume.json"
-"""The file in a run's folder that says which run it is."""
+"""The file in a run's folder that identifies the run."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Which run a folder holds.
+    """The identity and the result of the run in a folder.
 
     Attributes:
-        settings: What decides its result (`settings`).
-        objective: What it came to, one number or two; None while it has not ended.
+        settings: The settings that determine its result (`settings`).
+        objective: Its objective, one number or two; None until it has finished.
     """
 
     settings: dict[str, Any]
@@ -43,32 +43,34 @@ class RunState:
 
     @classmethod
     def read(cls, folder: Path) -> RunState | None:
-        """The state of the run in a folder, None where there is none that can be read."""
+        """Reads the state of the run in a folder, None if it is missing or damaged."""
         try:
-            read = json.loads((folder / STATE).read_text("utf-8"))
-            ended, kept = read["objective"], read["settings"]
-            numbers = ended if isinstance(ended, list) else [ended]
-            if not isinstance(kept, dict) or not all(isinstance(n, (int, float, type(None))) for n in numbers):
+            stored = json.loads((folder / STATE).read_text("utf-8"))
+            objective, settings = stored["objective"], stored["settings"]
+            numbers = objective if isinstance(objective, list) else [objective]
+            if not isinstance(settings, dict) or not all(isinstance(n, (int, float, type(None))) for n in numbers):
                 return None
-            return cls(kept, tuple(ended) if isinstance(ended, list) else ended)
+            return cls(settings, tuple(objective) if isinstance(objective, list) else objective)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def write(self, folder: Path) -> None:
-        """Writes it, whole or not at all."""
-        with atomic_write(folder / STATE) as aside:
-            aside.write_text(json.dumps(asdict(self)), "utf-8")
+        """Writes the state atomically."""
+        with atomic_write(folder / STATE) as temporary:
+            temporary.write_text(json.dumps(asdict(self)), "utf-8")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """All of a configuration that decides what comes out: two runs with equal settings on equal data are one run."""
-    kept = {str(name): plain(config[name]) for name in config if name not in ("hydra", "paths", *WITHOUT_EFFECT)}
-    elsewhere = ("data.source", *DATA_PATHS, *WITHOUT_EFFECT)
-    kept["data"] = {key: value for key, value in kept["data"].items() if f"data.{key}" not in elsewhere} | {
-        "source": plain(config.data.source["_target_"])
+    """Returns the settings that determine a result: two runs with equal settings on equal data are the same run."""
+    chosen = {
+        str(name): to_container(config[name]) for name in config if name not in ("hydra", "paths", *WITHOUT_EFFECT)
     }
-    decisive: dict[str, Any] = json.loads(json.dumps(kept))
-    return decisive
+    omitted = ("data.source", *DATA_PATHS, *WITHOUT_EFFECT)
+    chosen["data"] = {key: value for key, value in chosen["data"].items() if f"data.{key}" not in omitted} | {
+        "source": to_container(config.data.source["_target_"])
+    }
+    serialized: dict[str, Any] = json.loads(json.dumps(chosen))
+    return serialized
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -83,7 +85,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
-    """The newest run of those settings in `outputs/DAY/RUN`, finished or not."""
+    """Returns the newest run with these settings in `outputs/DAY/RUN`, finished or not; None if there is none."""
     states = sorted(outputs.glob(f"*/*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in states:
         state = RunState.read(path.parent)
@@ -93,7 +95,7 @@ def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
 
 
 def run_folder(fresh: str, config: DictConfig) -> str:
-    """Hydra's output folder: a new one, or with `resume` that of the run that goes on.
+    """Returns Hydra's output folder: a new one, or with `resume` that of the run to continue.
 
     Args:
         fresh: The folder of a new run, `outputs/DAY/RUN`.
@@ -109,15 +111,15 @@ def run_folder(fresh: str, config: DictConfig) -> str:
 
 @dataclass(frozen=True)
 class StartPoint:
-    """Where a run starts: with a fresh network, or after the last epoch of a checkpoint.
+    """The point where a run starts: a new network, or the last epoch of a checkpoint.
 
     Attributes:
-        state: The earlier run that this one continues under its name in the tracking; None for a new run.
-        path: The checkpoint; None for a fresh network.
+        state: The earlier run whose tracked run this one continues; None for a new run.
+        path: The checkpoint; None for a new network.
         epoch: The last epoch that was trained.
-        hyperparameters: Those of the checkpoint's module.
-        shapes: The tensors of its network's body by name.
-        averaged: Whether it holds a moving average beside the trained weights.
+        hyperparameters: The hyperparameters of the checkpoint's module.
+        shapes: The shapes of the tensors of its network's body, by name.
+        averaged: Whether it also holds a moving average of the trained weights.
     """
 
     state: RunState | None = None
@@ -129,16 +131,16 @@ class StartPoint:
 
     @classmethod
     def find(cls, config: DictConfig, folder: Path, console: Console) -> StartPoint:
-        """What `resume` stands for.
+        """Resolves `resume`.
 
         Args:
             config: The composed configuration.
-            folder: That of the run.
-            console: Tells why `resume=auto` finds nothing to continue.
+            folder: The folder of the run.
+            console: Shows why `resume=auto` finds nothing to continue.
 
         Raises:
-            ValueError: The folder holds a run of other settings, a row of the results table would be of two recipes, or
-                the checkpoint is none that a training can continue from.
+            ValueError: The folder holds a run with other settings, a row of the results table would mix settings, or a
+                training cannot continue from the checkpoint.
         """
         if not config.resume:
             return cls()
@@ -146,145 +148,145 @@ class StartPoint:
         same = state is not None and state.settings == wanted
         if config.resume != "auto":
             path = Path(config.resume)
-            begun = RunState.read(run_of(path.absolute())) if config.paths.results_dir else None
-            if begun and (differ := differences(begun.settings, wanted)):
+            earlier = RunState.read(run_of(path.absolute())) if config.paths.results_dir else None
+            if earlier and (differ := differences(earlier.settings, wanted)):
                 raise ValueError(
-                    f"resume={path} was begun with other settings ({differ}), and what goes to "
+                    f"resume={path} was started with other settings ({differ}), and a record in "
                     f"paths.results_dir={config.paths.results_dir} must be of one recipe: move that run away"
                 )
             return cls.read(path, state if same else None)
         if state is None:
-            console.print("resume=auto: no earlier run of this configuration was found, this one starts anew")
+            console.print("resume=auto: no earlier run with this configuration was found; starting a new run")
             return cls()
         if not same:
             raise ValueError(
-                f"resume=auto: {folder} holds a run of other settings: {differences(state.settings, wanted)}; "
-                "take them again to continue, or another folder to start anew"
+                f"resume=auto: {folder} holds a run with other settings: {differences(state.settings, wanted)}; "
+                "restore them to continue, or give another folder to start a new run"
             )
         if last.is_file():
             return cls.read(last, state)
         if state.objective is None:
-            console.print(f"resume=auto: the run in {folder} did not end an epoch, it starts anew")
+            console.print(f"resume=auto: the run in {folder} completed no epoch; it starts again")
         return cls(state)
 
     @classmethod
     def read(cls, path: Path, state: RunState | None = None) -> StartPoint:
-        """After the last epoch of a checkpoint; its tensors are not read, and no code in the file runs.
+        """Reads the start point after the last epoch of a checkpoint; loads no tensors and runs no code of the file.
 
         Args:
             path: A `last.ckpt`.
-            state: The earlier run that continues.
+            state: The state of the earlier run that continues, if any.
 
         Raises:
-            ValueError: It is not a checkpoint of this project, or lacks what a training continues with.
+            ValueError: It is not a checkpoint of this project, or lacks the state or the provenance of its training.
         """
         from fer_lightning.data.provenance import Provenance
         from fer_lightning.training.checkpoint_io import read_checkpoint
 
         try:
-            saved = read_checkpoint(path, mmap=True)
-            given, history = saved["hyper_parameters"], saved["history"]
-            if "optimizer_states" not in saved or not (history and isinstance(epoch := history[-1]["epoch"], int)):
-                raise ValueError("it holds no state of a training")
-            if Provenance.read(given.get("provenance")) is None:
+            checkpoint = read_checkpoint(path, mmap=True)
+            hyperparameters, history = checkpoint["hyper_parameters"], checkpoint["history"]
+            if "optimizer_states" not in checkpoint or not (history and isinstance(epoch := history[-1]["epoch"], int)):
+                raise ValueError("it has no training state")
+            if Provenance.read(hyperparameters.get("provenance")) is None:
                 raise ValueError("its provenance lacks the data or the protocol of its training")
         except ValueError as error:
             raise ValueError(f"resume={path} is not a checkpoint that a run can continue from ({error})") from None
         body = "network.body."
-        tensors = saved["state_dict"].items()
+        tensors = checkpoint["state_dict"].items()
         shapes = {key.removeprefix(body): tuple(value.shape) for key, value in tensors if key.startswith(body)}
-        return cls(state, path, epoch, given, shapes, "current_model_state" in saved)
+        return cls(state, path, epoch, hyperparameters, shapes, "current_model_state" in checkpoint)
 
     def check_config(self, config: DictConfig, body: nn.Module) -> None:
-        """Refuses to continue with another network, optimizer or schedule, or for fewer epochs than were trained.
+        """Refuses to continue with another network, optimizer or schedule, or with fewer epochs than were trained.
 
         Args:
             config: The composed configuration.
-            body: The body of its network, with or without memory.
+            body: The body of its network, on any device including meta.
 
         Raises:
-            ValueError: With the options that differ.
+            ValueError: The message lists the options that differ.
         """
         if self.path is None:
             return
-        given, named = self.hyperparameters, f"resume={self.path}"
+        stored, prefix = self.hyperparameters, f"resume={self.path}"
         if self.epoch > config.trainer.max_epochs:
             raise ValueError(
-                f"{named} has been trained for {self.epoch} epochs: "
+                f"{prefix} has been trained for {self.epoch} epochs: "
                 f"trainer.max_epochs={config.trainer.max_epochs} must be {self.epoch} or more"
             )
         if self.shapes != {key: tuple(value.shape) for key, value in body.state_dict().items()}:
-            differ = differences(given["model"], plain(config.model))
-            raise ValueError(f"{named} is of another network: model differs in {differ or 'its code'}")
-        callbacks = plain(config.get("callbacks") or {})
+            differ = differences(stored["model"], to_container(config.model))
+            raise ValueError(f"{prefix} has another network: model differs in {differ or 'its code'}")
+        callbacks = to_container(config.get("callbacks") or {})
         if self.averaged and not any(str((part or {}).get("_target_")).endswith(".EMA") for part in callbacks.values()):
             raise ValueError(
-                f"{named} holds a moving average beside the trained weights: add callbacks=ema to continue, or give "
+                f"{prefix} also holds a moving average of the trained weights: add callbacks=ema to continue, or use "
                 f"model.weights={self.path} to start from the average"
             )
         for part in ("optimizer", "scheduler"):
-            before, now = given[part].get("_target_"), config[part]["_target_"]
-            if before != now:
-                raise ValueError(
-                    f"{named} was trained with {part} {before}, which is {now} now; it cannot continue with that"
-                )
-        # what a state dict holds comes back with it, whatever the configuration says
-        held: dict[str, tuple[str, ...]] = {
+            old_target, new_target = stored[part].get("_target_"), config[part]["_target_"]
+            if old_target != new_target:
+                raise ValueError(f"{prefix} was trained with {part} {old_target}; it cannot continue with {new_target}")
+        # a state dict restores these values, whatever the configuration contains
+        restored: dict[str, tuple[str, ...]] = {
             "optimizer": (),
             "loss": ("_target_", "class_weights"),
             "model": ("mean", "std"),
         }
-        if str(given["scheduler"]["_target_"]).endswith("plateau"):
-            held["scheduler"] = ()
-        for part, keys in held.items():
+        if str(stored["scheduler"]["_target_"]).endswith("plateau"):
+            restored["scheduler"] = ()
+        for part, keys in restored.items():
             old, new = (
                 {k: v for k, v in options.items() if not keys or k in keys}
-                for options in (given[part], plain(config[part]))
+                for options in (stored[part], to_container(config[part]))
             )
-            self._refuse_changed(part, old, new)
-        stored = given["provenance"].get("config")
+            self._check_unchanged(part, old, new)
+        stopping = stored["provenance"].get("config")
         for key in ("callbacks", "early_stopping"):
-            stored = stored.get(key) if isinstance(stored, Mapping) else None
-        if isinstance(stored, Mapping) and callbacks.get("early_stopping"):
-            self._refuse_changed("early_stopping", stored, callbacks["early_stopping"])
+            stopping = stopping.get(key) if isinstance(stopping, Mapping) else None
+        if isinstance(stopping, Mapping) and callbacks.get("early_stopping"):
+            self._check_unchanged("early_stopping", stopping, callbacks["early_stopping"])
 
-    def _refuse_changed(self, part: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def _check_unchanged(self, part: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if differ := differences(before, now):
-            raise ValueError(f"resume={self.path}: {part} differs in {differ}; a checkpoint continues with its own")
+            raise ValueError(
+                f"resume={self.path}: {part} differs in {differ}; a checkpoint continues with its own settings"
+            )
 
     def check_data(self, config: DictConfig, faces: FaceArrays, split: Split, console: Console) -> None:
-        """Refuses to continue on data that do not fit, or that it would be measured on after having seen them.
+        """Refuses other classes, and val or test images that the network may have been trained or selected on.
 
         Args:
             config: The composed configuration.
-            faces: The data of the run.
-            split: Their parts.
-            console: Tells where the checkpoint comes from other data.
+            faces: The data set of the run.
+            split: Its parts.
+            console: Shows a warning if the checkpoint was trained on other data.
 
         Raises:
-            ValueError: The class names or their order differ, the network has seen images that the run selects or
-                measures on; or, with `resume=auto`, the data differ.
+            ValueError: The class names or their order differ, the network may have been trained or selected on images
+                that the run selects or measures on, or, with `resume=auto`, the data differ.
         """
         from fer_lightning.data.provenance import Provenance, refusal_to_train
 
         if self.path is None:
             return
-        named, classes = f"resume={self.path}", self.hyperparameters["classes"]
+        prefix, classes = f"resume={self.path}", self.hyperparameters["classes"]
         if list(classes) != list(faces.classes):
             raise ValueError(
-                f"{named} knows the classes {', '.join(classes)}; "
-                f"{faces.name} has {', '.join(faces.classes)}, and their order counts"
+                f"{prefix} has the classes {', '.join(classes)}; "
+                f"{faces.name} has {', '.join(faces.classes)}, and names and order must be equal"
             )
         origin = Provenance.read(self.hyperparameters["provenance"])
         assert origin is not None  # `read` refuses an unknown one
         changed = origin.data_fingerprint != faces.fingerprint
         if changed and config.resume == "auto":
             raise ValueError(
-                f"resume=auto: the data have changed since {self.path} was written; leave it out to start anew, "
-                f"or give {named} to continue with other data"
+                f"resume=auto: the data have changed since {self.path} was written; remove resume=auto to start "
+                f"a new run, or give {prefix} to continue with other data"
             )
-        # a leaky run that is resumed remains the leaky run that it is
-        if not origin.is_of(faces, split) and (reason := refusal_to_train(origin, faces, split)):
-            raise ValueError(f"{named} {reason}; start anew, or keep the data and the protocol of its training")
+        # a leaky run may be resumed under its own protocol
+        if not origin.matches(faces, split) and (reason := refusal_to_train(origin, faces, split)):
+            raise ValueError(f"{prefix} {reason}; start a new run, or keep the data and the protocol of its training")
         if changed:
-            console.print(f"[yellow]{self.path} was trained on other data than {faces.name} here.[/]")
+            console.print(f"[yellow]{self.path} was trained on other data than this {faces.name}.[/]")

@@ -1,4 +1,4 @@
-"""train(config): instantiate, fit, test, report."""
+"""Trains, tests and reports one configuration: `train(config)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
-from fer_lightning.config import build, check, flatten, plain
+from fer_lightning.config import build, check, flatten, to_container
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.provenance import Provenance, refusal_to_train
@@ -30,9 +30,9 @@ from fer_lightning.run.data import prepare_data
 from fer_lightning.run.folder import lock_folder, refuse_overwrite
 from fer_lightning.run.job import GROUPS, Job
 from fer_lightning.run.preflight import check_monitored, dry_run
-from fer_lightning.run.record import description, part_name, place_of_result, recorded_parts
+from fer_lightning.run.record import description, part_name, recorded_parts, result_path
 from fer_lightning.run.resume import RunState, StartPoint, settings
-from fer_lightning.run.trainer import be_first_process, build_trainer, check_devices, is_first_process, quiet
+from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, is_first_process, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 
 
 class PreparedRun(NamedTuple):
-    """A training that was checked and whose data are read.
+    """A checked run with its data.
 
     Attributes:
         datamodule: Its data.
-        start: Where it starts.
-        published: The file in `paths.results_dir` that its record goes to, None where there is no such folder.
+        start: Its start point.
+        published: The file in `paths.results_dir` for its record, None if `paths.results_dir` is not set.
     """
 
     datamodule: FERDataModule
@@ -68,22 +68,22 @@ class Training(NamedTuple):
 
 
 def train(config: DictConfig) -> float | tuple[float, float]:
-    """Trains, chooses the best epoch on the val part, measures the test part once, and reports.
+    """Trains, selects the best epoch on the val part, measures the test part once, and reports.
 
-    A trial of a sweep neither measures nor reports: trials are compared on the val part, and the test part waits for
-    the one that is chosen.
+    A trial of a sweep neither measures nor reports: trials are compared on the val part, and only the selected one is
+    measured on the test part.
 
     Args:
         config: The composed configuration (`conf/config.yaml`).
 
     Returns:
-        The best value of `config.objective`, which sweeps optimise; with `config.second_objective` also that one's.
+        The best value of `config.objective`, which sweeps optimise; with `config.second_objective` also its value.
 
     Raises:
-        optuna.TrialPruned: This run is a trial, and its pruner stopped it.
+        optuna.TrialPruned: The pruner stopped this trial.
     """
     with user_errors():
-        be_first_process(config)
+        become_first_process(config)
     quiet()
     keep_freed_memory()
     job, first = Job.current(), is_first_process()
@@ -96,16 +96,16 @@ def train(config: DictConfig) -> float | tuple[float, float]:
                 stack.enter_context(lock_folder(folder))
             prepared = prepare_run(config, job, folder, console)
             start = prepared.start
-            if config.resume == "auto" and start.state and (ended := start.state.objective) is not None:
-                told = f"{folder}: this run has ended, {config.objective} {ended}; nothing is left to do"
-                console.print(told, soft_wrap=True)
-                return ended
+            if config.resume == "auto" and start.state and (reached := start.state.objective) is not None:
+                message = f"{folder}: this run has finished, {config.objective} {reached}; nothing is left to do"
+                console.print(message, soft_wrap=True)
+                return reached
             if start.path:
                 prepared.datamodule.first_epoch = start.epoch
-                console.print(f"continues after epoch {start.epoch} with {start.path}", soft_wrap=True)
+                console.print(f"continues after epoch {start.epoch} from {start.path}", soft_wrap=True)
             module = build_module(config, job, prepared.datamodule, fresh=not start.path)
             head = description(config, job, prepared.datamodule)
-            if first:  # from here on the run leaves traces
+            if first:  # from here on the folder belongs to this run
                 RunState(settings(config)).write(folder)
             resumed = start.state is not None
             loggers = stack.enter_context(open_tracking(config, job, head, prepared.datamodule.faces, folder, resumed))
@@ -149,19 +149,19 @@ def train(config: DictConfig) -> float | tuple[float, float]:
 
 
 def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) -> PreparedRun:
-    """Looks for everything that can be wrong with a training, and reads its data.
+    """Checks all settings of a run and reads its data.
 
     Raises:
-        ValueError, FileNotFoundError: Something is; no result was begun then.
+        ValueError, FileNotFoundError: A setting or the data are invalid; the run has not started then.
     """
     check(config)
     check_devices(config, job)
-    refuse_overwrite(folder, config)  # in every process: those that got through would wait for the others
+    refuse_overwrite(folder, config)  # in every process, as those that pass would wait for the others
     if is_first_process():
         redact_hydra_files(folder, job.sweep_dir)
     start = StartPoint.find(config, folder, console)
     dry_run(config, start)
-    published = place_of_result(config, job)
+    published = result_path(config, job)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = prepare_data(config)
     check_monitored(config, datamodule.faces.classes)
@@ -171,18 +171,18 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
 
 
 def check_weights(config: DictConfig, datamodule: FERDataModule) -> None:
-    """Refuses `model.weights` that have seen images which the run selects or measures on.
+    """Refuses `model.weights` that were trained or selected on images which the run selects or measures on.
 
     Raises:
-        ValueError: They have, or may have.
+        ValueError: They were, or may have been.
     """
     weights = config.model.get("weights")
     origin = Provenance.read(weights_origin(Path(weights))) if weights else None
-    if origin is None:  # none are given, or they come from elsewhere, such as timm's from ImageNet
+    if origin is None:  # no weights, or weights of other projects, such as timm's from ImageNet
         return
     if reason := refusal_to_train(origin, datamodule.faces, datamodule.split):
         raise ValueError(
-            f"model.weights={weights} {reason}; leave it out, or keep the data and the protocol of its training"
+            f"model.weights={weights} {reason}; remove it, or keep the data and the protocol of its training"
         )
 
 
@@ -191,11 +191,11 @@ def assemble(
 ) -> Training:
     """Builds callbacks and trainer around a module."""
     if config.trainer.compile:
-        module.network.compile()  # in place, so that the names in its checkpoints stay
+        module.network.compile()  # in place, which keeps the parameter names of checkpoints
     best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
     progress = TrainingProgress(config.objective, config.objective_mode, console)
-    chosen = [*config.callbacks.values(), config.finetune.callback]
-    callbacks = [progress, *(build(plain(callback)) for callback in chosen if callback), best, last]
+    configured = [*config.callbacks.values(), config.finetune.callback]
+    callbacks = [progress, *(build(to_container(callback)) for callback in configured if callback), best, last]
     if job.trial and not config.second_objective:
         callbacks.append(Pruning(job.trial, config.objective))
     trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
@@ -205,12 +205,12 @@ def assemble(
 def measure(
     config: DictConfig, training: Training, prepared: PreparedRun, folder: Path, best_row: Mapping[str, float]
 ) -> tuple[dict[str, Scores], Scores | None]:
-    """Measures the part that `eval.split` names with the weights of the best epoch, and writes the report.
+    """Measures the part `eval.split` with the weights of the best epoch, and writes the report.
 
     Returns:
-        The scores of the part and of its subsets; and those of Kaggle's test pictures, for a record that is published.
+        The scores of the part and of its subsets; and those of Kaggle's test images, if the record is published.
     """
-    module, datamodule, evaluation = training.module, prepared.datamodule, plain(config.eval)
+    module, datamodule, evaluation = training.module, prepared.datamodule, to_container(config.eval)
     faces, split, part = datamodule.faces, datamodule.split, evaluation["split"]
     resamples = evaluation["bootstrap"]
     predictions = predict_part(training.trainer, module, datamodule, evaluation, part)
@@ -219,13 +219,13 @@ def measure(
         write_report(folder, faces, predictions, scores, module.history, int(best_row["epoch"]), split.name)
     if not (prepared.published and is_kaggle_test(split, faces)):
         return scores, None
-    # half of these pictures chose the epoch: the figure serves to compare with sources that report on them
+    # half of these images selected the epoch: the scores only serve to compare with sources that report them
     both = Predictions.concatenate(predictions, predict_part(training.trainer, module, datamodule, evaluation, "val"))
     return scores, full_scores(both, module.classes, resamples, config.seed)
 
 
 def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
-    """The outcome of a training: the part of its record that is known before anything is measured."""
+    """Returns the part of a record that is known after training, before anything is measured."""
     return {
         "machine": machine(training.trainer.strategy.root_device),
         "precision": str(training.trainer.precision),
@@ -239,58 +239,58 @@ def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]
 
 
 def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
-    """Gives a module the weights of its best epoch.
+    """Loads the weights of the best epoch into a module.
 
     Args:
-        module: What has been trained.
-        checkpoint: The best epoch's; empty where no epoch was measured.
-        resume: What `resume` was, for the message.
+        module: The trained module.
+        checkpoint: The path of the best checkpoint; empty if no epoch was validated.
+        resume: The value of `resume`, for the message.
 
     Returns:
-        The epoch's row of the history.
+        The row of that epoch in the history.
 
     Raises:
-        ValueError: No epoch was measured.
+        ValueError: No epoch was validated.
     """
     if not checkpoint and not resume:
-        raise ValueError("the training ended before an epoch was measured: lower trainer.check_val_every_n_epoch")
+        raise ValueError("the training ended before an epoch was validated: lower trainer.check_val_every_n_epoch")
     if not checkpoint:
         raise ValueError(
-            f"resume={resume}: its {len(module.history)} epochs are over, and none was measured on "
-            f"these data; go on for longer with trainer.max_epochs={len(module.history) + 1} or more"
+            f"resume={resume}: all of its {len(module.history)} epochs are trained and none was validated on these "
+            f"data; train longer with trainer.max_epochs={len(module.history) + 1} or more"
         )
-    chosen = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.load_state_dict(chosen["state_dict"])
-    row: dict[str, float] = chosen["history"][-1]
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(content["state_dict"])
+    row: dict[str, float] = content["history"][-1]
     return row
 
 
 def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fresh: bool = True) -> FERModule:
-    """The module of a run, with all that says where it comes from.
+    """Builds the module of a run, including its provenance.
 
     Args:
         config: The composed configuration.
-        job: What Hydra knows of the run.
-        datamodule: Its data, which also know how often each class is drawn.
-        fresh: Whether the weights to start from are read or fetched; a checkpoint brings its own.
+        job: Hydra's view of the run.
+        datamodule: Its data, and how often each class is drawn.
+        fresh: Whether to load `model.weights` or pretrained weights; False when a checkpoint provides the weights.
     """
     faces = datamodule.faces
-    fetched = () if fresh else ("weights", "pretrained")
+    omitted = () if fresh else ("weights", "pretrained")
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
         "picture": list(faces.images.shape[1:]),
         "protocol": datamodule.split.name,
         "objective": config.objective,
-        "overrides": [redact(word) for word in job.overrides],
-        "config": {k: v for k, v in plain(config).items() if k not in ("tracking", "paths")},
+        "overrides": [redact(override) for override in job.overrides],
+        "config": {k: v for k, v in to_container(config).items() if k not in ("tracking", "paths")},
     }
     return FERModule(
-        model={key: value for key, value in plain(config.model).items() if key not in fetched},
-        loss=plain(config.loss),
-        optimizer=plain(config.optimizer),
-        scheduler=plain(config.scheduler),
-        evaluation=plain(config.eval),
+        model={key: value for key, value in to_container(config.model).items() if key not in omitted},
+        loss=to_container(config.loss),
+        optimizer=to_container(config.optimizer),
+        scheduler=to_container(config.scheduler),
+        evaluation=to_container(config.eval),
         classes=list(faces.classes),
         class_counts=datamodule.class_counts,
         provenance=provenance,
@@ -299,20 +299,20 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
 
 
 def open_tracking(
-    config: DictConfig, job: Job, told: Mapping[str, Any], faces: FaceArrays, folder: Path, resumed: bool
+    config: DictConfig, job: Job, head: Mapping[str, Any], faces: FaceArrays, folder: Path, resumed: bool
 ) -> AbstractContextManager[list[Logger]]:
-    """The tracked run (conf/tracking): options by group name, every key by its dotted name, tags for what it ran on."""
-    tagged = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
-    tags = {key: str(told[key]).lower() if key == "synthetic" else str(told[key]) for key in tagged}
+    """Opens the tracked run (conf/tracking): options by group, settings by dotted key, data and code as tags."""
+    tag_keys = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
+    tags = {key: str(head[key]).lower() if key == "synthetic" else str(head[key]) for key in tag_keys}
     if job.trial:
         tags |= {"study": job.trial.study.study_name, "trial": str(job.trial.number)}
     options = {group: option for group, option in job.choices.items() if group in GROUPS}
-    left_out = ("paths.", "tracking.", "data.source.", "resume")
-    params = {k: v for k, v in flatten(plain(config)).items() if not k.startswith(left_out)}
-    opened: AbstractContextManager[list[Logger]] = build(
-        plain(config.tracking),
+    omitted = ("paths.", "tracking.", "data.source.", "resume")
+    params = {k: v for k, v in flatten(to_container(config)).items() if not k.startswith(omitted)}
+    tracker: AbstractContextManager[list[Logger]] = build(
+        to_container(config.tracking),
         folder=folder,
-        run_name=told["name"],
+        run_name=head["name"],
         tags=tags,
         params=params | options,
         sweep_dir=job.sweep_dir,
@@ -324,4 +324,4 @@ def open_tracking(
         resumed=resumed,
         parent_id=job.trial and job.trial.study.user_attrs.get(mlflow_parents.STUDY_PARENT),
     )
-    return opened
+    return tracker

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as conf/trainer asks for it: devices, precision, and what it says."""
+"""Lightning's Trainer from conf/trainer: devices, precision and log output."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from fer_lightning.config import build, plain
+from fer_lightning.config import build, to_container
 from fer_lightning.models.network import is_dense
 from fer_lightning.run.job import Job
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 
 
 def quiet() -> None:
-    """Silences what Lightning and others say at every start and nobody can act on."""
+    """Silences start-up warnings of Lightning and other libraries that need no action."""
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
@@ -32,9 +32,9 @@ def quiet() -> None:
         r".*LeafSpec.*",
         r".*isinstance\(treespec.*",
         r".*You are using the `weights_only`.*",
-        r".*Experiment logs directory .* exists and is not empty.*",  # a resumed run writes its csv anew
+        r".*Experiment logs directory .* exists and is not empty.*",  # a resumed run rewrites its csv
         r".*`training_step` returned `None`.*",
-        r".*could not find the monitored key.*",  # in epochs without validation; `check_monitored` knows the keys
+        r".*could not find the monitored key.*",  # in epochs without validation; `check_monitored` checks the keys
         r".*use `self.log\(.*sync_dist=True\)`.*",  # every process scores all predictions
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -43,12 +43,12 @@ def quiet() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process prints, writes and tracks; under DDP the others only train."""
+    """Whether this process prints, writes and tracks; under DDP the other processes only train."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def be_first_process(config: DictConfig) -> None:
-    """Makes a process that trains on its own the first one, whatever rank `srun` or another launcher gave it.
+def become_first_process(config: DictConfig) -> None:
+    """Sets the rank of a process that trains alone to 0, whatever rank `srun` or another launcher gave it.
 
     Under DDP the strategy sets the rank.
     """
@@ -57,14 +57,14 @@ def be_first_process(config: DictConfig) -> None:
 
 
 def is_distributed(trainer: DictConfig) -> bool:
-    """Whether conf/trainer asks for more than one process (DDP)."""
+    """Whether conf/trainer requests more than one process (DDP)."""
     several = trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) != 1
     return several or _device_count(trainer) not in (0, 1, "0", "1")
 
 
 def _device_count(trainer: DictConfig) -> int | str:
-    """How many devices conf/trainer asks for, as a number if it can be read as one."""
-    devices = plain(trainer.devices)
+    """Returns the number of devices that conf/trainer requests; a value that is not a number is returned unchanged."""
+    devices = to_container(trainer.devices)
     if devices in ("auto", -1, "-1"):
         return torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
     return len(devices) if isinstance(devices, list) else devices
@@ -76,21 +76,21 @@ def uses_cuda(accelerator: str) -> bool:
 
 
 def check_devices(config: DictConfig, job: Job) -> None:
-    """Finds devices that are not there, and what several processes (DDP) cannot do.
+    """Refuses devices that do not exist, and settings that several processes (DDP) do not support.
 
     Raises:
-        ValueError: One sentence that names the setting and the way out.
+        ValueError: The message names the setting and the remedy.
     """
-    trainer, devices = config.trainer, plain(config.trainer.devices)
+    trainer, devices = config.trainer, to_container(config.trainer.devices)
     listed = devices if isinstance(devices, list) else str(devices).split(",")
     if devices != "auto" and not all(re.fullmatch(r"-1|\d+", str(device)) for device in listed):
         raise ValueError(
             f"trainer.devices is {devices!r}; it must be a number of devices, a list of their numbers, or 'auto'"
         )
-    found = torch.cuda.is_available() or (trainer.accelerator == "gpu" and torch.backends.mps.is_available())
-    if trainer.accelerator in ("gpu", "cuda") and not found:
+    gpu_found = torch.cuda.is_available() or (trainer.accelerator == "gpu" and torch.backends.mps.is_available())
+    if trainer.accelerator in ("gpu", "cuda") and not gpu_found:
         raise ValueError(
-            f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU here; auto takes the best device there is"
+            f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU; auto selects the best available device"
         )
     count = _device_count(trainer)
     if (
@@ -99,34 +99,36 @@ def check_devices(config: DictConfig, job: Job) -> None:
         and str(count).isdecimal()
         and int(count) > torch.cuda.device_count()
     ):
-        raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs here")
+        raise ValueError(f"trainer.devices={devices}: PyTorch finds {torch.cuda.device_count()} GPUs")
     processes = (int(count) if str(count).isdecimal() else 1) * int(trainer.get("num_nodes", 1))
-    check_shares(config.trainer.batch_size, processes)
+    check_batch_size(config.trainer.batch_size, processes)
     if not is_distributed(trainer):
         return
     if job.sweep_dir:
-        raise ValueError("trainer=ddp does not work in a multirun: leave -m out, or give each job one device")
+        raise ValueError("trainer=ddp does not work in a multirun: remove -m, or give each job one device")
     if trainer.on_nan == "skip":
-        raise ValueError("trainer.on_nan=skip needs one process: with trainer=ddp it must be stop")
+        raise ValueError("trainer.on_nan=skip needs a single process: with trainer=ddp use trainer.on_nan=stop")
     if config.finetune.callback and config.finetune.callback.get("frozen_epochs") is not None:
-        raise ValueError("finetune=gradual thaws layers while it trains, which DDP cannot follow: use full or frozen")
+        raise ValueError(
+            "finetune=gradual unfreezes layers during training, which DDP does not support: use full or frozen"
+        )
 
 
-def check_shares(batch_size: int, processes: int) -> None:
-    """Refuses batches of which the processes would get unequal shares.
+def check_batch_size(batch_size: int, processes: int) -> None:
+    """Refuses a batch size that the processes cannot divide evenly.
 
     Raises:
-        ValueError: The size is no multiple of their number.
+        ValueError: The batch size is not a multiple of the number of processes.
     """
     if batch_size % max(1, processes):
-        raise ValueError(f"trainer.batch_size={batch_size} cannot be shared evenly by {processes} processes")
+        raise ValueError(f"trainer.batch_size={batch_size} cannot be divided evenly among {processes} processes")
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
-    """The precision that `trainer.precision=auto` stands for: `bf16-mixed` where it is faster, else `32-true`.
+    """Resolves `trainer.precision=auto`: `bf16-mixed` where it is faster, else `32-true`.
 
-    Faster it is on GPUs that have it, and on CPUs whose instruction set has it for networks of dense convolutions;
-    depthwise ones are slower in bfloat16 there.
+    It is faster on GPUs that support bfloat16, and on CPUs with AVX512-BF16 for networks of dense convolutions;
+    depthwise convolutions are slower in bfloat16 there.
     """
     if requested != "auto":
         return requested
@@ -139,8 +141,8 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
 
 
 def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **kwargs: Any) -> pl.Trainer:
-    """conf/trainer as a Lightning Trainer that writes nothing of its own to the terminal."""
-    options = {k: v for k, v in plain(config.trainer).items() if k not in ("batch_size", "compile", "on_nan")}
+    """Builds a Lightning Trainer from conf/trainer, without its own terminal output."""
+    options = {k: v for k, v in to_container(config.trainer).items() if k not in ("batch_size", "compile", "on_nan")}
     options["precision"] = choose_precision(options["precision"], network, options["accelerator"])
     trainer: pl.Trainer = build(
         options,
@@ -148,9 +150,9 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,  # EpochSampler gives each process its share
+        use_distributed_sampler=False,  # EpochSampler splits the batches among the processes
         plugins=[DurableCheckpointIO()],
         **kwargs,
     )
-    check_shares(config.trainer.batch_size, trainer.world_size)
+    check_batch_size(config.trainer.batch_size, trainer.world_size)
     return trainer

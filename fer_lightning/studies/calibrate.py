@@ -16,7 +16,7 @@ from fer_lightning.files import check_writable, sha256, write_json
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.environment import commit
 from fer_lightning.run.trainer import quiet
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, scale_logits
 from fer_lightning.training.metrics import Predictions
 from fer_lightning.training.reliability import reliability
@@ -89,8 +89,8 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         The content of the file: `temperature`, the scores of `Calibration.record`, and the checkpoint, views and data.
     """
     quiet()
-    trained = Trained.load(path, overrides)
-    file = calibration_file(trained.checkpoint, "_".join([trained.views_name, *trained.what_differs]))
+    trained = TrainedRun.load(path, overrides)
+    file = calibration_file(trained.checkpoint, "_".join([trained.views_name, *trained.changes]))
     check_writable(file, "checkpoint")
     calibration = Calibration.fit(trained.predictions("val"), trained.predictions("test"))
     record = {

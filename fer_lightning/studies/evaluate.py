@@ -14,7 +14,7 @@ from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.environment import environment
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run.trainer import quiet
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Scores
 
@@ -42,7 +42,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         Scores by part.
     """
     quiet()
-    trained = Trained.load(checkpoint, overrides)
+    trained = TrainedRun.load(checkpoint, overrides)
     console = Console()
     faces, evaluation = trained.faces, trained.evaluation
     if faces.fingerprint != trained.provenance["data_fingerprint"]:
@@ -51,7 +51,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         )
     part = evaluation["split"]
     last = [trained.checkpoint.stem] * (trained.checkpoint.stem != "best")
-    folder = trained.run / "_".join(["evaluate", trained.views_name, part, *last, *trained.what_differs])
+    folder = trained.run / "_".join(["evaluate", trained.views_name, part, *last, *trained.changes])
     check_writable(folder, "checkpoint")
     predictions = trained.predict(part)
     classes = trained.module.classes

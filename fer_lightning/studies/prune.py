@@ -13,14 +13,14 @@ from rich.table import Table
 from torch import Tensor
 
 from fer_lightning.cli.verb import checkpoint_verb
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.files import atomic_write, check_writable
 from fer_lightning.models.channel_pruning import prune_channels
 from fer_lightning.models.cost import latency, multiply_accumulates
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters
 from fer_lightning.overrides import drop_overrides, merge_overrides, train_command
 from fer_lightning.run.trainer import quiet
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.metrics import Predictions
 
 HELP = """usage: python -m fer_lightning prune checkpoint=RUN model.KEY=NARROWER [key=value ...]
@@ -47,11 +47,13 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
         ValueError: The network cannot be pruned to that one.
     """
     quiet()
-    trained = Trained.load(path, overrides, another_model=True)
+    trained = TrainedRun.load(path, overrides, another_model=True)
     file = trained.run / "pruned.safetensors"
     check_writable(file, "checkpoint")
     original = trained.module.network
-    model = {key: value for key, value in plain(trained.config.model).items() if key not in ("pretrained", "weights")}
+    model = {
+        key: value for key, value in to_container(trained.config.model).items() if key not in ("pretrained", "weights")
+    }
     pruned = build_network(model, num_classes=len(trained.module.classes))  # its weights are set by the pruning
     if file.exists() and _shapes(safetensors.torch.load_file(file)) != _shapes(pruned.state_dict()):
         raise ValueError(f"{file} holds this network pruned to another size: move it away first")
@@ -71,9 +73,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     console.print("", table, "")
     training = merge_overrides(drop_overrides(trained.provenance["overrides"], "paths", "resume"), overrides)
     rate = trained.config.optimizer.lr / 4
-    fine_tuning = merge_overrides(
-        training, [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
-    )
+    changes = [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
     console.print(f"saved to {file}. Fine-tune it, for any number of epochs:", highlight=False, soft_wrap=True)
     console.print(train_command(merge_overrides(training, changes)), highlight=False, soft_wrap=True)
     return file

@@ -128,7 +128,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
         if status is None:
             raise
         terminated, saved = status == REQUEUE, last_checkpoint(folder)
-        command = resume_command(begun=saved.exists())
+        command = resume_command(has_checkpoint=saved.exists())
         if command and getattr(rank_zero_only, "rank", 0) == 0:
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)

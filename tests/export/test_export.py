@@ -409,7 +409,7 @@ def test_a_network_trained_under_a_leaky_protocol_is_not_exported(run: Path, tmp
 
 def test_export_checks_that_neither_part_was_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(trained.Trained, "refuse_seen_images", lambda self, part: asked.append(part))
+    monkeypatch.setattr(trained.TrainedRun, "check_not_trained_on", lambda self, part: asked.append(part))
     source = ExportSource.load(run, [])
     assert asked == ["val", "test"]
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))

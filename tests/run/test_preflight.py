@@ -1,4 +1,4 @@
-"""Wrong use is told in one sentence, before any data are read."""
+"""Wrong settings are reported in one sentence, before any data are read."""
 
 import sys
 from pathlib import Path
@@ -35,24 +35,24 @@ from fer_lightning.run.train import train
         ("optimizer.betas=[2,0.9]", r"optimizer\.betas is \[2, 0\.9\]; it must be"),
         ("scheduler.warmup_fraction=much", "scheduler"),
         ("loss.label_smoothing=1", r"loss\.label_smoothing is 1"),
-        ("objective=val/loss", "objective=val/loss is better when it is smaller: add objective_mode=min"),
-        ("objective_mode=min", "objective=val/accuracy is better when it is larger: add objective_mode=max"),
+        ("objective=val/loss", "objective=val/loss is better when smaller: add objective_mode=min"),
+        ("objective_mode=min", "objective=val/accuracy is better when larger: add objective_mode=max"),
         (
             "scheduler=plateau scheduler.monitor=val/loss",
-            r"scheduler\.monitor=val/loss is better when it is smaller: add scheduler\.mode=min",
+            r"scheduler\.monitor=val/loss is better when smaller: add scheduler\.mode=min",
         ),
         (
             "callbacks=early_stopping callbacks.early_stopping.monitor=train/loss",
-            r"is better when it is smaller: add callbacks\.early_stopping\.mode=min",
+            r"is better when smaller: add callbacks\.early_stopping\.mode=min",
         ),
         ("data.resident=gpu", r"data\.resident is 'gpu'; it must be 'auto' or true or false"),
         ("scheduler=onecycle scheduler.warmup_fraction=2", r"scheduler\.warmup_fraction is 2; it must be"),
         ("eval=tta eval.views.shift=2", r"eval\.views\.shift is 2; it must be a fraction of the side"),
         ("eval.average=probs", r"eval\.average is 'probs'; it must be 'probabilities' or 'logits'"),
         ("eval.bootstrap=0", r"eval\.bootstrap is 0; it must be a whole number above 0"),
-        ("eval.split=val paths.results_dir=results experiment=sequential_cnn", "takes what was measured on test alone"),
+        ("eval.split=val paths.results_dir=results experiment=sequential_cnn", "accepts only scores on test"),
         ("trainer.max_epochs=5 trainer.check_val_every_n_epoch=2", "that divides trainer.max_epochs=5"),
-        ("loss=distillation", "loss=distillation learns from a teacher: add callbacks=distillation"),
+        ("loss=distillation", "loss=distillation needs a teacher: add callbacks=distillation"),
         ("model.width=0", r"model\.width is 0; it must be a whole number above 0"),
         ("model=compact model.widths=[8,0,8]", r"model\.widths is \[8, 0, 8\]; it must be a whole number above 0"),
         (
@@ -81,23 +81,26 @@ from fer_lightning.run.train import train
         ),
         (
             "experiment=custom_cnn augmentation=none",
-            r"augmentation\.policy\.\w+ is set, .* add augmentation\.policy=null",
+            r"augmentation\.policy\.\w+ is set by .* add augmentation\.policy=null",
         ),
         (
             "trainer.limit_train_batches=2.5",
             r"limit_train_batches is 2\.5; it must be above 0: a number of batches, or a",
         ),
-        ("trainer=ddp trainer.devices=2 trainer.batch_size=63 trainer.accelerator=cpu", "shared evenly by 2 processes"),
+        (
+            "trainer=ddp trainer.devices=2 trainer.batch_size=63 trainer.accelerator=cpu",
+            "divided evenly among 2 processes",
+        ),
         (
             "callbacks=early_stopping callbacks.early_stopping.monitor=train/loss callbacks.early_stopping.mode=min "
             "trainer.max_epochs=2 trainer.check_val_every_n_epoch=2",
-            r"monitor=train/loss is looked at where val is: set trainer\.check_val_every_n_epoch=1",
+            r"monitor=train/loss is only checked in epochs with validation: set trainer\.check_val_every_n_epoch=1",
         ),
         ("eval=tta eval.views.shift=0", r"eval\.views\.shift is 0; it must be a fraction of the side"),
         ("resume=.", r"resume=\. is a folder: give checkpoints/last\.ckpt"),
         ("model.weights=.", r"model\.weights=\. is a folder; for a run, give checkpoints/best\.ckpt"),
-        ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs one process"),
-        ("trainer=ddp finetune=gradual", "finetune=gradual"),
+        ("trainer=ddp trainer.on_nan=skip", "on_nan=skip needs a single process"),
+        ("trainer=ddp finetune=gradual", "finetune=gradual unfreezes layers during training"),
         ("eval=rotations eval.views.angles=0", r"eval\.views\.angles is 0; it must be a whole number from 1 to 360"),
         ("eval=rotations eval.views.angles=361", r"eval\.views\.angles is 361; it must be a whole number"),
         ("eval.bootstrap=100001", r"eval\.bootstrap is 100001; it must be 100000 or less"),
@@ -123,7 +126,7 @@ from fer_lightning.run.train import train
         ("trainer.limit_train_batches=null", r"limit_train_batches is None; it must be above 0"),
         (
             "debug=fast paths.results_dir=results experiment=sequential_cnn",
-            r"takes a whole test part; trainer\.limit_test_batches is 3",
+            r"accepts only scores on the whole test part; trainer\.limit_test_batches is 3",
         ),
         ("finetune=gradual finetune.callback.keep_frozen=9", r"keep_frozen is 9; the model has \d stages"),
         ("scheduler=step scheduler.every_epochs=0", r"scheduler\.every_epochs is 0; it must be a whole number above 0"),
@@ -135,12 +138,12 @@ from fer_lightning.run.train import train
         ("callbacks=progressive_resizing", r"sides has 32; it must be smaller than model\.image_size=24"),
         (
             "model=sequential_cnn callbacks=progressive_resizing callbacks.progressive_resizing.sides=[16]",
-            r"sides has 16, which \S+SequentialCNN with model\.image_size=24 cannot look at: ",
+            r"sides has 16, which \S+SequentialCNN with model\.image_size=24 cannot process: ",
         ),
         ("model.channels=2", r"model\.channels is 2; it must be 1"),
         ("model.std=0", r"model\.std is 0"),
         ("model.mean=[0.5,0.5]", r"model\.mean has 2 values"),
-        ("model.mean=gray", r"model\.mean is 'gray'; it must be a number, or a list of one a channel"),
+        ("model.mean=gray", r"model\.mean is 'gray'; it must be a number, or a list with one per channel"),
         ("model.std=[a]", r"model\.std is \['a'\]; it must be a number"),
         ("model.std=null", r"model\.std is None; it must be a number"),
         ("model.image_size=2000", r"model\.image_size is 2000; it must be a whole number from 1 to"),
@@ -149,7 +152,7 @@ from fer_lightning.run.train import train
         ("augmentation.policy.rotation=abc", r"policy\.rotation is 'abc'; give a number"),
     ],
 )
-def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:
+def test_a_wrong_setting_is_reported_before_data_are_read(composed, monkeypatch, override: str, named: str) -> None:
     monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=named) as caught:
         train(composed(*TINY, *override.split()))
@@ -158,14 +161,14 @@ def test_a_mistake_is_found_before_data_are_read(composed, monkeypatch, override
 
 
 def test_a_deterministic_gradient_that_a_gpu_lacks_is_named(composed, monkeypatch) -> None:
-    words = ["model=emonext", "model.name=test_convnext", "model.image_size=32", "trainer.deterministic=true"]
-    dry_run(composed(*words, "trainer.accelerator=cpu"))
+    options = ["model=emonext", "model.name=test_convnext", "model.image_size=32", "trainer.deterministic=true"]
+    dry_run(composed(*options, "trainer.accelerator=cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match=r"deterministic=true: .* gradient of grid_sample .*EmoNeXt needs"):
-        dry_run(composed(*words))
+        dry_run(composed(*options))
 
 
-OWN_MODEL = """
+CUSTOM_MODEL = """
 from torch import nn
 
 class Mine(nn.Module):
@@ -179,51 +182,51 @@ class Mine(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "words", "sentence"),
+    ("original", "replacement", "overrides", "message"),
     [
-        ("", "", "finetune=gradual", r"finetune=gradual thaws stages\(\), and .*Mine has none"),
-        (", num_classes)", ", 5)", "", r"mine\.Mine answers a picture with 1 x 5 values, not 1 x 7 logits"),
+        ("", "", "finetune=gradual", r"finetune=gradual unfreezes stages\(\), and .*Mine has none"),
+        (", num_classes)", ", 5)", "", r"mine\.Mine returns 1 x 5 values for one image, not 1 x 7 logits"),
         ("from torch", "from torhc", "", r"_target_ fer_lightning\.models\.mine\.Mine: No module named 'torhc'"),
         ("(nn.Module)", "(nn.Module", "", r"_target_ fer_lightning\.models\.mine\.Mine: .* \(mine\.py, line"),
     ],
 )
-def test_what_is_wrong_with_a_model_of_ones_own_is_said(
-    composed, tmp_path: Path, monkeypatch, right: str, wrong: str, words: str, sentence: str
+def test_an_error_in_a_custom_model_is_reported(
+    composed, tmp_path: Path, monkeypatch, original: str, replacement: str, overrides: str, message: str
 ) -> None:
-    (tmp_path / "mine.py").write_text(OWN_MODEL.replace(right, wrong))
+    (tmp_path / "mine.py").write_text(CUSTOM_MODEL.replace(original, replacement))
     monkeypatch.setattr(fer_lightning.models, "__path__", [*fer_lightning.models.__path__, str(tmp_path)])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})  # without it again afterwards
-    with pytest.raises(CompactHydraException, match=sentence):
-        train(composed(*TINY, "model._target_=fer_lightning.models.mine.Mine", *words.split()))
+    monkeypatch.setattr(sys, "modules", {**sys.modules})  # removes it again afterwards
+    with pytest.raises(CompactHydraException, match=message):
+        train(composed(*TINY, "model._target_=fer_lightning.models.mine.Mine", *overrides.split()))
 
 
 @pytest.mark.parametrize(
-    "where", ["scheduler=plateau scheduler.monitor", "callbacks=early_stopping callbacks.early_stopping.monitor"]
+    "key", ["scheduler=plateau scheduler.monitor", "callbacks=early_stopping callbacks.early_stopping.monitor"]
 )
-def test_a_monitor_that_nobody_logs_is_named(composed, monkeypatch, where: str) -> None:
+def test_a_monitor_that_is_not_logged_is_named(composed, monkeypatch, key: str) -> None:
     monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=r"monitor is 'val/macrof1'; did you mean 'val/macro_f1'\?"):
-        train(composed(*TINY, *f"{where}=val/macrof1".split()))
+        train(composed(*TINY, *f"{key}=val/macrof1".split()))
 
 
-def test_a_class_that_the_data_lack_is_named_once_they_are_read(composed) -> None:
+def test_an_unknown_class_is_named_after_the_data_are_read(composed) -> None:
     with pytest.raises(CompactHydraException, match="objective is 'val/f1_hapy'; did you mean 'val/f1_happy'"):
         train(composed(*TINY, "objective=val/f1_hapy"))
 
 
-def test_a_part_that_the_protocol_lacks_is_named_once_they_are_read(composed) -> None:
+def test_an_unknown_part_is_named_after_the_data_are_read(composed) -> None:
     with pytest.raises(CompactHydraException, match="protocol official has no such part; did you mean"):
         train(composed(*TINY, "eval.split=tset"))
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
-def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str) -> None:
-    named = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
-    dry_run(composed(f"model={model}", *named), StartPoint())  # nothing is fetched
+def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model: str) -> None:
+    options = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
+    dry_run(composed(f"model={model}", *options), StartPoint())  # nothing is downloaded
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         ("optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
         ("batch_size=32", "there is no key 'batch_size'; did you mean 'trainer.batch_size'?"),
@@ -253,23 +256,23 @@ def test_every_model_is_rehearsed_without_memory_or_weights(composed, model: str
         ("search=loss", "search=loss needs a multirun: python train.py -m search=loss"),
     ],
 )  # fmt: skip
-def test_misspelt_words_are_answered_with_the_nearest(monkeypatch, words: str, sentence: str) -> None:
+def test_a_wrong_argument_is_reported_with_a_suggestion(monkeypatch, arguments: str, message: str) -> None:
     monkeypatch.chdir(ROOT)
     register_resolvers()
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the sentence is what matters
-        check_command_line(ROOT / "conf", words.split())
-    assert str(caught.value).startswith(sentence)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole message is compared below
+        check_command_line(ROOT / "conf", arguments.split())
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     ["", "+trainer.accumulate_grad_batches=2", "-m model=vgg,custom_cnn seed=range(3)",
      "-m search=custom_cnn optimizer.lr=interval(1,2)",
      "-m experiment=glob(*)", "--cfg job search=loss --resolve", "search=custom_cnn optimizer.lr=1e-3",
      "-p model --cfg job model=vgg", "--info searchpath",
      "~tracking", "~search", "resume=auto", "hydra.mode=MULTIRUN seed=1,2"],
 )  # fmt: skip
-def test_right_words_pass(words: str) -> None:
+def test_correct_arguments_pass(arguments: str) -> None:
     register_resolvers()
-    check_command_line(ROOT / "conf", words.split())
+    check_command_line(ROOT / "conf", arguments.split())

@@ -1,4 +1,4 @@
-"""Whole runs on a handful of synthetic faces."""
+"""Complete runs on a few synthetic faces."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from omegaconf import open_dict, read_write
 from pytorch_lightning.utilities import rank_zero_only
 
 from fer_lightning.run.job import Job
-from fer_lightning.run.record import place_of_result
+from fer_lightning.run.record import result_path
 from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.train import train
-from fer_lightning.run.trainer import be_first_process, check_devices, choose_precision
+from fer_lightning.run.trainer import become_first_process, check_devices, choose_precision
 from fer_lightning.training.module import FERModule, load_module
 
 
@@ -30,7 +30,7 @@ def checkpoint(run: Path, name: str = "best") -> dict:
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None:
+def test_a_run_writes_all_files_to_its_folder(composed, tmp_path: Path) -> None:
     objective = train(composed(*TINY, "loss=weighted_cross_entropy", "trainer.max_epochs=2"))
     run = tmp_path / "run"
     for name in (
@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_in_its_folder(composed, tmp_path: Path) -> None
     assert set(table["usage"]) == {"PrivateTest"}
 
 
-def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> None:
+def test_the_seed_determines_the_metrics(composed, tmp_path: Path) -> None:
     rows = []
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
         train(composed(*TINY, f"seed={seed}", "augmentation=mixup", f"paths.output_dir={tmp_path / name}"))
@@ -81,7 +81,7 @@ def test_same_seed_same_metrics_other_seed_others(composed, tmp_path: Path) -> N
     ("scheduler", "optimizer"),
     [("cosine", "adamw"), ("plateau", "adamw"), ("onecycle", "adamw"), ("step", "adamw"), ("onecycle", "muon")],
 )
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     composed, tmp_path: Path, scheduler: str, optimizer: str
 ) -> None:
     options = [
@@ -116,7 +116,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     assert all(torch.equal(v, resumed["state_dict"][k]) for k, v in whole["state_dict"].items())
 
 
-def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path) -> None:
+def test_mlflow_holds_the_settings_and_the_scores_of_a_run(composed, tmp_path: Path) -> None:
     tiny = [o for o in TINY if o != "tracking=none"]
     train(composed(*tiny, "model=sequential_cnn", "optimizer.lr=3e-4", "trainer.max_epochs=2"))
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
@@ -155,27 +155,27 @@ def test_mlflow_holds_what_a_run_was_and_what_came_out(composed, tmp_path: Path)
         ("objective=val/beauty", "val/beauty"),
     ],
 )
-def test_wrong_settings_end_with_one_sentence(composed, override: str, named: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_sentence(composed, override: str, named: str) -> None:
     with pytest.raises(CompactHydraException, match=named) as caught:
         train(composed(*TINY, override))
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_is_not_trained_over(composed, tmp_path: Path) -> None:
+def test_a_run_is_not_overwritten(composed, tmp_path: Path) -> None:
     train(composed(*TINY))
-    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(CompactHydraException, match=r"run holds another run, with optimizer\.lr 0\.0\d+ \(now 0\.5\)"):
         train(composed(*TINY, "optimizer.lr=0.5"))
-    with pytest.raises(CompactHydraException, match="run holds this run already: add resume=auto"):
+    with pytest.raises(CompactHydraException, match="run already holds this run: add resume=auto"):
         train(composed(*TINY))
     (tmp_path / "run" / ".resume.json").write_text("")
-    with pytest.raises(CompactHydraException, match="run holds another run: give this one a folder of its own"):
+    with pytest.raises(CompactHydraException, match="run holds another run: give this run another folder"):
         train(composed(*TINY))
-    (tmp_path / "run" / ".resume.json").write_bytes(kept[tmp_path / "run" / ".resume.json"])
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+    (tmp_path / "run" / ".resume.json").write_bytes(files[tmp_path / "run" / ".resume.json"])
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
 
 
-def test_passwords_do_not_go_into_checkpoints_and_hidden_files(composed, tmp_path: Path) -> None:
+def test_passwords_are_not_written_to_checkpoints_and_hidden_files(composed, tmp_path: Path) -> None:
     uri = "tracking.uri=postgresql://me:hunter2@db.example/runs"
     config = composed(*TINY)
     with open_dict(HydraConfig.get()), read_write(HydraConfig.get()):
@@ -189,32 +189,32 @@ def test_passwords_do_not_go_into_checkpoints_and_hidden_files(composed, tmp_pat
     assert not any(b"hunter2" in content for content in written)
 
 
-def test_a_place_for_results_that_cannot_be_written_is_named_before_training(composed, tmp_path: Path) -> None:
+def test_an_unwritable_results_folder_is_reported_before_training(composed, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", Path("/proc/results")):
-        with pytest.raises(CompactHydraException, match=f"paths.results_dir={place}: .* cannot be written"):
-            train(composed(*TINY, "experiment=custom_cnn", f"paths.results_dir={place}"))
+    for path in (tmp_path / "file", Path("/proc/results")):
+        with pytest.raises(CompactHydraException, match=f"paths.results_dir={path}: .* cannot be written"):
+            train(composed(*TINY, "experiment=custom_cnn", f"paths.results_dir={path}"))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    kept = results / "custom_cnn_seed0.json"
-    kept.write_text('{"command": "python train.py experiment=custom_cnn optimizer.lr=0.5"}')
-    with pytest.raises(CompactHydraException, match="takes rows of the results table: add experiment=NAME"):
+    published = results / "custom_cnn_seed0.json"
+    published.write_text('{"command": "python train.py experiment=custom_cnn optimizer.lr=0.5"}')
+    with pytest.raises(CompactHydraException, match="holds the rows of the results table: add experiment=NAME"):
         train(composed(*TINY, f"paths.results_dir={results}"))
     row = [*TINY, "experiment=custom_cnn", "eval=plain"]
-    with pytest.raises(CompactHydraException, match="holds what `python train"):
+    with pytest.raises(CompactHydraException, match="holds the record of `python train"):
         train(composed(*row, f"paths.results_dir={results}"))
-    kept.unlink()
+    published.unlink()
     for name in ("run", "again"):
         train(composed(*row, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
-    record = json.loads(kept.read_text())
+    record = json.loads(published.read_text())
     assert record["kaggle_test"]["n"] == 40
     folds = ["protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}", f"paths.output_dir={tmp_path / 'fold'}"]
     train(composed(*row, *folds))
-    assert "kaggle_test" not in json.loads((tmp_path / "folds" / kept.name).read_text())
+    assert "kaggle_test" not in json.loads((tmp_path / "folds" / published.name).read_text())
 
 
 @pytest.mark.parametrize(
@@ -228,21 +228,21 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
         ("defaults:\n  - override /data: folder\ndata:\n  path: faces\ntracking: null", None),
     ],
 )
-def test_a_recipe_of_one_machine_is_not_published(tmp_path: Path, local: str, named: str | None) -> None:
+def test_settings_of_conf_local_are_not_published(tmp_path: Path, local: str, named: str | None) -> None:
     register_resolvers()
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "local" / "default.yaml").write_text(f"# @package _global_\n{local}\n")
-    words = ["experiment=custom_cnn", f"paths.results_dir={tmp_path}"]
+    overrides = ["experiment=custom_cnn", f"paths.results_dir={tmp_path}"]
     with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
+        config = compose("config", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         with nullcontext() if named is None else pytest.raises(ValueError, match=named):
-            place_of_result(config, Job.current())
+            result_path(config, Job.current())
     HydraConfig.instance().cfg = None
 
 
-def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_path: Path) -> None:
-    words = [
+def test_a_compiled_network_trains_alike_with_the_same_parameter_names(composed, tmp_path: Path) -> None:
+    overrides = [
         *TINY,
         "model=sequential_cnn",
         "model.width=4",
@@ -250,10 +250,10 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(composed, tmp_p
         "objective=val/loss",
         "objective_mode=min",
     ]
-    plain_loss = train(composed(*words))
+    plain_loss = train(composed(*overrides))
     plain = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     fast = ["trainer.compile=true", f"paths.output_dir={tmp_path / 'compiled'}"]
-    assert train(composed(*words, *fast)) == pytest.approx(plain_loss, abs=1e-3)
+    assert train(composed(*overrides, *fast)) == pytest.approx(plain_loss, abs=1e-3)
     compiled = torch.load(tmp_path / "compiled" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert compiled.keys() == plain.keys()
 
@@ -263,14 +263,14 @@ def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(composed) 
     assert train(composed(*clipped, "optimizer=adam")) >= 0
 
 
-def test_the_objective_is_a_number_of_the_best_epoch(composed, tmp_path: Path) -> None:
+def test_the_objective_is_that_of_the_best_epoch(composed, tmp_path: Path) -> None:
     value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
     history = checkpoint(tmp_path / "run", "last")["history"]
     assert value == pytest.approx(min(row["val/loss"] for row in history))
     assert math.isfinite(value)
 
 
-def test_epochs_without_validation_have_no_scores_and_are_not_chosen(composed, tmp_path: Path) -> None:
+def test_epochs_without_validation_have_no_scores_and_are_not_selected(composed, tmp_path: Path) -> None:
     every = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "scheduler=plateau", "scheduler.patience=0"]
     value = train(composed(*TINY, *every, f"paths.output_dir={tmp_path / 'run'}"))
     history = checkpoint(tmp_path / "run", "last")["history"]
@@ -280,11 +280,11 @@ def test_epochs_without_validation_have_no_scores_and_are_not_chosen(composed, t
     assert (tmp_path / "run" / "training_curves.png").is_file()
 
 
-def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_runs, tmp_path: Path) -> None:
+def test_weights_trained_on_measured_images_are_refused(composed, tiny_runs, tmp_path: Path) -> None:
     checkpoint = tiny_runs[0] / "checkpoints" / "best.ckpt"
     start = [*TINY, "model=sequential_cnn", f"model.weights={checkpoint}"]
     with pytest.raises(
-        CompactHydraException, match=r"under official and has learnt \d+ of the \d+ images of val under kfold"
+        CompactHydraException, match=r"under official, which trains on \d+ of the \d+ images of val under kfold"
     ):
         train(composed(*start, "protocol=kfold"))
     assert train(composed(*start)) >= 0  # the same images in the same parts
@@ -292,9 +292,9 @@ def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_ru
     sized = {"protocol": "kfold(fold=0 of 5)", "data": "synthetic", "data_fingerprint": "of another size"}
     safetensors.torch.save_file({}, tmp_path / "sized.safetensors", metadata=sized)
     resized = [*start[:-1], f"model.weights={tmp_path}/sized.safetensors", f"paths.output_dir={tmp_path}/sized"]
-    for protocol in ("official", "kfold"):  # whose folds are drawn anew where the data differ
+    for protocol in ("official", "kfold"):  # whose folds differ with the data
         with pytest.raises(
-            CompactHydraException, match=r"sized\.safetensors was trained on another state of synthetic"
+            CompactHydraException, match=r"sized\.safetensors was trained on another version of synthetic"
         ):
             train(composed(*resized, f"protocol={protocol}"))
     origin = {"protocol": "leaky_pooled", "data": "elsewhere", "data_fingerprint": "f"}
@@ -310,50 +310,50 @@ def test_weights_that_have_learnt_what_is_measured_are_refused(composed, tiny_ru
     with pytest.raises(CompactHydraException, match=r"leaky\.safetensors was trained under leaky_pooled, which leaks"):
         train(composed(*TINY, *leaky))
     safetensors.torch.save_file(weights, tmp_path / "leaky.safetensors", metadata={"format": "pt"})
-    assert train(composed(*TINY, *leaky)) >= 0  # of unknown provenance, as weights from elsewhere are
+    assert train(composed(*TINY, *leaky)) >= 0  # of unknown provenance, as weights of other projects are
 
 
 @pytest.mark.parametrize(
     ("devices", "gpus", "one"), [([1], 4, True), ("auto", 1, True), ("auto", 2, False), (2, 2, False)]
 )
-def test_one_device_is_told_from_several(composed, monkeypatch, devices: object, gpus: int, one: bool) -> None:
+def test_one_device_is_distinguished_from_several(composed, monkeypatch, devices: object, gpus: int, one: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     config = composed(*TINY, f"trainer.devices={devices}", "trainer.on_nan=skip")
-    with nullcontext() if one else pytest.raises(ValueError, match="needs one process"):
+    with nullcontext() if one else pytest.raises(ValueError, match="needs a single process"):
         check_devices(config, Job.current())
 
 
 @pytest.mark.parametrize(
-    ("asked", "rank"),
+    ("override", "rank"),
     [("trainer.devices=1", 0), ("trainer.devices=[3]", 0), ("trainer=ddp", 2), ("trainer.devices=2", 2)],
 )
-def test_a_process_that_trains_alone_is_the_first_whatever_srun_numbers_it(
-    composed, monkeypatch, asked: str, rank: int
+def test_a_process_that_trains_alone_is_the_first_whatever_its_srun_rank(
+    composed, monkeypatch, override: str, rank: int
 ) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 2)  # as SLURM_PROCID=2 sets it at import
-    be_first_process(composed(*TINY, asked))
+    become_first_process(composed(*TINY, override))
     assert rank_zero_only.rank == rank
 
 
-def test_a_task_of_srun_that_trains_alone_writes_its_record(composed, monkeypatch, tmp_path: Path) -> None:
+def test_an_srun_task_that_trains_alone_writes_its_record(composed, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 2)
     train(composed(*TINY))
     assert (tmp_path / "run" / "record.json").is_file()
 
 
-def test_every_process_refuses_to_train_over_a_run(composed, monkeypatch, tmp_path: Path) -> None:
+def test_every_process_refuses_to_overwrite_a_run(composed, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    with pytest.raises(CompactHydraException, match="holds a run that does not say which it was"):
+    with pytest.raises(CompactHydraException, match="holds another run: give this run another folder"):
         train(composed(*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))
 
 
-def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch) -> None:
+def test_bfloat16_that_a_gpu_only_emulates_is_not_selected(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for own, chosen in ((True, "bf16-mixed"), (False, "32-true")):
+    for native, precision in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation, own=own: including_emulation or own
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: including_emulation or native
         )
-        assert choose_precision("auto", torch.nn.Linear(1, 1), "auto") == chosen
+        assert choose_precision("auto", torch.nn.Linear(1, 1), "auto") == precision

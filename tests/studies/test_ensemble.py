@@ -120,8 +120,10 @@ def test_predictions_of_a_network_are_cached(runs: list[Path], monkeypatch: pyte
     member = members_argument(runs[1:2])
     assert entry.main(["ensemble", member, "publish=first"]) == 0
     predicted: list[str] = []
-    predict = trained.Trained.predict
-    monkeypatch.setattr(trained.Trained, "predict", lambda self, part: (predicted.append(part), predict(self, part))[1])
+    predict = trained.TrainedRun.predict
+    monkeypatch.setattr(
+        trained.TrainedRun, "predict", lambda self, part: (predicted.append(part), predict(self, part))[1]
+    )
     assert entry.main(["ensemble", member, "publish=again"]) == 0
     assert predicted == []
     assert record("again")["test"] == record("first")["test"]

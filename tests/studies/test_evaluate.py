@@ -10,7 +10,7 @@ from conftest import TINY
 from fer_lightning import __main__ as entry
 from fer_lightning.run.job import Job
 from fer_lightning.run.train import train
-from fer_lightning.studies.trained import Trained, compose_for
+from fer_lightning.studies.trained import TrainedRun, compose_for
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def test_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_images_trained_on_are_not_used_for_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle", "eval.split=val"]) == 2
-    assert "and has learnt 13 of the 13 images of val under kaggle" in capsys.readouterr().err
+    assert "which trains on 13 of the 13 images of val under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kaggle"]) == 2
-    assert "and was selected on 20 of the 40 images of test under kaggle" in capsys.readouterr().err
+    assert "which selects on 20 of the 40 images of test under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kfold"]) == 0  # the same PrivateTest
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
@@ -101,21 +101,22 @@ def test_images_trained_on_are_not_used_for_evaluation(run: Path, capsys: pytest
 
 
 def test_other_forms_of_what_was_trained_on_are_measured_where_the_official_parts_differ(run: Path) -> None:
-    trained = Trained.load(run, ["protocol=kfold"])
+    trained = TrainedRun.load(run, ["protocol=kfold"])
     trained.provenance["data"] = "fer2013"
-    for name, named in (("fer2013_kaggle", "fer2013"), ("fer2013", "another state of fer2013")):
+    for name, named in (("fer2013_kaggle", "fer2013"), ("fer2013", "another version of fer2013")):
         trained.datamodule.faces = replace(trained.faces, name=name, fingerprint="0" * 64)
-        trained.refuse_seen_images("test")  # PrivateTest in every fold
+        trained.check_not_trained_on("test")  # PrivateTest in every fold
         with pytest.raises(
-            ValueError, match=rf"on {named} under official: it may have learnt .* of val .* under kfold"
+            ValueError,
+            match=rf"on {named} under official: it may have been trained or selected on .* of val .* under",
         ):
-            trained.refuse_seen_images("val")
+            trained.check_not_trained_on("val")
     trained.datamodule.faces = replace(trained.faces, name="RAF-DB")
-    trained.refuse_seen_images("val")  # other faces
+    trained.check_not_trained_on("val")  # other faces
 
 
 def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measured(run: Path) -> None:
-    trained = Trained.load(run)
+    trained = TrainedRun.load(run)
     trained.provenance["protocol"] = "leaky_pooled"
     trained.datamodule.split = replace(trained.split, name="leaky_pooled")
     with pytest.raises(ValueError, match=r"under leaky_pooled, which leaks: .*; train one under protocol=official"):
@@ -124,7 +125,7 @@ def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measure
     del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
     torch.save(saved, run / "checkpoints" / "best.ckpt")
     with pytest.raises(ValueError, match="what it was trained on is unknown"):
-        Trained.load(run)
+        TrainedRun.load(run)
 
 
 def test_view_options_of_an_experiment_do_not_apply_to_other_views() -> None:
@@ -147,7 +148,7 @@ def test_a_misspelt_argument_gives_the_nearest_name(run: Path, capsys: pytest.Ca
 def test_training_settings_cannot_be_overridden(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for override in ("model=vgg", "optimizer.lr=1", "+callbacks.x=1"):
         assert entry.main(["evaluate", f"checkpoint={run}", override]) == 2
-        assert f"{override} is decided by the training" in capsys.readouterr().err
+        assert f"{override} is fixed by the training" in capsys.readouterr().err
 
 
 def test_reports_on_other_data_have_their_own_folder(run: Path) -> None:
@@ -163,7 +164,7 @@ def test_an_overridden_group_drops_the_keys_of_the_old_option(run: Path) -> None
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["protocol=kfold", "protocol.fold=1"]
     torch.save(saved, checkpoint)
-    assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
+    assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
 def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
@@ -172,8 +173,8 @@ def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
     saved["hyper_parameters"]["provenance"]["config"]["protocol"] = {"_target_": "somewhere.kfold", "fold": 1}
     torch.save(saved, checkpoint)
     with pytest.raises(ValueError, match=r"_target_ kfold \(now official\), fold 1 \(now nothing\); add protocol=NAME"):
-        Trained.load(checkpoint)
-    assert Trained.load(checkpoint, ["protocol=official"]).split.name == "official"
+        TrainedRun.load(checkpoint)
+    assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
 def test_the_device_that_a_network_was_trained_on_is_not_required_elsewhere(run: Path) -> None:
@@ -181,8 +182,8 @@ def test_the_device_that_a_network_was_trained_on_is_not_required_elsewhere(run:
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer.devices=[1]"]
     torch.save(saved, checkpoint)
-    assert Trained.load(checkpoint).config.trainer.devices == 1
-    assert Trained.load(checkpoint, ["trainer.devices=[1]"]).config.trainer.devices == [1]
+    assert TrainedRun.load(checkpoint).config.trainer.devices == 1
+    assert TrainedRun.load(checkpoint, ["trainer.devices=[1]"]).config.trainer.devices == [1]
 
 
 def test_a_network_trained_in_several_processes_is_evaluated_in_one(run: Path) -> None:
@@ -190,6 +191,6 @@ def test_a_network_trained_in_several_processes_is_evaluated_in_one(run: Path) -
     saved = torch.load(checkpoint, weights_only=True)
     saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer=ddp", "trainer.devices=2"]
     torch.save(saved, checkpoint)
-    trained = Trained.load(checkpoint)
+    trained = TrainedRun.load(checkpoint)
     assert (trained.config.trainer.devices, trained.config.trainer.strategy) == (1, "auto")
     assert len(trained.predict("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]

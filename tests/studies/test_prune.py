@@ -8,7 +8,7 @@ import torch
 from conftest import TINY, draw_faces_cached
 
 from fer_lightning import __main__ as entry
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.data.sources import synthetic
 from fer_lightning.models.network import build_network
 from fer_lightning.reporting import figures
@@ -50,7 +50,7 @@ def test_experiment_pruned_mobile_starts_from_weights(
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
     overrides = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
-    model = plain(composed(*overrides).model) | {"weights": None}
+    model = to_container(composed(*overrides).model) | {"weights": None}
     file = tmp_path / "pruned.safetensors"
     safetensors.torch.save_file(build_network(model, 7).state_dict(), file)
     train(composed(*overrides, f"model.weights={file}"))

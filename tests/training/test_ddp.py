@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, TINY, start_process
 from mlflow import MlflowClient
 
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.data.datamodule import EpochSampler
 from fer_lightning.reporting import records
 from fer_lightning.run.data import prepare_data
@@ -98,7 +98,7 @@ def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
     module = load_module(run / "checkpoints" / "best.ckpt")
     datamodule = prepare_data(config)
     trainer = build_trainer(config, tmp_path / "one", module.network, logger=False)
-    evaluation = plain(config.eval)
+    evaluation = to_container(config.eval)
     predictions = predict_part(trainer, module, datamodule, evaluation, "test")
     scores = score_part(predictions, "test", datamodule.split, module.classes, evaluation["bootstrap"], config.seed)
     assert scores["test"]["n"] == len(datamodule.split.indices["test"]) == record["test"]["n"]
@@ -106,7 +106,7 @@ def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
         part: record[part] for part in scores
     }
     # the logits as validation takes them
-    single_view = plain(composed(*options, "eval=plain", "eval.average=logits").eval)
+    single_view = to_container(composed(*options, "eval=plain", "eval.average=logits").eval)
     val = epoch_scores(predict_part(trainer, module, datamodule, single_view, "val"), module.classes)
     assert {name: module.history[-1][f"val/{name}"] for name in val} == val
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fer_lightning.config import plain
+from fer_lightning.config import to_container
 from fer_lightning.models.tta import centre_crop
 from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
@@ -18,7 +18,8 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def small_module(evaluation: dict | None = None) -> FERModule:
     options = {
-        g: plain(OmegaConf.load(CONF / g / f"{o}.yaml")) for g, o in (("model", "custom_cnn"), ("optimizer", "adam"))
+        g: to_container(OmegaConf.load(CONF / g / f"{o}.yaml"))
+        for g, o in (("model", "custom_cnn"), ("optimizer", "adam"))
     }
     return FERModule(
         **options,

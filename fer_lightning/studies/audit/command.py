@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fer_lightning.cli.command_line import compose_config, top_level
 from fer_lightning.cli.verb import run_verb
-from fer_lightning.config import CONF, ROOT, build, plain
+from fer_lightning.config import CONF, ROOT, build, to_container
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
 from fer_lightning.overrides import strip_folders, verb_command
@@ -41,7 +41,7 @@ Writes outputs/audit_NAME/: report.md with figures, csv lists, audit.json. `writ
 
 def _read(overrides: Sequence[str]) -> FaceArrays:
     """Read the data set that conf/data and the overrides select."""
-    faces: FaceArrays = build(plain(compose_config(CONF, overrides).data.source))
+    faces: FaceArrays = build(to_container(compose_config(CONF, overrides).data.source))
     return faces
 
 

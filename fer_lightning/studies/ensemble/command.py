@@ -27,7 +27,7 @@ from fer_lightning.studies.calibrate import Calibration
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.ensemble.recipe import Recipe
 from fer_lightning.studies.ensemble.report import summary, write_ensemble_report
-from fer_lightning.studies.trained import Trained
+from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint
 from fer_lightning.training.evaluation import is_kaggle_test, score_part
 from fer_lightning.training.metrics import Predictions, Scores, epoch_scores, full_scores
@@ -99,7 +99,9 @@ def parse_members(text: str) -> list[Path]:
     return distinct
 
 
-def predict_members(paths: Sequence[Path], overrides: Sequence[str], console: Console) -> tuple[list[Member], Trained]:
+def predict_members(
+    paths: Sequence[Path], overrides: Sequence[str], console: Console
+) -> tuple[list[Member], TrainedRun]:
     """Predict the val and test parts with each network.
 
     Args:
@@ -114,11 +116,11 @@ def predict_members(paths: Sequence[Path], overrides: Sequence[str], console: Co
         ValueError: They differ in data, protocol or classes, or were trained on other data than the current data.
     """
     members: list[Member] = []
-    first: Trained | None = None
+    first: TrainedRun | None = None
     for path in paths:
         existing_checkpoint(path)
     for number, path in enumerate(paths, start=1):
-        trained = Trained.load(path, overrides)
+        trained = TrainedRun.load(path, overrides)
         first = first or trained
         check_compatible(first, trained)
         console.print(f"{number}/{len(paths)}  {path}", highlight=False, soft_wrap=True)
@@ -128,7 +130,7 @@ def predict_members(paths: Sequence[Path], overrides: Sequence[str], console: Co
     return members, first
 
 
-def check_compatible(first: Trained, other: Trained) -> None:
+def check_compatible(first: TrainedRun, other: TrainedRun) -> None:
     """Check that two networks can be members of one ensemble.
 
     Raises:
@@ -154,7 +156,7 @@ def check_compatible(first: Trained, other: Trained) -> None:
         )
 
 
-def member_record(trained: Trained) -> dict[str, Any]:
+def member_record(trained: TrainedRun) -> dict[str, Any]:
     """Return the entry of a member in the record: its run, checkpoint and views, and the cost of its training."""
     record = trained.record
     return {
@@ -254,7 +256,7 @@ def ensemble(
     return record
 
 
-def score_test(predictions: Predictions, trained: Trained) -> dict[str, Scores]:
+def score_test(predictions: Predictions, trained: TrainedRun) -> dict[str, Scores]:
     """Return the scores of the test part and of its subsets, on the data of `trained`."""
     return score_part(predictions, "test", trained.split, trained.module.classes, trained.evaluation["bootstrap"], SEED)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from fer_lightning.config import CONF, plain
+from fer_lightning.config import CONF, to_container
 
 RUNS = Path("outputs") / "baselines"
 """Folder of the runs that are members of ensembles or rows of the results table."""
@@ -52,7 +52,7 @@ class Recipe:
             ValueError: A key is missing or unknown.
         """
         try:
-            return cls(name=path.stem, **plain(OmegaConf.load(path)))
+            return cls(name=path.stem, **to_container(OmegaConf.load(path)))
         except TypeError as error:
             raise ValueError(f"{path}: {str(error).removeprefix('Recipe.__init__() ')}") from None
 
