@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, start_process
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from mlflow import MlflowClient

@@ -119,12 +119,14 @@ def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measure
     trained = TrainedRun.load(run)
     trained.provenance["protocol"] = "leaky_pooled"
     trained.datamodule.split = replace(trained.split, name="leaky_pooled")
-    with pytest.raises(ValueError, match=r"under leaky_pooled, which leaks: .*; train one under protocol=official"):
+    with pytest.raises(
+        ValueError, match=r"under leaky_pooled, which leaks: .*; train a network under protocol=official"
+    ):
         trained.predict("test")
     saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
     torch.save(saved, run / "checkpoints" / "best.ckpt")
-    with pytest.raises(ValueError, match="what it was trained on is unknown"):
+    with pytest.raises(ValueError, match="the data of its training are unknown"):
         TrainedRun.load(run)
 
 
