@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"fer {words[0]}: {error_message(error)}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:  # as in an installation that only predicts
+        package = str(error.name).partition(".")[0]
+        if package == "fer_lightning" or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"fer {words[0]} needs {package}, which is not installed: pip install -e . in a clone", file=sys.stderr)
+        return 2
     return status
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ class RunLogger(MLFlowLogger):
         if self.uri.startswith("http"):
             run = f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
             return f"{run}?workflowType=machine_learning"  # the default page is for language models
-        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.uri}"
+        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(self.uri)}"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log `metrics` in one batch; errors of the server do not stop the training."""

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -98,6 +99,12 @@ def test_a_run_is_stored_as_it_was_logged(store, tmp_path, capfd):
     found = client.search_runs([run.info.experiment_id], "params.model = 'efficientnet'")
     assert [other.info.run_id for other in found] == [logger.run_id]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_command_that_opens_a_store_can_be_pasted_whatever_its_folder_is_called():
+    logger = tracking.RunLogger.__new__(tracking.RunLogger)
+    logger._tracking_uri = "sqlite:///my runs/mlflow.db"
+    assert shlex.split(logger.where)[-1] == "sqlite:///my runs/mlflow.db"
 
 
 class Interrupted(BoringModel):
