@@ -56,7 +56,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     """Return processor, cores, threads of this process, memory in GiB and GPU of this machine.
 
     Args:
-        device: What was worked on; a GPU beside another one is not named.
+        device: The device of the measurement; only its GPU is named.
     """
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():

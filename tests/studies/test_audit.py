@@ -25,9 +25,9 @@ def as_faces(images, labels, usage, votes=None, classes=EMOTIONS) -> FaceArrays:
 @pytest.fixture(scope="module")
 def by_hand() -> study.Audit:
     """Four faces; the first is also rows 5 (test) and 6 (another label), the second is shifted in row 7 (test)."""
-    drawn = np.asarray(draw_faces(70, seed=3).images[:4])
-    shifted = np.roll(drawn[1], 1, axis=1)
-    images = [*drawn, drawn[0], drawn[0], shifted, np.zeros((48, 48)), np.zeros((48, 48))]
+    generated = np.asarray(draw_faces(70, seed=3).images[:4])
+    shifted = np.roll(generated[1], 1, axis=1)
+    images = [*generated, generated[0], generated[0], shifted, np.zeros((48, 48)), np.zeros((48, 48))]
     usage = ["Training"] * 4 + ["PrivateTest", "Training", "PrivateTest", "PublicTest", "PrivateTest"]
     votes = np.zeros((9, 10), np.float32)
     votes[:, 0] = 10
@@ -76,9 +76,9 @@ def test_lists_contain_image_part_and_label(by_hand: study.Audit) -> None:
 
 
 def test_near_copies_include_their_exact_copies() -> None:
-    drawn = np.asarray(draw_faces(70, seed=3).images[:4])
-    shifted = np.roll(drawn[1], 1, axis=1)
-    found = study.audit(as_faces([*drawn, drawn[1], shifted, shifted], [6] * 7, ["Training"] * 7))
+    generated = np.asarray(draw_faces(70, seed=3).images[:4])
+    shifted = np.roll(generated[1], 1, axis=1)
+    found = study.audit(as_faces([*generated, generated[1], shifted, shifted], [6] * 7, ["Training"] * 7))
     _, near = found.links
     assert sorted(map(sorted, near.tolist())) == [[1, 5], [1, 6], [4, 5], [4, 6]]
     assert len(lists(found)["near_duplicates"]) == 4
@@ -126,15 +126,15 @@ def test_label_errors_are_found_with_predictions() -> None:
 
 
 def test_small_trainings_reveal_flipped_labels(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = draw_faces(1400, seed=1, image_size=24)
+    generated = draw_faces(1400, seed=1, image_size=24)
     classes = ("happy", "surprise", "neutral")
-    selected = np.isin(drawn.labels, [EMOTIONS.index(name) for name in classes])
-    usage = drawn.usage[selected]
-    true = np.array([classes.index(EMOTIONS[label]) for label in drawn.labels[selected]])
+    selected = np.isin(generated.labels, [EMOTIONS.index(name) for name in classes])
+    usage = generated.usage[selected]
+    true = np.array([classes.index(EMOTIONS[label]) for label in generated.labels[selected]])
     flipped = np.random.default_rng(0).choice(np.flatnonzero(usage != "PrivateTest"), 50, replace=False)
     labels = true.copy()
     labels[flipped] = (labels[flipped] + 1) % 3
-    faces = as_faces(drawn.images[selected], labels, usage, classes=classes)
+    faces = as_faces(generated.images[selected], labels, usage, classes=classes)
 
     def flipped_faces(**_) -> FaceArrays:
         return faces

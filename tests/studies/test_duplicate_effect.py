@@ -23,9 +23,9 @@ def found() -> Audit:
 
     Image 9 has the pixels of 7, but is in the test part too.
     """
-    drawn = np.asarray(draw_faces(70, seed=3).images)
-    new = drawn[20], drawn[40]
-    images = np.stack([*drawn[:4], drawn[0], drawn[1], np.roll(drawn[2], 1, axis=1), *new, new[0]])
+    generated = np.asarray(draw_faces(70, seed=3).images)
+    new = generated[20], generated[40]
+    images = np.stack([*generated[:4], generated[0], generated[1], np.roll(generated[2], 1, axis=1), *new, new[0]])
     labels = np.array([HAPPY, SAD, NEUTRAL, NEUTRAL, HAPPY, HAPPY, NEUTRAL, SAD, SAD, SAD])
     usage = np.array(["Training", "PublicTest", "Training", "Training", *["PrivateTest"] * 6])
     names = np.array([f"row {i + 1}".encode() for i in range(10)])
