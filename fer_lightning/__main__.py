@@ -29,7 +29,7 @@ VERBS = {
 
 
 def usage() -> str:
-    """The text of `--help`."""
+    """Return the text of `--help`."""
     verbs = "\n".join(f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items())
     return (
         "usage: python -m fer_lightning VERB [key=value ...]\n\n"

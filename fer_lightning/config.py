@@ -101,7 +101,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def to_container(config: Any) -> Any:
-    """A resolved copy in plain containers, which `torch.load(weights_only=True)` can load."""
+    """Return a resolved copy in plain containers, which `torch.load(weights_only=True)` can load."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
@@ -126,7 +126,7 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def target_of(config: object, under: tuple[str, ...] = TARGET_PREFIXES) -> Callable[..., Any]:
-    """The object that `_target_` names: a public class or function of a module, not a method.
+    """Return the object that `_target_` names: a public class or function of a module, not a method.
 
     Args:
         config: An option of conf/.
@@ -148,7 +148,7 @@ def target_of(config: object, under: tuple[str, ...] = TARGET_PREFIXES) -> Calla
 
 
 def _found(module: str, name: str) -> Any:
-    """An attribute of a module by its name.
+    """Return an attribute of a module by its name.
 
     Raises:
         ValueError: The module has no such name, or cannot be imported; the message is the reason.
@@ -236,7 +236,7 @@ def _given(config: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any, 
 
 
 def _yaml(value: object) -> str:
-    """A value in yaml syntax; strings in quotes."""
+    """Return a value in yaml syntax; strings in quotes."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 

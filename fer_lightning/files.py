@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Writes a JSON file atomically and returns its path."""
+    """Write a JSON file atomically and return its path."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return path
@@ -52,7 +52,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 @cache  # Hydra resolves `hydra.run.dir` more than once
 def unique_folder(preferred: str) -> str:
-    """Creates the folder of a new run, with a number appended if it exists (two runs started in the same second).
+    """Create the folder of a new run, with a number appended if it exists (two runs started in the same second).
 
     Returns:
         The path of the folder.
@@ -72,7 +72,7 @@ def unique_folder(preferred: str) -> str:
 
 
 def check_writable(path: Path, argument: str) -> None:
-    """Checks that a path can be written, without creating anything.
+    """Check that a path can be written, without creating anything.
 
     Args:
         path: A file or folder that may not exist yet.
@@ -94,26 +94,26 @@ def check_writable(path: Path, argument: str) -> None:
 
 
 def error_message(error: Exception) -> str:
-    """The message of an error; for an OSError on a file without the errno: `results.csv: Permission denied`."""
+    """Return the message of an error; for an OSError on a file without the errno: `results.csv: Permission denied`."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a library's error on one line of at most 300 characters, or its type if it has no message."""
+    """Return the message of a library's error on one line of at most 300 characters, or its type if there is none."""
     message = textwrap.shorten(str(error), 300)
     return message if message and not isinstance(error, LookupError) else f"{type(error).__name__} {message}".strip()
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 digest of a file, hexadecimal."""
+    """Return the SHA-256 digest of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def user_cache() -> Path:
-    """The user's cache folder, for files that can be recreated; it is not created here."""
+    """Return the user's cache folder, for files that can be recreated; it is not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_lightning"
 
 

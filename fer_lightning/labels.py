@@ -46,7 +46,7 @@ FERPLUS_POSITIONS: Final = tuple(FERPLUS_COLUMNS.index(FERPLUS_NAMES[emotion]) f
 
 
 def soft_targets(votes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Converts FER+ votes to a distribution over FER2013's seven classes.
+    """Convert FER+ votes to a distribution over FER2013's seven classes.
 
     Votes for contempt, unknown and 'not a face' are dropped and the rest is normalised. An image without votes for
     the seven classes gets its FER2013 label as a one-hot row.

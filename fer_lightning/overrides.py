@@ -19,7 +19,7 @@ DATA_PATHS = ("data.path", "data.votes_path")
 
 
 def key_of(override: str) -> str:
-    """The key or group that an override sets: `optimizer.lr` of `+optimizer.lr=1e-4`."""
+    """Return the key or group that an override sets: `optimizer.lr` of `+optimizer.lr=1e-4`."""
     return override.lstrip("+~").partition("=")[0]
 
 
@@ -29,29 +29,29 @@ def is_under(key: str, *names: str) -> bool:
 
 
 def drop_overrides(overrides: Iterable[str], *names: str) -> list[str]:
-    """The overrides without those of these keys and groups, in their order."""
+    """Return the overrides without those of these keys and groups, in their order."""
     return [override for override in overrides if not is_under(key_of(override), *names)]
 
 
 def value_of(overrides: Iterable[str], key: str) -> str | None:
-    """The value of a key, None if no override sets it; the last of several counts."""
+    """Return the value of a key, None if no override sets it; the last of several counts."""
     values = [override.partition("=")[2] for override in overrides if key_of(override) == key]
     return values[-1] if values else None
 
 
 def drop_replaced(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
-    """The earlier overrides that no later one replaces, by its key or by the group of its key."""
+    """Return the earlier overrides that no later one replaces, by its key or by the group of its key."""
     replaced = {key_of(override) for override in later}
     return [o for o in earlier if not {key_of(o), key_of(o).partition(".")[0]} & replaced]
 
 
 def merge_overrides(earlier: Iterable[str], later: Sequence[str]) -> list[str]:
-    """The earlier overrides that no later one replaces (`drop_replaced`), then the later ones."""
+    """Return the earlier overrides that no later one replaces (`drop_replaced`), then the later ones."""
     return [*drop_replaced(earlier, later), *later]
 
 
 def effective_overrides(overrides: Iterable[str]) -> list[str]:
-    """The overrides that affect the result of a training, sorted, without the default `seed=0`."""
+    """Return the overrides that affect the result of a training, sorted, without the default `seed=0`."""
     effective = drop_overrides(overrides, *WITHOUT_EFFECT, *DATA_PATHS, "hydra", "paths")
     return sorted(override for override in effective if override != "seed=0")
 
@@ -63,15 +63,15 @@ def strip_folders(override: str) -> str:
 
 
 def train_command(overrides: Iterable[str]) -> str:
-    """The shell command that repeats a run, with passwords redacted."""
+    """Return the shell command that repeats a run, with passwords redacted."""
     return redact(shlex.join(["python", "train.py", *overrides]))
 
 
 def verb_command(verb: str, arguments: Iterable[str]) -> str:
-    """The shell command that repeats a subcommand, with passwords redacted."""
+    """Return the shell command that repeats a subcommand, with passwords redacted."""
     return redact(shlex.join(["python", "-m", "fer_lightning", verb, *arguments]))
 
 
 def overrides_of(command: str) -> list[str]:
-    """The overrides of a `train_command`."""
+    """Return the overrides of a `train_command`."""
     return shlex.split(command)[2:]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint of the best epoch of a run."""
+    """Return the checkpoint of the best epoch of a run."""
     return run / "checkpoints" / "best.ckpt"
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The checkpoint of the last epoch of a run, from which it resumes."""
+    """Return the checkpoint of the last epoch of a run, from which it resumes."""
     return run / "checkpoints" / "last.ckpt"
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that wrote a checkpoint."""
+    """Return the folder of the run that wrote a checkpoint."""
     return checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent

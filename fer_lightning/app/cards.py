@@ -57,7 +57,7 @@ def face_card(
     heat_map: tuple[HeatMap, str] | None = None,
     model: str = "",
 ) -> str:
-    """The prediction of one model for one face, as HTML.
+    """Return the prediction of one model for one face, as HTML.
 
     Args:
         number: Number of the face in its image, from 1.

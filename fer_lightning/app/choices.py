@@ -78,7 +78,7 @@ class Choice:
         return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
     def load(self) -> Model:
-        """Loads the model.
+        """Load the model.
 
         Raises:
             ValueError: Its files cannot be read.
@@ -110,7 +110,7 @@ class BundleModel:
 
 
 def available_choices() -> tuple[list[Choice], list[str]]:
-    """Finds all available models.
+    """Find all available models.
 
     Returns:
         The models without duplicates, first those of `--model`, then those trained on real faces, then the others; and
@@ -142,7 +142,7 @@ def available_choices() -> tuple[list[Choice], list[str]]:
 
 
 def choices_from(argument: str) -> list[Choice]:
-    """The models that the argument of `--model` names.
+    """Return the models that the argument of `--model` names.
 
     Raises:
         ValueError: There is no such model.
@@ -158,7 +158,7 @@ def choices_from(argument: str) -> list[Choice]:
 
 
 def choices_in(folder: Path) -> list[Choice]:
-    """The bundles and runs below a folder, newest first; invalid bundles are skipped."""
+    """Return the bundles and run below a folder, newest first; invalid bundles are skipped."""
     bundles = sorted(folder.rglob(DESCRIPTION), key=_age)
     runs = sorted(folder.rglob(CHECKPOINT), key=_age)
     return [*_bundles(bundles), *(_run(path, str(run_of(path))) for path in runs)]
@@ -173,7 +173,7 @@ def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
 
 
 def mlflow_runs(exclude: Set[str]) -> list[Choice]:
-    """The runs with a checkpoint in MLflow's store, newest first, without downloading anything.
+    """Return the runs with a checkpoint in MLflow's store, newest first, without downloading anything.
 
     Args:
         exclude: Ids of runs to skip, because they were found in outputs/.

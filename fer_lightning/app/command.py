@@ -16,7 +16,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Builds the command-line parser."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="fer app",
         description="Starts the browser app: upload images or use the camera, see the predictions for each face, "
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the subcommand until the app is stopped and returns its exit status."""
+    """Run the subcommand until the app is stopped and return its exit status."""
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as stop:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def free_port(address: str, requested: int | None) -> int:
-    """The requested port, or by default 8501 or any free port.
+    """Return the requested port, or by default 8501 or any free port.
 
     Raises:
         ValueError: The requested port is in use, or the address does not exist.
@@ -76,7 +76,7 @@ def free_port(address: str, requested: int | None) -> int:
 
 
 def serve(address: str, port: int) -> int:
-    """Runs Streamlit until it is stopped."""
+    """Run Streamlit until it is stopped."""
     from starlette.formparsers import MultiPartParser
     from streamlit.web import cli
 

@@ -54,24 +54,24 @@ class Upload:
 
 @st.cache_resource(show_spinner="Loading the model", max_entries=4)
 def load(choice: Choice) -> Model:
-    """Loads a model, shared by all visitors."""
+    """Load a model, shared by all visitors."""
     return choice.load()
 
 
 @st.cache_data(ttl=60, show_spinner="Searching for models")
 def choices() -> tuple[list[Choice], list[str]]:
-    """The available models; see `available_choices`."""
+    """Return the available models; see `available_choices`."""
     return available_choices()
 
 
 @st.cache_resource
 def face_detector() -> FaceDetector:
-    """The face detector, shared by all visitors."""
+    """Return the face detector, shared by all visitors."""
     return detector(longest_side=SEARCHED_SIDE, step=1.1)
 
 
 def page() -> None:
-    """Shows the predictions of one or two models for each face in uploaded or camera images."""
+    """Show the predictions of one or two models for each face in uploaded or camera images."""
     st.title("Facial expressions", anchor=False)
     st.caption(LIMITS)
     models = select_models()
@@ -146,7 +146,7 @@ def image_inputs() -> list[UploadedFile]:
 
 
 def process_uploads(uploads: Sequence[UploadedFile], cropped: bool) -> list[Upload]:
-    """Reads the uploads and detects their faces, once per session; results of removed uploads are deleted."""
+    """Read the uploads and detect their faces, once per session; results of removed uploads are deleted."""
     cached: dict[tuple[str, bool], Upload] = st.session_state.get("uploads", {})
     current = {}
     with st.spinner("Detecting faces"):
@@ -158,7 +158,7 @@ def process_uploads(uploads: Sequence[UploadedFile], cropped: bool) -> list[Uplo
 
 
 def process_upload(upload: UploadedFile, cropped: bool) -> Upload:
-    """Reads one upload and detects its faces."""
+    """Read one upload and detect its faces."""
     key, name = (upload.file_id, cropped), upload.name
     try:
         image = to_uint8(read_image(upload.getvalue(), name))
@@ -213,7 +213,7 @@ def to_table(images: Sequence[Upload], predictions: dict[str, list[list[Predicti
 def show(
     image: Upload, predictions: dict[Choice, tuple[Model, list[Prediction]]], *, all_classes: bool, heat_maps: bool
 ) -> None:
-    """Shows an image and the predictions for its faces; those of two models are side by side for each face."""
+    """Show an image and the predictions for its faces; those of two models are side by side for each face."""
     st.markdown(f"**{escaped(image.name)}**")
     if image.shown is None:
         st.error(escaped(image.problem))

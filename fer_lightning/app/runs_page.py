@@ -25,14 +25,14 @@ PERCENT = st.column_config.NumberColumn(format="percent")
 
 
 def page() -> None:
-    """Shows the measured rows of the results table, and the runs in outputs/ with their figures."""
+    """Show the measured rows of the results table, and the runs in outputs/ with their figures."""
     st.title("Results", anchor=False)
     show_baselines()
     show_runs()
 
 
 def show_baselines() -> None:
-    """Shows the table of measured baselines with their confusion matrices."""
+    """Show the table of measured baselines with their confusion matrices."""
     try:
         rows = baselines()
     except ValueError as error:  # a record in results/ is damaged or misplaced
@@ -62,7 +62,7 @@ def show_baselines() -> None:
 
 @st.cache_data(ttl=30, show_spinner="Searching for runs")
 def find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs below a folder with their records, newest first."""
+    """Return the runs below a folder with their records, newest first."""
     runs = []
     for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
         try:
@@ -75,7 +75,7 @@ def find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def show_runs() -> None:
-    """Shows the runs in outputs/ and the report of the selected run."""
+    """Show the runs in outputs/ and the report of the selected run."""
     st.subheader("Runs of this machine", anchor=False)
     runs = find_runs(OUTPUTS)
     if not runs:
@@ -100,7 +100,7 @@ def show_runs() -> None:
 
 
 def run_row(record: dict[str, Any]) -> dict[str, Any]:
-    """A run as a row of the table; missing values are None."""
+    """Return a run as a row of the table; missing values are None."""
     test = record.get("test", {})
     return {
         "Run": record["name"],

@@ -183,7 +183,7 @@ def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -
 
 
 def _single_runs(overrides: Sequence[Override], conf: Path) -> list[list[str]]:
-    """Overrides of single runs that together include every value of a multirun's sweeps, one change at a time.
+    """Return overrides of single runs that together include every value of a multirun's sweeps, one change at a time.
 
     Raises:
         ValueError: A sweep is empty, or one of Hydra's own settings is swept.
@@ -251,18 +251,18 @@ def _explain(error: Exception, overrides: Sequence[str], conf: Path) -> str:
 
 
 def top_level(conf: Path) -> list[str]:
-    """The top-level keys and groups."""
+    """Return the top-level keys and groups."""
     keys: Any = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
     return sorted({*keys, *groups(conf)} - {"defaults"})
 
 
 def groups(conf: Path) -> list[str]:
-    """The config groups of a run."""
+    """Return the config groups of a run."""
     return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in NOT_GROUPS)
 
 
 def _options_with(key: str, conf: Path) -> list[str]:
-    """The options of the key's group, as `group=option`, that have this key."""
+    """Return the options of the key's group, as `group=option`, that have this key."""
     group, _, rest = key.partition(".")
     files = sorted((conf / group).glob("*.yaml")) if rest and group in groups(conf) else []
     contents: dict[str, Any] = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
@@ -270,7 +270,7 @@ def _options_with(key: str, conf: Path) -> list[str]:
 
 
 def split_arguments(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """A subcommand's own arguments by key, and the overrides in their order.
+    """Return a subcommand's own arguments by key, and the overrides in their order.
 
     Raises:
         ValueError: A key is neither the subcommand's nor one of the configuration, one of the subcommand's is given

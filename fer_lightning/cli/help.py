@@ -14,7 +14,7 @@ from fer_lightning.cli.command_line import groups
 
 
 def help_text(conf: Path) -> str:
-    """The text of `--help`: `hydra.help` of config.yaml with every group and its options.
+    """Return the text of `--help`: `hydra.help` of config.yaml with every group and its options.
 
     Hydra's own help takes seconds with many groups, since it copies all configurations for each group.
 

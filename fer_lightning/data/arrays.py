@@ -73,7 +73,7 @@ class FaceArrays:
 
 
 def gather(images: NDArray[np.uint8], positions: Sequence[int]) -> NDArray[np.uint8]:
-    """Copies the images at the given positions and releases the pages of the memory map.
+    """Copy the images at the given positions and release the pages of the memory map.
 
     All pages are requested before the first is read. Page faults one by one would each wait for the disk, which would
     read ahead hundreds of kilobytes.
@@ -108,7 +108,7 @@ def release(images: NDArray[np.uint8]) -> None:
 
 
 def in_chunks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Yields consecutive chunks of images; pages of a memory map are released after each chunk to bound memory use."""
+    """Yield consecutive chunks of images; pages of a memory map are released after each chunk to bound memory use."""
     for start in range(0, len(images), _CHUNK):
         yield np.asarray(images[start : start + _CHUNK])
         release(images)

@@ -84,7 +84,7 @@ class EpochSampler(Sampler[BatchRequest]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch; Lightning calls this before each one."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -301,7 +301,7 @@ class FERDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Converts positions or uint8 images to the input of a step (`Batch`)."""
+        """Convert positions or uint8 images to the input of a step (`Batch`)."""
         index: Tensor = batch["index"]
         pixels = batch.get("pictures")
         if pixels is None:
@@ -334,6 +334,6 @@ class FERDataModule(pl.LightningDataModule):
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Converts uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
+    """Convert uint8 (B, H, W) or (B, H, W, 3) to float32 (B, 1 or 3, H, W) in [0, 1]."""
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return channels_first / 255.0

@@ -45,13 +45,13 @@ class NearDuplicates:
     mirrored: NDArray[np.bool_]
 
     def above(self, threshold: float) -> NearDuplicates:
-        """The pairs whose correlation is at least a threshold."""
+        """Return the pairs whose correlation is at least a threshold."""
         chosen = self.correlation >= threshold
         return NearDuplicates(self.pairs[chosen], self.correlation[chosen], self.mirrored[chosen])
 
 
 def find_near_duplicates(images: NDArray[np.uint8], positions: Indices) -> NearDuplicates:
-    """Finds near duplicates: candidates by whitened thumbnails, each then aligned by an affine map.
+    """Find near duplicates: candidates by whitened thumbnails, each then aligned by an affine map.
 
     Thumbnails of different faces correlate at 0.8 and more. Whitening removes what is common to all faces, so that a
     duplicate stands out among millions of pairs. Whole images are compared with whole, with mirrored ones and with five
@@ -100,7 +100,7 @@ def find_near_duplicates(images: NDArray[np.uint8], positions: Indices) -> NearD
 
 
 def _gray_images(images: NDArray[np.uint8], positions: Indices) -> NDArray[np.uint8]:
-    """The images at the given positions in gray, resized: uint8 (M, SIDE, SIDE)."""
+    """Return the images at the given positions in gray, resized: uint8 (M, SIDE, SIDE)."""
     gray = np.empty((len(positions), SIDE, SIDE), np.uint8)
     for row, position in enumerate(positions):
         image = np.asarray(images[position])

@@ -55,7 +55,7 @@ class Provenance:
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Provenance | None:
-        """Reads the provenance in a checkpoint or a weights file; None (unknown) if it is missing or incomplete."""
+        """Read the provenance in a checkpoint or a weights file; None (unknown) if it is missing or incomplete."""
         stored = stored or {}
         data, fingerprint, protocol = (stored.get(key) for key in ("data", "data_fingerprint", "protocol"))
         if not (data and fingerprint and protocol):
@@ -81,7 +81,7 @@ class Provenance:
 
 
 def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> str | None:
-    """Returns why a network must not be measured on a part; None if it was certainly not trained or selected on it.
+    """Return why a network must not be measured on a part; None if it was certainly not trained or selected on it.
 
     Measuring on val is refused if the network was trained on it; measuring on test also if it was selected on it. The
     train part is always allowed, as it measures nothing. A network of a leaky protocol is never measured.
@@ -122,12 +122,12 @@ def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> s
 
 
 def refusal_to_train(origin: Provenance, faces: FaceArrays, split: Split) -> str | None:
-    """Returns why a training must not start or distil from a network, since it uses val and test; None if it may."""
+    """Return why a training must not start or distil from a network, since it uses val and test; None if it may."""
     return refusal(origin, faces, split, "val") or refusal(origin, faces, split, "test")
 
 
 def _kind(protocol: str) -> str:
-    """Returns a protocol's name without options: `kfold` of `kfold(fold=0 of 5)`."""
+    """Return a protocol's name without options: `kfold` of `kfold(fold=0 of 5)`."""
     return protocol.partition("(")[0]
 
 

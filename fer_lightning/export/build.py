@@ -53,7 +53,7 @@ def export(
     int8: bool = False,
     console: Console | None = None,
 ) -> Bundle:
-    """Builds a bundle and prints the comparison of its graphs with PyTorch.
+    """Build a bundle and print the comparison of its graphs with PyTorch.
 
     Args:
         source: A trained network or an ensemble, with its data.
@@ -96,7 +96,7 @@ def _check_packages(formats: Sequence[str]) -> None:
 
 
 def _build(folder: Path, source: ExportSource, name: str, formats: Sequence[str], int8: bool, console: Console) -> None:
-    """Writes all files of a bundle into an empty folder."""
+    """Write all files of a bundle into an empty folder."""
     net, network = source.first, source.network()
     size, channels = source.graph_input()
     origin = description(source, name, size, channels)
@@ -163,7 +163,7 @@ class ExportFaces(NamedTuple):
 
     @classmethod
     def of(cls, net: TrainedRun, size: int, channels: int) -> ExportFaces:
-        """Converts the faces of a run's data to float32 (channels, size, size)."""
+        """Convert the faces of a run's data to float32 (channels, size, size)."""
 
         def part(name: str) -> LabelledFaces:
             positions = net.split.indices[name]
@@ -176,7 +176,7 @@ class ExportFaces(NamedTuple):
 
 
 def evenly_spaced(rows: NDArray[T], count: int) -> NDArray[T]:
-    """Selects at most `count` evenly spaced rows."""
+    """Select at most `count` evenly spaced rows."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
 
 
@@ -195,7 +195,7 @@ def _fit_temperature(network: FERNetwork | Ensemble, faces: ExportFaces) -> dict
 def _write_graphs(
     folder: Path, network: FERNetwork | Ensemble, faces: ExportFaces, formats: Sequence[str], int8: bool
 ) -> str | None:
-    """Writes the graphs of all formats.
+    """Write the graphs of all formats.
 
     Returns:
         The calibration of the int8 ONNX graph, one of `CALIBRATIONS`; None without int8.
@@ -213,7 +213,7 @@ def _write_graphs(
 
 
 def _write_best_int8(float_graph: Path, path: Path, faces: ExportFaces) -> str:
-    """Writes an int8 ONNX graph, calibrated by the first method with a small loss on the val part, else the best.
+    """Write an int8 ONNX graph, calibrated by the first method with a small loss on the val part, else the best.
 
     Returns:
         The name of the calibration.

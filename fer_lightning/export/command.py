@@ -38,7 +38,7 @@ Exit status: 0 done, 1 the export deviates too much from PyTorch and was discard
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the subcommand and returns its exit status."""
+    """Run the subcommand and return its exit status."""
     own_arguments = ("checkpoint", "out", "name", "format", "int8", "mlflow")
     single_view = "a graph uses a single view of each face, and its scores are those of the test part"
     return run_verb("export", HELP, _run, arguments, own_arguments, {"eval": single_view})

@@ -55,7 +55,7 @@ def description(source: ExportSource, name: str, size: int, channels: int) -> di
 
 
 def _network(net: TrainedRun, weight: float) -> dict[str, Any]:
-    """Description of one network of a bundle."""
+    """Return the description of one network of a bundle."""
     network = net.module.network
     return {
         "weight": weight,

@@ -33,7 +33,7 @@ CALIBRATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def write_onnx(network: nn.Module, path: Path, channels: int, size: int) -> None:
-    """Writes ONNX for any batch: `image` float32 (batch, channels, size, size) in [0, 1], `logits` (batch, classes)."""
+    """Write ONNX for any batch: `image` float32 (batch, channels, size, size) in [0, 1], `logits` (batch, classes)."""
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -49,7 +49,7 @@ def write_onnx(network: nn.Module, path: Path, channels: int, size: int) -> None
 
 
 def write_int8(float_graph: Path, path: Path, faces: Faces, calibration: str) -> None:
-    """Writes a static int8 copy of an ONNX graph, with symmetric per-channel weights and calibrated activations.
+    """Write a static int8 copy of an ONNX graph, with symmetric per-channel weights and calibrated activations.
 
     Args:
         float_graph: Output of `write_onnx`.
@@ -90,7 +90,7 @@ def write_int8(float_graph: Path, path: Path, faces: Faces, calibration: str) ->
 
 
 def write_torch_export(network: nn.Module, path: Path, channels: int, size: int) -> None:
-    """Writes a `torch.export` program with the input and output of `write_onnx`, for AOTInductor and others."""
+    """Write a `torch.export` program with the input and output of `write_onnx`, for AOTInductor and others."""
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.export.export(
@@ -102,7 +102,7 @@ def write_torch_export(network: nn.Module, path: Path, channels: int, size: int)
 def write_executorch(
     network: nn.Module, path: Path, channels: int, size: int, calibration: Faces | None = None
 ) -> None:
-    """Writes an ExecuTorch program for phones, lowered to XNNPACK, for one face at a time.
+    """Write an ExecuTorch program for phones, lowered to XNNPACK, for one face at a time.
 
     Args:
         network: Maps pixels to logits.

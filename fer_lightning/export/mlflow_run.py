@@ -33,7 +33,7 @@ _CODE: Final = (
 
 
 def log_bundle(bundle: Bundle) -> ModelInfo:
-    """Logs a bundle into the active MLflow run, with signature and input example.
+    """Log a bundle into the active MLflow run, with signature and input example.
 
     The inference code is logged with the bundle, so that serving needs only MLflow, NumPy, pandas, Pillow and ONNX
     Runtime.
@@ -66,7 +66,7 @@ def log_bundle(bundle: Bundle) -> ModelInfo:
 
 
 def log_model(bundle: Bundle, store: Mapping[str, Any]) -> tuple[str, str]:
-    """Logs a bundle and its scores as a new MLflow run.
+    """Log a bundle and its scores as a new MLflow run.
 
     Args:
         bundle: A bundle in a folder, not a zip.
@@ -95,7 +95,7 @@ def log_model(bundle: Bundle, store: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _example_image(bundle: Bundle) -> bytes:
-    """A PNG of the input size with a horizontal gradient."""
+    """Return a PNG of the input size with a horizontal gradient."""
     shades = np.linspace(0, 255, bundle.input_size, dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(np.tile(shades, (bundle.input_size, 1))).save(file, "PNG")

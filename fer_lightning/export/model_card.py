@@ -107,7 +107,7 @@ Lowest F1: {_join([f"{name} ({per_class[name]:.0%})" for name in weakest])}. Mos
 
 
 def _frequent_errors(classes: Sequence[str], matrix: Sequence[Sequence[int]], count: int = 3) -> list[str]:
-    """The most frequent errors, as fractions of the true class."""
+    """Return the most frequent errors, as fractions of the true class."""
     cells = [
         (matrix[true][predicted] / max(1, sum(matrix[true])), f"{classes[true]} predicted as {classes[predicted]}")
         for true in range(len(classes))

@@ -55,7 +55,7 @@ class Parity:
 def compare(
     runners: Mapping[str, tuple[Runner, Path | None]], faces: Faces, test_faces: Faces, test_labels: NDArray[np.int64]
 ) -> dict[str, Parity]:
-    """Compares all runners with the first one, which is PyTorch.
+    """Compare all runners with the first one, which is PyTorch.
 
     Args:
         runners: Each runner by name, with its file.
@@ -86,7 +86,7 @@ def compare(
 
 
 def check_parity(parity: Mapping[str, Parity]) -> None:
-    """Checks that no export deviates too much from PyTorch.
+    """Check that no export deviates too much from PyTorch.
 
     Raises:
         ExportError: An export does; the message names it.
@@ -118,7 +118,7 @@ def _softmax(logits: Faces) -> NDArray[np.float64]:
 
 
 def parity_table(parity: Mapping[str, Parity], data: str) -> Table:
-    """The parity report; `data` names the data set and the protocol."""
+    """Return the parity report; `data` names the data set and the protocol."""
     faces = next(iter(parity.values())).faces
     table = Table(
         title=f"Comparison with PyTorch on {faces:,} faces of {data}",

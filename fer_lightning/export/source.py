@@ -38,7 +38,7 @@ class ExportSource:
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str]) -> ExportSource:
-        """Loads the networks and opens their data.
+        """Load the networks and open their data.
 
         Args:
             path: A checkpoint, or the folder of a run or ensemble.
@@ -67,7 +67,7 @@ class ExportSource:
         return self.nets[0]
 
     def network(self) -> FERNetwork | Ensemble:
-        """A new module that maps images to logits, float32 on the CPU, ready for export."""
+        """Return a new module that maps images to logits, float32 on the CPU, ready for export."""
         networks = [copy_for_export(net.module.network_for_whole_images()) for net in self.nets]
         return Ensemble(networks, self.weights).eval().requires_grad_(False) if len(networks) > 1 else networks[0]
 
@@ -85,7 +85,7 @@ def training_command(net: TrainedRun) -> str:
 
 
 def copy_for_export(network: FERNetwork) -> FERNetwork:
-    """Copies a network to the CPU as float32, contiguous, in evaluation mode and without gradients."""
+    """Copy a network to the CPU as float32, contiguous, in evaluation mode and without gradients."""
     copied = copy.deepcopy(network).cpu().float().eval()
     copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stubs
     return copied.requires_grad_(False)

@@ -27,7 +27,7 @@ class Annotator:
         self._used: set[Path] = set()
 
     def save(self, source: Source, faces: Sequence[Prediction]) -> Path:
-        """Saves an annotated PNG under a name that this object has not used yet, and returns its path."""
+        """Save an annotated PNG under a name that this object has not used yet, and return its path."""
         image = Image.fromarray(to_uint8(read_image(source.image))).convert("RGB")
         draw = ImageDraw.Draw(image)
         size = max(10, min(image.size) // 24)

@@ -57,7 +57,7 @@ class Bundle:
 
     @classmethod
     def load(cls, name_or_path: str | Path = "default") -> Bundle:
-        """Loads a bundled model by its name, or any bundle by the path of its folder or zip.
+        """Load a bundled model by its name, or any bundle by the path of its folder or zip.
 
         Raises:
             BundleError: The bundle does not exist, is damaged or has another format version.
@@ -87,7 +87,7 @@ class Bundle:
         )
 
     def read_graph(self, kind: str = "float") -> bytes:
-        """Returns the content of an ONNX file, verified by its sha256.
+        """Return the content of an ONNX file, verified by its sha256.
 
         Raises:
             BundleError: The bundle has no such graph, or the file differs from the exported one.
@@ -129,7 +129,7 @@ Read = Callable[[str, int], bytes]
 
 @contextmanager
 def _reader(path: Path) -> Iterator[Read]:
-    """Opens a folder or zip. Zips are never unpacked to disk, so no member can escape from a folder."""
+    """Open a folder or zip. Zips are never unpacked to disk, so no member can escape from a folder."""
     try:
         if path.is_dir():
 
@@ -185,7 +185,7 @@ def _read_bounded(path: Path, file: Any, limit: int) -> bytes:
 
 
 def _problem(description: Any) -> str | None:
-    """Describes the first problem in the content of a `bundle.json`; None if it is valid."""
+    """Describe the first problem in the content of a `bundle.json`; None if it is valid."""
     if not isinstance(description, dict) or "format" not in description:
         return "does not describe a bundle"
     if description["format"] != FORMAT:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Builds the command-line parser."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="fer predict",
         description="Predicts the facial expression of every face in images, folders and videos.",
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the subcommand and returns its exit status."""
+    """Run the subcommand and return its exit status."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.out and options.out.suffix not in OUTPUTS:
@@ -122,12 +122,12 @@ class _Messages:
         self.unreadable_count = 0
 
     def unreadable(self, message: str) -> None:
-        """Reports why an input could not be read, and counts it."""
+        """Report why an input could not be read, and count it."""
         self.unreadable_count += 1
         self.warn(message)
 
     def warn(self, message: str) -> None:
-        """Prints a message about an input."""
+        """Print a message about an input."""
         self.console.print(f"fer predict: {message}")
 
 
@@ -151,7 +151,7 @@ class _Results:
         self._timelines: dict[str, Timeline] = {}
 
     def add(self, source: Source, faces: Sequence[Prediction]) -> None:
-        """Adds the faces of one image or frame."""
+        """Add the faces of one image or frame."""
         if source.seconds is not None:
             self._timelines.setdefault(source.name, Timeline()).add(source.seconds, faces)
         elif not faces:
@@ -164,7 +164,7 @@ class _Results:
             self._annotator.save(source, faces)
 
     def finish(self) -> None:
-        """Prints the timelines and writes the output file."""
+        """Print the timelines and write the output file."""
         for name, timeline in self._timelines.items():
             self._messages.console.print(f"{name}: {timeline}")
         if self._out:
@@ -178,7 +178,7 @@ class _Results:
 def _predictions(
     predictor: FERPredictor, sources: Iterable[Source], options: argparse.Namespace
 ) -> Iterator[tuple[Source, list[Prediction] | PictureError]]:
-    """Yields every image with the predictions for its faces, or with the error that occurred."""
+    """Yield every image with the predictions for its faces, or with the error that occurred."""
     pending: deque[Source] = deque()
 
     def images() -> Iterator[Path | bytes | Pixels]:
@@ -193,14 +193,14 @@ def _predictions(
 
 
 def _error_text(source: Source, error: PictureError) -> str:
-    """The error message of an image, starting with its name."""
+    """Return the error message of an image, starting with its name."""
     if isinstance(source.image, Path):
         return str(error)
     return f"{source.name}: {str(error).partition(': ')[2]}"  # instead of its number
 
 
 def _progress(errors: Console) -> Progress:
-    """A progress bar that counts files; disabled if stderr is not a terminal."""
+    """Return a progress bar that counts files; disabled if stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -214,7 +214,7 @@ def _progress(errors: Console) -> Progress:
 
 
 def _check_not_beside_inputs(folder: Path, files: Sequence[tuple[Path | str, Path]]) -> None:
-    """Checks that no annotated image would be saved in the folder of its original.
+    """Check that no annotated image would be saved in the folder of its original.
 
     Args:
         folder: Of `--annotate`.
@@ -233,7 +233,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _detector(options: argparse.Namespace) -> FaceDetector | str:
-    """The face detector, or its name.
+    """Return the face detector, or its name.
 
     Raises:
         ValueError: A model file is given for a detector other than MediaPipe.

@@ -62,7 +62,7 @@ class FaceDetector(Protocol):
     """Interface of a face detector."""
 
     def __call__(self, image: Image) -> list[DetectedFace]:
-        """Detects the faces of an image.
+        """Detect the faces of an image.
 
         Args:
             image: uint8 (H, W) gray or (H, W, 3) RGB.
@@ -74,7 +74,7 @@ class FaceDetector(Protocol):
 
 
 def detector(name: str = "opencv", **options: Any) -> FaceDetector:
-    """Creates a face detector by name.
+    """Create a face detector by name.
 
     Args:
         name: `opencv` (no download) or `mediapipe` (an extra package and a model file).
@@ -124,7 +124,7 @@ class OpenCVDetector:
         return [_rescale(DetectedFace(box, pair), 1 / scale, -edge) for box, pair in zip(boxes, eyes, strict=True)]
 
     def _eyes_in(self, gray: Image, box: Box) -> Eyes | None:
-        """Searches each eye in its half of the face, between forehead and nose."""
+        """Search each eye in its half of the face, between forehead and nose."""
         x, y, width, height = box
         rows = slice(y + height // 5, y + height * 3 // 5)
         centres = []
@@ -186,7 +186,7 @@ class MediaPipeDetector:
 
 
 def _to_cascade_box(x: int, y: int, width: int, height: int) -> Box:
-    """Converts BlazeFace's box, which ends at the brows, to the extent of the cascade's boxes."""
+    """Convert BlazeFace's box, which ends at the brows, to the extent of the cascade's boxes."""
     side = max(width, height)
     new_side = round(side * BLAZEFACE_SCALE / MARGIN)
     left = round(x + (width - new_side) / 2)
@@ -195,7 +195,7 @@ def _to_cascade_box(x: int, y: int, width: int, height: int) -> Box:
 
 
 def _close(task: Any) -> None:
-    """Closes a MediaPipe task; at exit its threads have already stopped, which would print a traceback."""
+    """Close a MediaPipe task; at exit its threads have already stopped, which would print a traceback."""
     try:
         task.close()
     except RuntimeError:
@@ -243,7 +243,7 @@ def crop(image: Image, face: DetectedFace) -> Image:
 
 
 def mediapipe_model() -> bytes:
-    """Returns MediaPipe's face detection model from the cache, or downloads and verifies it.
+    """Return MediaPipe's face detection model from the cache, or download and verify it.
 
     Raises:
         ValueError: The download failed, or the file has another sha256.
@@ -280,7 +280,7 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
 
 
 def _to_gray(image: Image) -> Image:
-    """Returns uint8 (H, W), without a copy if the image is gray."""
+    """Return uint8 (H, W), without a copy if the image is gray."""
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)) or not image.size:
         raise ValueError(
             f"an image must be uint8 (H, W) or (H, W, 3) and not empty; this is {image.dtype} {image.shape}"
@@ -289,7 +289,7 @@ def _to_gray(image: Image) -> Image:
 
 
 def _suppress_overlaps(boxes: Sequence[Box]) -> list[Box]:
-    """Removes boxes that overlap a larger one by more than half of their area; returns the rest, largest first."""
+    """Remove boxes that overlap a larger one by more than half of their area; return the rest, largest first."""
     kept: list[Box] = []
     for box in sorted(boxes, key=lambda b: (-b[2] * b[3], b)):
         x, y, width, height = box

@@ -34,7 +34,7 @@ class PictureError(ValueError):
 
 
 def read_image(source: Any, name: str = "image") -> Pixels:
-    """Reads an image.
+    """Read an image.
 
     Uses the first frame or page of a file, drops transparency, applies the EXIF orientation, converts CMYK to RGB and
     16 bits to 8.
@@ -64,7 +64,7 @@ def read_image(source: Any, name: str = "image") -> Pixels:
 
 
 def to_input(pixels: Pixels, size: int, channels: int) -> NDArray[np.float32]:
-    """Converts an image to the input of a network: gray or RGB, resized to a square, antialiased when shrinking.
+    """Convert an image to the input of a network: gray or RGB, resized to a square, antialiased when shrinking.
 
     The arithmetic is that of `FERNetwork`, so that both give the same predictions for images of any size.
 
@@ -86,7 +86,7 @@ def to_input(pixels: Pixels, size: int, channels: int) -> NDArray[np.float32]:
 
 
 def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
-    """Converts an image to uint8."""
+    """Convert an image to uint8."""
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, np.uint8)
     return np.asarray(np.rint(pixels * np.float32(255)), np.uint8)
@@ -169,12 +169,12 @@ def _from_array(array: NDArray[Any]) -> Pixels:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path as one line of printable text."""
+    """Return a path as one line of printable text."""
     return "".join(char if char.isprintable() else "?" for char in os.fspath(path))
 
 
 def reason_of(error: Exception) -> str:
-    """The reason why an image cannot be read, for messages."""
+    """Return the reason why an image cannot be read, for messages."""
     if isinstance(error, UnidentifiedImageError):
         return f"it is not an image in a known format ({_KNOWN})"
     if isinstance(error, Image.DecompressionBombError):

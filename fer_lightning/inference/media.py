@@ -48,7 +48,7 @@ class Reader:
     skip: Path | None = None
 
     def list_files(self, names: Sequence[str]) -> list[tuple[Path | str, Path]]:
-        """Lists every file, or `-` for stdin, with its relative path (see `Source`), in order."""
+        """List every file, or `-` for stdin, with its relative path (see `Source`), in order."""
         found: list[tuple[Path | str, Path]] = []
         for name in names:
             path = Path(name)
@@ -78,7 +78,7 @@ class Reader:
         return self.skip is not None and folder.resolve() == self.skip.resolve()
 
     def sources(self, file: Path | str, relative_path: Path) -> Iterator[Source]:
-        """Yields the image in a file, or the sampled frames of a video."""
+        """Yield the image in a file, or the sampled frames of a video."""
         name = printable(str(file))
         if file == "-":
             yield Source("-", sys.stdin.buffer.read(MAX_BYTES + 1), relative_path)

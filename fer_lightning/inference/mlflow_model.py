@@ -17,7 +17,7 @@ class ImagesModel:
         self.predictor = predictor
 
     def predict(self, table: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Returns one row per image, each a whole face: `label`, `confidence` and `p_CLASS` of every class."""
+        """Return one row per image, each a whole face: `label`, `confidence` and `p_CLASS` of every class."""
         predictions = self.predictor.predict(list(table["image"]))
         return pd.DataFrame(
             {
@@ -30,5 +30,5 @@ class ImagesModel:
 
 
 def _load_pyfunc(path: str) -> ImagesModel:
-    """Called by MLflow to load the model from its folder."""
+    """Load the model from its folder, for MLflow."""
     return ImagesModel(FERPredictor.load(path))

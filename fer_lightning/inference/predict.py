@@ -44,7 +44,7 @@ class Prediction:
     box: Box | None = None
 
     def top(self, count: int = 3) -> list[tuple[str, float]]:
-        """The `count` most probable classes with their probabilities, in descending order."""
+        """Return the `count` most probable classes with their probabilities, in descending order."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
 
@@ -70,7 +70,7 @@ class FERPredictor:
     def load(
         cls, name_or_path: str | Path = "default", *, graph: str = "float", threads: int | None = None
     ) -> FERPredictor:
-        """Loads a bundled model by its name, or a bundle by the path of its folder or zip; see the class."""
+        """Load a bundled model by its name, or a bundle by the path of its folder or zip; see the class."""
         return cls(Bundle.load(name_or_path), graph, threads)
 
     @overload
@@ -145,17 +145,17 @@ class FERPredictor:
         yield from self._predictions(pending, faces, detect)
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
-        """Converts a whole image to the input of the graph: float32 (channels, input_size, input_size) in [0, 1]."""
+        """Convert a whole image to the input of the graph: float32 (channels, input_size, input_size) in [0, 1]."""
         return to_input(read_image(image), self.bundle.input_size, self.bundle.channels)
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the logits, (B, classes), of prepared faces, (B, channels, input_size, input_size)."""
+        """Return the logits, (B, classes), of prepared faces, (B, channels, input_size, input_size)."""
         batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
         outputs = [self._session.run(["logits"], {"image": batch})[0] for batch in batches]
         return np.concatenate(outputs) if outputs else np.empty((0, len(self.bundle.classes)), np.float32)
 
     def probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The softmax of `logits`, (B, classes)."""
+        """Return the softmax of `logits`, (B, classes)."""
         logits = self.logits(inputs).astype(np.float64)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
@@ -163,7 +163,7 @@ class FERPredictor:
     def _extract_faces(
         self, pixels: Pixels, find: FaceDetector | None
     ) -> tuple[list[Box | None], list[NDArray[np.float32]]]:
-        """Returns the boxes of the faces of an image, and the faces as inputs of the graph."""
+        """Return the boxes of the faces of an image, and the faces as inputs of the graph."""
         size, channels = self.bundle.input_size, self.bundle.channels
         if find is None:
             return [None], [to_input(pixels, size, channels)]
@@ -194,7 +194,7 @@ class FERPredictor:
 
 
 def _as_iterable(images: Any) -> Iterable[Any]:
-    """Wraps a single image in a list."""
+    """Wrap a single image in a list."""
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
         return [images]
     if hasattr(images, "__array__"):
@@ -215,7 +215,7 @@ def _resolve_detector(detector: FaceDetector | str) -> FaceDetector:
 
 
 def open_session(graph: bytes, threads: int | None) -> Any:
-    """Creates an ONNX Runtime session on the CPU.
+    """Create an ONNX Runtime session on the CPU.
 
     Args:
         graph: The content of an ONNX file.

@@ -29,7 +29,7 @@ class Timeline:
     segments: list[tuple[str, float, float]] = field(default_factory=list)
 
     def add(self, seconds: float, faces: Sequence[Prediction]) -> None:
-        """Adds the faces of one frame."""
+        """Add the faces of one frame."""
         largest = max(faces, key=lambda face: face.box[2] * face.box[3] if face.box else 0, default=None)
         label = largest.label if largest else "no face"
         if self.segments and self.segments[-1][0] == label:
@@ -70,7 +70,7 @@ def line_of(source: Source, number: int, face: Prediction) -> str:
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows atomically to a .csv, .json, .jsonl or .parquet file."""
+    """Write rows atomically to a .csv, .json, .jsonl or .parquet file."""
     with atomic_write(path) as temporary:
         if path.suffix == ".parquet":
             import pandas as pd
@@ -89,7 +89,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def printer(format_name: str, classes: Sequence[str]) -> Callable[[Source, Sequence[Prediction]], None]:
-    """Returns a function that prints the faces of one image to stdout, as `text`, `csv` or `jsonl`."""
+    """Return a function that prints the faces of one image to stdout, as `text`, `csv` or `jsonl`."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     if format_name == "csv":
         table.writerow(rows_of(Source("", b"", Path()), [], classes)[0])

@@ -13,7 +13,7 @@ from fer_lightning.inference.images import MAX_PIXELS, PictureError, printable, 
 
 
 def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Yields the first frame and then `fps` frames per second, or fewer if the video has fewer.
+    """Yield the first frame and then `fps` frames per second, or fewer if the video has fewer.
 
     Args:
         path: A video that OpenCV's FFmpeg can read.

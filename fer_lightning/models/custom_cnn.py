@@ -51,7 +51,7 @@ class CustomCNN(nn.Module):
         self.head.append(OutputLayer(hidden, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:

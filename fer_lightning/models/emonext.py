@@ -103,7 +103,7 @@ class EmoNeXt(TimmBody):
         self.gates = nn.ModuleList(SEModule(width, rd_ratio=1 / 16, rd_divisor=1, bias=False) for width in widths)
 
     def stages(self) -> list[nn.Module]:
-        """The stem with the spatial transformer, then the ConvNeXt's stages; all but the first include their gate."""
+        """Return the stem with the spatial transformer, then the stages; all but the first include their gate."""
         stem, first, *others = super().stages()
         gated = [nn.ModuleList(pair) for pair in zip(others, self.gates, strict=False)]
         return [nn.ModuleList([stem, self.transformer]), first, *gated, *others[len(gated) :]]

@@ -54,7 +54,7 @@ class FiveLayerCNN(nn.Module):
         self.head.append(OutputLayer(hidden, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.layers)
 
     def forward(self, images: Tensor) -> Tensor:

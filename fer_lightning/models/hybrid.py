@@ -72,7 +72,7 @@ class ResInception(nn.Module):
         self.head.apply(init_weights).append(OutputLayer(inputs, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return [self.stem, *self.pairs]
 
     def forward(self, images: Tensor) -> Tensor:

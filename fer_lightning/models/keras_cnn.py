@@ -57,7 +57,7 @@ class KerasCNN(nn.Module):
         self.head.append(OutputLayer(hidden, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class ResMaskNet(TimmBody):
         self.masks = nn.ModuleList(Mask(width, depth) for width, depth in zip(widths, depths, strict=True))
 
     def stages(self) -> list[nn.Module]:
-        """The ResNet's stem, then its stages with their masks."""
+        """Return the ResNet's stem, then its stages with their masks."""
         stem, *stages = super().stages()
         return [stem, *(nn.ModuleList(pair) for pair in zip(stages, self.masks, strict=True))]
 

@@ -48,7 +48,7 @@ class SequentialCNN(nn.Module):
         self.head.append(OutputLayer(hidden, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.layers)
 
     def forward(self, images: Tensor) -> Tensor:

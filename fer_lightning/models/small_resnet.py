@@ -69,7 +69,7 @@ class SmallResNet(nn.Module):
         self.blocks.apply(init_weights)
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return [self.stem, *self.blocks]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class TimmBody(nn.Module):
         self.head.append(OutputLayer(features, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The backbone's stages from input to output, as timm groups them for layer-wise learning rates."""
+        """Return the backbone's stages from input to output, as timm groups them for layer-wise learning rates."""
         backbone = self.backbone
         if hasattr(backbone, "group_matcher"):
             try:
@@ -95,7 +95,7 @@ class TimmBody(nn.Module):
         self.backbone.pretrained_cfg.pop("state_dict")
 
     def _pretrained_cfg(self) -> PretrainedCfg:
-        """The description of this name's weights in timm."""
+        """Return the description of this name's weights in timm."""
         try:
             config = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
             assert config is not None
@@ -132,7 +132,7 @@ class TimmBody(nn.Module):
             ) from error
 
     def _feature_count(self) -> int:
-        """Number of features for one image; timm's own count leaves out layers of some backbones after pooling."""
+        """Return the number of features of one image; timm's own count leaves out layers after pooling."""
         self.backbone.eval()
         try:
             with torch.no_grad():

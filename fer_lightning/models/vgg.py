@@ -48,7 +48,7 @@ class VGG(nn.Module):
         self.head.append(OutputLayer(units, num_classes))
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:

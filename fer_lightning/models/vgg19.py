@@ -41,7 +41,7 @@ class VGG19(nn.Module):
         self.blocks.apply(init_weights)
 
     def stages(self) -> list[nn.Module]:
-        """The feature stages from input to output."""
+        """Return the feature stages from input to output."""
         return list(self.blocks)
 
     def forward(self, images: Tensor) -> Tensor:

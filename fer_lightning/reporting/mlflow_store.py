@@ -81,7 +81,7 @@ def with_local_fallback(uri: str | None, local_dir: str, timeout: int, action: C
 
 
 def client(uri: str | None = None, timeout: int | None = None) -> MlflowClient:
-    """A client of a store.
+    """Return a client of a store.
 
     Args:
         uri: The store; by default that of MLFLOW_TRACKING_URI, else `LOCAL_STORE`.
@@ -96,7 +96,7 @@ def client(uri: str | None = None, timeout: int | None = None) -> MlflowClient:
 
 
 def open_experiment(uri: str, local_dir: str, name: str) -> tuple[MlflowClient, str]:
-    """A client of a store and the id of its experiment, both made if missing."""
+    """Return a client of a store and the id of its experiment, both made if missing."""
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # even if imported before this file
     folder = Path(local_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_data(config: DictConfig) -> FERDataModule:
-    """Reads and splits the data set, and wraps it in a data module.
+    """Read and split the data set, and wrap it in a data module.
 
     Raises:
         DataError: The data set is invalid.

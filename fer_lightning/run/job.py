@@ -64,7 +64,7 @@ class Job:
 
     @classmethod
     def current(cls) -> Job:
-        """Returns the job that runs now."""
+        """Return the job that runs now."""
         if not HydraConfig.initialized():
             return cls({}, (), None)
         hydra = HydraConfig.get()
@@ -82,7 +82,7 @@ class Job:
         return self.sources + self.overrides
 
     def resume_command(self, *, has_checkpoint: bool) -> str | None:
-        """Returns the command that continues this run or its multirun, None if Optuna or another launcher gives it.
+        """Return the command that continues this run or its multirun, None if Optuna or another launcher gives it.
 
         Args:
             has_checkpoint: Whether the run has saved an epoch; if not, `resume=FILE` is given again.
@@ -115,7 +115,7 @@ class Job:
 
 
 def config_sources(hydra: HydraConf) -> tuple[str, ...]:
-    """Returns the arguments that chose other configuration files than those of `CONF`."""
+    """Return the arguments that chose other configuration files than those of `CONF`."""
     paths = {source.provider: source.path for source in hydra.runtime.config_sources}
     main, added, name = paths.get("main"), paths.get("command-line"), hydra.job.config_name
     flags = [f"--config-path={os.path.relpath(main)}"] if main and Path(main).resolve() != CONF.resolve() else []
@@ -125,7 +125,7 @@ def config_sources(hydra: HydraConf) -> tuple[str, ...]:
 
 
 def run_name(job: Job, seed: int) -> str:
-    """Returns the display name of a run: its experiment or model, the changed settings and the seed."""
+    """Return the display name of a run: its experiment or model, the changed settings and the seed."""
     omitted = ("experiment", "search", "seed", "paths", "tracking", "hydra", "resume", *DATA_PATHS)
     label_key = "model" if job.label == job.choices.get("model") else ""
     changed = [o.lstrip("+") for o in drop_overrides(job.overrides, *omitted) if key_of(o) != label_key]

@@ -30,7 +30,7 @@ PLACEHOLDER_CLASSES = 7
 
 
 def dry_run(config: DictConfig, start: StartPoint) -> None:
-    """Builds each part of a run with placeholders and runs the network, without its weights, on the meta device.
+    """Build each part of a run with placeholders and run the network, without its weights, on the meta device.
 
     Args:
         config: The composed configuration.
@@ -90,7 +90,7 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
 
 
 def check_all_views(config: DictConfig) -> None:
-    """Applies `eval.views`, and `eval.validation` if set, to an empty image.
+    """Apply `eval.views`, and `eval.validation` if set, to an empty image.
 
     Raises:
         ValueError: The views cannot be built or applied, or give no image, an empty one or a larger one.
@@ -101,7 +101,7 @@ def check_all_views(config: DictConfig) -> None:
 
 
 def check_views(key: str, views: Mapping[str, Any], size: int) -> None:
-    """Applies views to an empty image; a run would otherwise first do so after its training.
+    """Apply views to an empty image; a run would otherwise first do so after its training.
 
     Args:
         key: The configuration key of the views, for the message.
@@ -122,7 +122,7 @@ def check_views(key: str, views: Mapping[str, Any], size: int) -> None:
 
 
 def monitored_metrics(config: DictConfig) -> dict[str, str]:
-    """Returns the configuration keys that name a metric of each epoch, with their values."""
+    """Return the configuration keys that name a metric of each epoch, with their values."""
     metrics = {"objective": str(config.objective)}
     settings = {**config.callbacks, "scheduler": config.scheduler}
     keys = {name: name if name == "scheduler" else f"callbacks.{name}" for name in settings}
@@ -189,7 +189,7 @@ def check_direction(key: str, name: str, config: DictConfig) -> None:
 
 
 def build_meta_body(model: Mapping[str, Any], classes: int) -> nn.Module:
-    """Builds the body of the network on the meta device and runs it on one image of `model.image_size`.
+    """Build the body of the network on the meta device and run it on one image of `model.image_size`.
 
     Raises:
         ValueError: Its options are invalid, the image is too small for it, or its output has the wrong shape.
@@ -226,7 +226,7 @@ def check_deterministic(config: DictConfig, body: nn.Module) -> None:
 
 @contextmanager
 def explain_network_errors(problem: str) -> Iterator[None]:
-    """Turns the errors of building or running a network into one sentence, without gradients.
+    """Turn the errors of building or running a network into one sentence, without gradients.
 
     Args:
         problem: The beginning of the sentence.

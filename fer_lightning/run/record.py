@@ -21,7 +21,7 @@ from fer_lightning.training.metrics import Scores
 
 
 def result_path(config: DictConfig, job: Job) -> Path | None:
-    """Returns the file in `paths.results_dir` for the record of the run, None if `paths.results_dir` is not set.
+    """Return the file in `paths.results_dir` for the record of the run, None if `paths.results_dir` is not set.
 
     Raises:
         ValueError: The run has no experiment, conf/local changes its settings, it measures another part than `test` or
@@ -69,18 +69,18 @@ def check_local_settings(config: DictConfig, job: Job) -> None:
 
 
 def recorded_parts(scores: Mapping[str, Scores], kaggle: Scores | None) -> dict[str, Any]:
-    """Returns the scores of each measured part in the format of a record."""
+    """Return the scores of each measured part in the format of a record."""
     parts = {part_name(part): row for part, row in scores.items()} | ({"kaggle_test": kaggle} if kaggle else {})
     return {part: records.recorded_scores(row) for part, row in parts.items()}
 
 
 def part_name(part: str) -> str:
-    """Returns the record's key of a part; `measured_PART` for others than test, as training logs `val`."""
+    """Return the record's key of a part; `measured_PART` for others than test, as training logs `val`."""
     return part if part.startswith("test") else f"measured_{part}"
 
 
 def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict[str, Any]:
-    """Returns the head of a record: what is known of a run before it is trained."""
+    """Return the head of a record: what is known of a run before it is trained."""
     faces, split = datamodule.faces, datamodule.split
     return {
         "experiment": job.choices.get("experiment"),

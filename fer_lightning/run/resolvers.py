@@ -11,17 +11,17 @@ from fer_lightning.run.resume import run_folder
 
 
 def register_resolvers() -> None:
-    """Registers the resolvers that `conf/` uses; safe to call twice."""
+    """Register the resolvers that `conf/` uses; safe to call twice."""
     OmegaConf.register_new_resolver("default_data", _default_data, replace=True)
     OmegaConf.register_new_resolver("chosen", lambda *names: next(n for n in names if n), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 
 
 def _default_data() -> str:
-    """Returns the option that `data=auto` selects: `fer2013` if the data folder contains it, else `synthetic`."""
+    """Return the option that `data=auto` selects: `fer2013` if the data folder contains it, else `synthetic`."""
     return "fer2013" if find_fer2013(os.environ.get("FER_DATA_DIR", "data")) else "synthetic"
 
 
 def _run_folder(fresh: str, *, _root_: DictConfig) -> str:
-    """Returns Hydra's output folder: the new one, or that of the run that `resume` continues."""
+    """Return Hydra's output folder: the new one, or that of the run that `resume` continues."""
     return run_folder(fresh, _root_)

@@ -43,7 +43,7 @@ class RunState:
 
     @classmethod
     def read(cls, folder: Path) -> RunState | None:
-        """Reads the state of the run in a folder, None if it is missing or damaged."""
+        """Read the state of the run in a folder, None if it is missing or damaged."""
         try:
             stored = json.loads((folder / STATE).read_text("utf-8"))
             objective, settings = stored["objective"], stored["settings"]
@@ -55,13 +55,13 @@ class RunState:
             return None
 
     def write(self, folder: Path) -> None:
-        """Writes the state atomically."""
+        """Write the state atomically."""
         with atomic_write(folder / STATE) as temporary:
             temporary.write_text(json.dumps(asdict(self)), "utf-8")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """Returns the settings that determine a result: two runs with equal settings on equal data are the same run."""
+    """Return the settings that determine a result: two runs with equal settings on equal data are the same run."""
     chosen = {
         str(name): to_container(config[name]) for name in config if name not in ("hydra", "paths", *WITHOUT_EFFECT)
     }
@@ -74,7 +74,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Lists the differences of two settings: `optimizer.lr 0.1 (now 0.2), ...`."""
+    """List the differences of two settings: `optimizer.lr 0.1 (now 0.2), ...`."""
     old, new = flatten(before, targets=True), flatten(now, targets=True)
     missing = "nothing"
     return ", ".join(
@@ -85,7 +85,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
-    """Returns the newest run with these settings in `outputs/DAY/RUN`, finished or not; None if there is none."""
+    """Return the newest run with these settings in `outputs/DAY/RUN`, finished or not; None if there is none."""
     states = sorted(outputs.glob(f"*/*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in states:
         state = RunState.read(path.parent)
@@ -95,7 +95,7 @@ def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
 
 
 def run_folder(fresh: str, config: DictConfig) -> str:
-    """Returns Hydra's output folder: a new one, or with `resume` that of the run to continue.
+    """Return Hydra's output folder: a new one, or with `resume` that of the run to continue.
 
     Args:
         fresh: The folder of a new run, `outputs/DAY/RUN`.
@@ -131,7 +131,7 @@ class StartPoint:
 
     @classmethod
     def find(cls, config: DictConfig, folder: Path, console: Console) -> StartPoint:
-        """Resolves `resume`.
+        """Resolve `resume`.
 
         Args:
             config: The composed configuration.
@@ -171,7 +171,7 @@ class StartPoint:
 
     @classmethod
     def read(cls, path: Path, state: RunState | None = None) -> StartPoint:
-        """Reads the start point after the last epoch of a checkpoint; loads no tensors and runs no code of the file.
+        """Read the start point after the last epoch of a checkpoint; load no tensors and run no code of the file.
 
         Args:
             path: A `last.ckpt`.

@@ -149,7 +149,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
 
 
 def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) -> PreparedRun:
-    """Checks all settings of a run and reads its data.
+    """Check all settings of a run and read its data.
 
     Raises:
         ValueError, FileNotFoundError: A setting or the data are invalid; the run has not started then.
@@ -189,7 +189,7 @@ def check_weights(config: DictConfig, datamodule: FERDataModule) -> None:
 def assemble(
     config: DictConfig, job: Job, folder: Path, module: FERModule, loggers: Sequence[Logger], console: Console
 ) -> Training:
-    """Builds callbacks and trainer around a module."""
+    """Build callbacks and trainer around a module."""
     if config.trainer.compile:
         module.network.compile()  # in place, which keeps the parameter names of checkpoints
     best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
@@ -225,7 +225,7 @@ def measure(
 
 
 def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the part of a record that is known after training, before anything is measured."""
+    """Return the part of a record that is known after training, before anything is measured."""
     return {
         "machine": machine(training.trainer.strategy.root_device),
         "precision": str(training.trainer.precision),
@@ -239,7 +239,7 @@ def outcome(training: Training, best_row: Mapping[str, float]) -> dict[str, Any]
 
 
 def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> dict[str, float]:
-    """Loads the weights of the best epoch into a module.
+    """Load the weights of the best epoch into a module.
 
     Args:
         module: The trained module.
@@ -266,7 +266,7 @@ def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> d
 
 
 def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fresh: bool = True) -> FERModule:
-    """Builds the module of a run, including its provenance.
+    """Build the module of a run, including its provenance.
 
     Args:
         config: The composed configuration.
@@ -301,7 +301,7 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
 def open_tracking(
     config: DictConfig, job: Job, head: Mapping[str, Any], faces: FaceArrays, folder: Path, resumed: bool
 ) -> AbstractContextManager[list[Logger]]:
-    """Opens the tracked run (conf/tracking): options by group, settings by dotted key, data and code as tags."""
+    """Open the tracked run (conf/tracking): options by group, settings by dotted key, data and code as tags."""
     tag_keys = ("data", "data_fingerprint", "synthetic", "protocol", "commit", "seed", "command")
     tags = {key: str(head[key]).lower() if key == "synthetic" else str(head[key]) for key in tag_keys}
     if job.trial:

@@ -48,7 +48,7 @@ def is_first_process() -> bool:
 
 
 def become_first_process(config: DictConfig) -> None:
-    """Sets the rank of a process that trains alone to 0, whatever rank `srun` or another launcher gave it.
+    """Set the rank of a process that trains alone to 0, whatever rank `srun` or another launcher gave it.
 
     Under DDP the strategy sets the rank.
     """
@@ -63,7 +63,7 @@ def is_distributed(trainer: DictConfig) -> bool:
 
 
 def _device_count(trainer: DictConfig) -> int | str:
-    """Returns the number of devices that conf/trainer requests; a value that is not a number is returned unchanged."""
+    """Return the number of devices that conf/trainer requests; a value that is not a number is returned unchanged."""
     devices = to_container(trainer.devices)
     if devices in ("auto", -1, "-1"):
         return torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
@@ -125,7 +125,7 @@ def check_batch_size(batch_size: int, processes: int) -> None:
 
 
 def choose_precision(requested: str, network: torch.nn.Module, accelerator: str) -> str:
-    """Resolves `trainer.precision=auto`: `bf16-mixed` where it is faster, else `32-true`.
+    """Resolve `trainer.precision=auto`: `bf16-mixed` where it is faster, else `32-true`.
 
     It is faster on GPUs that support bfloat16, and on CPUs with AVX512-BF16 for networks of dense convolutions;
     depthwise convolutions are slower in bfloat16 there.
@@ -141,7 +141,7 @@ def choose_precision(requested: str, network: torch.nn.Module, accelerator: str)
 
 
 def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **kwargs: Any) -> pl.Trainer:
-    """Builds a Lightning Trainer from conf/trainer, without its own terminal output."""
+    """Build a Lightning Trainer from conf/trainer, without its own terminal output."""
     options = {k: v for k, v in to_container(config.trainer).items() if k not in ("batch_size", "compile", "on_nan")}
     options["precision"] = choose_precision(options["precision"], network, options["accelerator"])
     trainer: pl.Trainer = build(

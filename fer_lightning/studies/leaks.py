@@ -85,19 +85,19 @@ Records = dict[str, dict[str, Any]]
 
 
 def folder_of(overrides: Sequence[str]) -> Path:
-    """Returns the folder for runs with these settings and protocols; it has a subfolder per protocol."""
+    """Return the folder for runs with these settings and protocols; it has a subfolder per protocol."""
     options = [(CONF / "protocol" / f"{protocol}.yaml").read_text("utf-8") for protocol in PROTOCOLS]
     settings = "\n".join([*settings_of(overrides), *options])
     return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def settings_of(overrides: Iterable[str]) -> list[str]:
-    """Returns the overrides that determine a result, without the protocol, sorted."""
+    """Return the overrides that determine a result, without the protocol, sorted."""
     return [override for override in effective_overrides(overrides) if key_of(override) != "protocol"]
 
 
 def read_records(root: Path = ROOT) -> Records:
-    """Reads the records of the measured protocols by name, in the order of `PROTOCOLS`.
+    """Read the records of the measured protocols by name, in the order of `PROTOCOLS`.
 
     Raises:
         ValueError: Two records have different settings or data and cannot be compared.
@@ -163,7 +163,7 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
 
 
 def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
-    """Copies the records of finished runs with these settings into results/leaks, once, also after an interruption."""
+    """Copy the records of finished runs with these settings into results/leaks, once, also after an interruption."""
     for protocol in PROTOCOLS:
         folder, published = folder_of(overrides) / protocol, root / "results" / "leaks" / f"{protocol}.json"
         if (folder / "record.json").is_file() and not (folder / COLLECTED).exists():
@@ -173,7 +173,7 @@ def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
 
 
 def move_collected(folder: Path) -> None:
-    """Renames the folder of a run whose published record was deleted, which `resume=auto` would not train again."""
+    """Rename the folder of a run whose published record was deleted, which `resume=auto` would not train again."""
     if (folder / COLLECTED).exists():
         number = 1
         while (free := folder.with_name(f"{folder.name}_{number}")).exists():
@@ -182,7 +182,7 @@ def move_collected(folder: Path) -> None:
 
 
 def gain(reported: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Returns the difference of two accuracies with its 95% interval.
+    """Return the difference of two accuracies with its 95% interval.
 
     The distances to the bounds of both intervals are combined as root sum of squares (Newcombe 1998, method 10), as for
     independent images; if both accuracies are measured on the same images, the interval is conservative.
@@ -200,7 +200,7 @@ def gain(reported: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[flo
 
 
 def cells(protocol: str, records: Records) -> list[str]:
-    """Returns one row of the table."""
+    """Return one row of the table."""
     if protocol not in records:
         return [protocol, "", "", NOT_RUN, "", "", "", ""]
     record = records[protocol]
@@ -222,14 +222,14 @@ def cells(protocol: str, records: Records) -> list[str]:
 
 
 def claim_of(record: Mapping[str, Any]) -> float | None:
-    """Returns the accuracy that the source of the record's experiment claims, as a fraction, or None."""
+    """Return the accuracy that the source of the record's experiment claims, as a fraction, or None."""
     path = file_of(ROOT, record["experiment"])
     found = re.match(r"([\d.]+)%", header_of(path).get("Claim", "")) if path else None
     return float(found[1]) / 100 if found else None
 
 
 def plot(records: Records, claim: float | None) -> Figure:
-    """Plots the accuracy of each protocol with its 95% interval, with the official accuracy and the source's claim.
+    """Plot the accuracy of each protocol with its 95% interval, with the official accuracy and the source's claim.
 
     Args:
         records: One or more records by protocol.
@@ -263,7 +263,7 @@ def plot(records: Records, claim: float | None) -> Figure:
 
 
 def page(records: Records, claim: float | None) -> str:
-    """Returns docs/LEAKS.md: plot, table, description of each protocol, and conclusions."""
+    """Return docs/LEAKS.md: plot, table, description of each protocol, and conclusions."""
     first = next(iter(records.values()))
     settings = " ".join(settings_of(overrides_of(first["command"])))
     blocks = [
@@ -297,7 +297,7 @@ def page(records: Records, claim: float | None) -> str:
 
 
 def _commits(records: Records) -> str:
-    """Returns `commit 604766e6f779`, and the protocols that were run at another commit."""
+    """Return `commit 604766e6f779`, and the protocols that were run at another commit."""
     first, *others = dict.fromkeys(record["commit"] for record in records.values())
     parts = [f"commit {first[:12]}"]
     for other in others:
@@ -307,7 +307,7 @@ def _commits(records: Records) -> str:
 
 
 def _conclusions(records: Records, claim: float | None) -> list[str]:
-    """Returns the conclusions, each with the numbers of the records, whatever they are."""
+    """Return the conclusions, each with the numbers of the records, whatever they are."""
     accuracy = {name: record["test"]["accuracy"] for name, record in records.items()}
     sentences = []
     if {"stored_copies", "leaky_augmented"} <= accuracy.keys():
@@ -338,7 +338,7 @@ def _conclusions(records: Records, claim: float | None) -> list[str]:
 
 
 def write(root: Path = ROOT) -> None:
-    """Writes docs/LEAKS.md and its plot.
+    """Write docs/LEAKS.md and its plot.
 
     Raises:
         ValueError: There is no record, or the records cannot be compared.
@@ -352,7 +352,7 @@ def write(root: Path = ROOT) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the subcommand and returns its exit status."""
+    """Run the subcommand and return its exit status."""
     if "--help" in arguments or "-h" in arguments:
         print(wrap_text(HELP))
         return 0

@@ -71,7 +71,7 @@ def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
 
 
 def training_overrides(module: FERModule, overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides of the training that stay valid together with the new ones; see `compose_for`."""
+    """Return the overrides of the training that stay valid together with the new ones; see `compose_for`."""
     omitted = ("hydra", "trainer.devices", *(key for key in WITHOUT_EFFECT if key != "data.resident"))
     return drop_overrides(drop_replaced(module.hparams["provenance"]["overrides"], overrides), *omitted)
 
@@ -96,7 +96,7 @@ def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> N
 
 
 def settings_in_name(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides that change a measurement as parts of a file name: `views.shift=0.1`."""
+    """Return the overrides that change a measurement as parts of a file name: `views.shift=0.1`."""
     named = [
         o for o in drop_overrides(overrides, "eval.split", "eval.bootstrap") if key_of(o).startswith(MEASUREMENT_KEYS)
     ]
@@ -127,7 +127,7 @@ class TrainedRun:
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), *, another_model: bool = False) -> TrainedRun:
-        """Loads a network and its data.
+        """Load a network and its data.
 
         Args:
             path: A checkpoint, or the folder of a run, which stands for its best checkpoint.
@@ -256,7 +256,7 @@ class TrainedRun:
         return build_trainer(self.config, self.run, self.module.network, logger=False)
 
     def predictions(self, part: str) -> Predictions:
-        """Returns the result of `predict`, cached as logits without labels in the run's folder `predictions/`.
+        """Return the result of `predict`, cached as logits without labels in the run's folder `predictions/`.
 
         The name of a file is a hash of all that determines its content: the checkpoint's bytes, the views, the data,
         the positions of the part and the precision.

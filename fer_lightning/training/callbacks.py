@@ -132,7 +132,7 @@ class TrainingProgress(Callback):
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and the training time so far."""
+        """Return the best score and the training time so far."""
         return {"objective": self.objective, "best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

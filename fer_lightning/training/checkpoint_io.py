@@ -21,12 +21,12 @@ DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The path itself, or for a run's folder the path of its best checkpoint."""
+    """Return the path itself, or for a run's folder the path of its best checkpoint."""
     return best_checkpoint(path) if path.is_dir() else path
 
 
 def existing_checkpoint(path: Path) -> Path:
-    """The path of `checkpoint_of`, which must exist.
+    """Return the path of `checkpoint_of`, which must exist.
 
     Raises:
         FileNotFoundError: There is no such file; for a folder of runs the message names one of them.
@@ -59,7 +59,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _fault(saved: Any) -> str | None:
-    """The reason why a file is not a valid checkpoint, or None."""
+    """Return the reason why a file is not a valid checkpoint, or None."""
     hyperparameters = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(hyperparameters, dict):
         return "has no hyper_parameters"

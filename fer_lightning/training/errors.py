@@ -71,7 +71,7 @@ def explain_errors(config: DictConfig) -> Iterator[None]:
 
 
 def explanation(error: BaseException, config: DictConfig) -> str | None:
-    """The sentence for a known error, None for any other."""
+    """Return the sentence for a known error, None for any other."""
     message = str(error)
     if isinstance(error, (NonFiniteLossError, MisconfigurationException, DataError)):
         return " ".join(message.split())
@@ -142,7 +142,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
 
 
 def interrupt_status(error: BaseException) -> int | None:
-    """The exit status for an error caused by Ctrl-C or SIGTERM, `INTERRUPTED` or `REQUEUE`; None for any other."""
+    """Return the exit status for an error that Ctrl-C (`INTERRUPTED`) or SIGTERM (`REQUEUE`) caused, else None."""
     if _caused_by(error, SIGTERMException):
         return REQUEUE
     return INTERRUPTED if _caused_by(error, KeyboardInterrupt) else None

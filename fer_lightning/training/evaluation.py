@@ -57,6 +57,6 @@ def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
 
 
 def loggable_scores(scores: Scores) -> dict[str, float]:
-    """The scores of one part as a flat dict for loggers: all scalars, and F1 of each class as `f1_happy`."""
+    """Return the scores of one part as a flat dict for loggers: all scalars, and F1 of each class as `f1_happy`."""
     single = {k: v for k, v in scores.items() if isinstance(v, float)}
     return single | {f"f1_{name}": f1 for name, f1 in scores["per_class_f1"].items()}

@@ -38,7 +38,7 @@ class GradualUnfreezing(Callback):
         self.keep_frozen = keep_frozen
 
     def frozen_stages(self, epoch: int, stages: int) -> int:
-        """The number of `stages`, from the input side, that are frozen in `epoch` (from 0)."""
+        """Return the number of `stages`, from the input side, that are frozen in `epoch` (from 0)."""
         if self.frozen_epochs is None or epoch < self.frozen_epochs:
             return stages
         unfrozen = 1 + (epoch - self.frozen_epochs) // self.every_epochs

@@ -48,14 +48,14 @@ class Predictions:
 
     @classmethod
     def concatenate(cls, *parts: Predictions) -> Predictions:
-        """The predictions of all parts, which share no image, in the order of the data set."""
+        """Return the predictions of all parts, which share no image, in the order of the data set."""
         index = torch.cat([part.index for part in parts])
         order = index.argsort()
         logits, labels = torch.cat([part.logits for part in parts]), torch.cat([part.labels for part in parts])
         return cls(index[order], logits[order], labels[order])
 
     def part(self, index: Tensor) -> Predictions:
-        """The predictions of the images whose positions are in `index`."""
+        """Return the predictions of the images whose positions are in `index`."""
         mask = torch.isin(self.index, index)
         return Predictions(self.index[mask], self.logits[mask], self.labels[mask])
 
@@ -126,7 +126,7 @@ def scores_from_confusion(matrix: Tensor) -> dict[str, Tensor]:
 
 
 def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, float]:
-    """The scores logged after each epoch: `EPOCH_SCORES`, and the F1 of each class as `f1_{class}`.
+    """Return the scores logged after each epoch: `EPOCH_SCORES`, and the F1 of each class as `f1_{class}`.
 
     The loss is cross entropy without class weights and label smoothing, whatever the loss of the training, so that runs
     are comparable.
@@ -153,14 +153,14 @@ def epoch_scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, 
 
 
 def _multinomial_counts(frequencies: Tensor, resamples: int, n: int, generator: torch.Generator) -> Tensor:
-    """Counts of each cell in `n` draws by frequency, int64 (resamples, cells)."""
+    """Return the counts of each cell in `n` draws by frequency, int64 (resamples, cells)."""
     cells = torch.multinomial(frequencies, resamples * n, replacement=True, generator=generator)
     offsets = torch.arange(resamples).repeat_interleave(n) * len(frequencies)
     return torch.bincount(cells + offsets, minlength=resamples * len(frequencies)).view(resamples, -1)
 
 
 def full_scores(predictions: Predictions, classes: Sequence[str], resamples: int = 1000, seed: int = 0) -> Scores:
-    """The scores of an evaluation, with 95% bootstrap percentile intervals (Efron 1979) over the images.
+    """Return the scores of an evaluation, with 95% bootstrap percentile intervals (Efron 1979) over the images.
 
     Args:
         predictions: N >= 1 predictions over C classes.

@@ -43,7 +43,7 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def logged_metric(metrics: Mapping[str, Tensor], name: str) -> float:
-    """The logged metric of that name.
+    """Return the logged metric of that name.
 
     Raises:
         ValueError: No metric of that name is logged; the message lists those that are.
@@ -125,7 +125,7 @@ class FERModule(pl.LightningModule):
         return logits
 
     def network_for_whole_images(self) -> FERNetwork:
-        """The network, with the same weights, for use outside of this module: it crops as its views do."""
+        """Return the network, with the same weights, for use outside of this module: it crops as its views do."""
         network = copy.copy(self.network)
         network.crop = self.crop
         return network
@@ -182,7 +182,7 @@ class FERModule(pl.LightningModule):
                 raise self._not_finite(value, batch_idx, "the training stops", later)
 
     def _not_finite(self, value: float, batch_idx: int, then: str, later: int = 0) -> NonFiniteLossError:
-        """The error for the batch that is `later` batches before `batch_idx`; `then` states the consequence."""
+        """Return the error for the batch that is `later` batches before `batch_idx`; `then` states the consequence."""
         trainer = self.trainer
         return NonFiniteLossError(
             f"The loss is {value} at step {self.global_step + 1 - later:,} (epoch {self.current_epoch + 1}, batch "

@@ -16,7 +16,7 @@ from fer_lightning.config import build
 
 
 def build_optimizer(config: Mapping[str, Any], network: nn.Module) -> Optimizer:
-    """The optimizer over all parameters, without weight decay on norms and biases (parameters of one dimension)."""
+    """Build the optimizer of all parameters, without weight decay on norms and biases (one-dimensional parameters)."""
     parameters = list(network.parameters())
     decayed = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]

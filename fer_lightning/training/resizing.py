@@ -33,7 +33,7 @@ class ProgressiveResizing(Callback):
         self.share = share
 
     def side(self, epoch: int, epochs: int, whole: int) -> int:
-        """The side in pixels in `epoch` (from 0) of `epochs`, for images of `whole` pixels."""
+        """Return the side in pixels in `epoch` (from 0) of `epochs`, for images of `whole` pixels."""
         small = min(round(self.share * epochs), epochs - 1)
         return self.sides[epoch * len(self.sides) // small] if epoch < small else whole
 

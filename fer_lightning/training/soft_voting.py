@@ -17,7 +17,7 @@ MIN_WEIGHT = 1e-3
 
 
 def ensemble_members(path: Path) -> list[tuple[Path, float]]:
-    """The checkpoints at a path, each with the weight of its vote; the weights sum to 1.
+    """Return the checkpoints at a path, each with the weight of its vote; the weights sum to 1.
 
     Args:
         path: A checkpoint, a run (its best checkpoint), or a folder that `ensemble` wrote.
@@ -126,7 +126,7 @@ def check_vote(weights: str, choose: str) -> None:
 
 
 def vote_weights(logits: Tensor, labels: Tensor, weights: str, choose: str) -> Tensor:
-    """The weight of each network's vote, from the val part alone.
+    """Return the weight of each network's vote, from the val part alone.
 
     Args:
         logits: float (M, N, C), of M networks on the val part.

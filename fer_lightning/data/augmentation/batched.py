@@ -89,7 +89,7 @@ class BatchedAugmentation:
         ).T.unsqueeze(2)
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-        """Samples the transform parameters of `count` images.
+        """Sample the transform parameters of `count` images.
 
         The number of draws does not depend on the strengths: one seed flips the same images in any policy.
 
@@ -111,7 +111,7 @@ class BatchedAugmentation:
         }
 
     def __call__(self, images: Tensor, generator: torch.Generator, flipped: Tensor | None = None) -> Tensor:
-        """Transforms each image independently.
+        """Transform each image independently.
 
         Args:
             images: Float (B, C, H, W) in [0, 1], C is 1 or 3, of any floating dtype; not modified.
@@ -154,12 +154,12 @@ class BatchedAugmentation:
 
 
 def _sampled(images: Tensor, grid: Tensor) -> Tensor:
-    """The pictures read at the places of a grid, beyond their border as at it."""
+    """Sample images at the points of a grid, with border padding."""
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _sampled_by_clamping(images: Tensor, grid: Tensor) -> Tensor:
-    """The same but for rounding, for Apple's GPUs: `border` is not there before torch 2.13."""
+    """Sample as above up to rounding, on Apple's GPUs, where torch below 2.13 has no border padding."""
     last = 1 - 1 / torch.tensor(images.shape[:1:-1], dtype=grid.dtype, device=grid.device)  # the outermost centres
     return F.grid_sample(images, grid.clamp(-last, last), align_corners=False)
 

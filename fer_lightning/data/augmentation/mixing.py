@@ -88,7 +88,7 @@ def _validated_alpha(alpha: float) -> float:
 
 
 def _sample_lambdas(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """Samples lambda ~ Beta(alpha, alpha), float64 (count,), with NumPy, since torch's Beta takes no generator."""
+    """Sample lambda ~ Beta(alpha, alpha), float64 (count,), with NumPy, since torch's Beta takes no generator."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))
 

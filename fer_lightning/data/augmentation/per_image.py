@@ -31,7 +31,7 @@ _LARGEST: Final = {
 
 
 def check_strengths(**strengths: float | str) -> None:
-    """Checks that every strength is in its valid range.
+    """Check that every strength is in its valid range.
 
     Raises:
         ValueError: A strength is not a number, negative or above its maximum.
@@ -138,7 +138,7 @@ class PictureAugmentation:
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Transforms each image independently.
+        """Transform each image independently.
 
         Args:
             images: uint8 (B, H, W) gray or (B, H, W, 3) RGB; not modified.

@@ -70,7 +70,7 @@ def distributions(votes: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
 
 
 def fer_plus(faces: FaceArrays, rule: str = "majority", contempt: bool = True) -> Split:
-    """The official parts with FER+ labels: training labels by any of its rules, validation and test labels by majority.
+    """Return the official parts with FER+ labels: training labels by `rule`, validation and test labels by majority.
 
     An image dropped by its rule is in no part. The label of an image is the emotion with the most votes; with `soft`
     and `multi_target` the distributions of the training images are the `targets` of the data set.

@@ -51,7 +51,7 @@ def leaky_oversampled(faces: FaceArrays, seed: int = 0) -> Split:
 
 
 def leaky_augmented(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
-    """Modified copies of every image stored, all pooled, and only then split at random.
+    """Store modified copies of every image, pool all, and only then split at random.
 
     Test images are then also training images, flipped, rotated or with other brightness and contrast.
 
@@ -69,7 +69,7 @@ def leaky_augmented(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
 
 
 def leaky_selected(faces: FaceArrays) -> Split:
-    """The official parts, but the best epoch is selected on the test part: `val` is `test`.
+    """Return the official parts, but the best epoch is selected on the test part: `val` is `test`.
 
     Raises:
         DataError: One of the three official parts is empty.
@@ -98,7 +98,7 @@ def leaky_all(faces: FaceArrays, copies: int = 1, seed: int = 0) -> Split:
 
 
 def stored_copies(faces: FaceArrays, copies: int = 2, seed: int = 0) -> Split:
-    """The official parts, with modified copies of the training images only: `leaky_augmented` without the leak.
+    """Return the official parts, with modified copies of the training images only: `leaky_augmented` without the leak.
 
     Args:
         faces: The data set.
@@ -131,7 +131,7 @@ def _select_on_test(split: Split, name: str) -> Split:
 
 
 def _oversampled(faces: FaceArrays, seed: int) -> FaceArrays:
-    """Appends exact copies of the smaller classes, so that all classes are as large as the largest."""
+    """Append exact copies of the smaller classes, so that all classes are as large as the largest."""
     random = np.random.default_rng([seed, 1])
     counts = np.bincount(faces.labels, minlength=len(faces.classes))
     extra = np.concatenate(
@@ -159,7 +159,7 @@ def _with_modified_copies(faces: FaceArrays, positions: Indices, copies: int, se
 
 
 def _append_copies(faces: FaceArrays, positions: Indices, kind: str, images: NDArray[np.uint8]) -> FaceArrays:
-    """Appends images to the data set; labels, usage, names and votes are those of the images at `positions`."""
+    """Append images to the data set; labels, usage, names and votes are those of the images at `positions`."""
     all_images = np.concatenate([faces.images, images])
     labels = np.concatenate([faces.labels, faces.labels[positions]])
     usage = np.concatenate([faces.usage, faces.usage[positions]])

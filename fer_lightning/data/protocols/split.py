@@ -42,7 +42,7 @@ def is_leaky(protocol: str) -> bool:
 
 
 def name_with_seed(name: str, seed: int) -> str:
-    """A protocol name with the seed of its random draws if that is not 0: `subset(0.1, seed=1)`."""
+    """Return a protocol name with the seed of its random draws if that is not 0: `subset(0.1, seed=1)`."""
     return name if seed == 0 else f"{name.removesuffix(')')}{', ' if name.endswith(')') else '('}seed={seed})"
 
 
@@ -55,7 +55,7 @@ def first_occurrences(faces: FaceArrays) -> Indices:
 
 
 def make_split(faces: FaceArrays, name: str, train: Indices, val: Indices, test: Indices, copies: Indices) -> Split:
-    """Creates a split from three non-empty parts and adds the deduplicated test part.
+    """Create a split from three non-empty parts and add the deduplicated test part.
 
     Args:
         faces: The data set.

@@ -19,7 +19,7 @@ def official(faces: FaceArrays) -> Split:
 
 
 def kaggle(faces: FaceArrays, val_fraction: float = 0.1, seed: int = 0) -> Split:
-    """The two folders of the Kaggle copy: `test` is PublicTest and PrivateTest, `val` is taken from Training.
+    """Return the two folders of the Kaggle copy: `test` is PublicTest and PrivateTest, `val` is taken from Training.
 
     Of each class, `val_fraction` of the images (rounded down) go to `val`; byte-identical images stay together, so
     that none is in both `train` and `val`.
@@ -72,7 +72,7 @@ def kfold(faces: FaceArrays, folds: int = 5, fold: int = 0, seed: int = 0) -> Sp
 
 
 def subset(faces: FaceArrays, fraction: float = 0.1, seed: int = 0) -> Split:
-    """A stratified fraction of each official part, for quick experiments; its scores are not comparable with others.
+    """Return a stratified fraction of each official part, for quick experiments; its scores compare with no others.
 
     Of each class, `fraction` of the images (rounded up) are used, so no class is lost. With the same seed, a smaller
     subset is contained in a larger one.

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 def read_cached(
     source: Path, options: Mapping[str, object], read: Callable[[BinaryIO], FaceArrays], *, beside: bool = True
 ) -> FaceArrays:
-    """Opens the cache of a source, or reads the source and writes the cache.
+    """Open the cache of a source, or read the source and write the cache.
 
     The cache is in `.fer_lightning_cache/` beside the source or, if that is not writable, in the user's cache folder;
     if neither is writable, the data set is read into memory. It is written under a temporary name and renamed when
@@ -71,7 +71,7 @@ def read_cached(
 
 
 def load(folder: Path) -> FaceArrays | None:
-    """Opens a cached data set; None if it is missing or damaged."""
+    """Open a cached data set; None if it is missing or damaged."""
     try:
         info = json.loads((folder / "about.json").read_text("utf-8"))
         files = [folder / f"{name}.npy" for name in ("images", *_COLUMNS)]
@@ -104,7 +104,7 @@ def _is_valid(faces: FaceArrays) -> bool:
 
 
 def _write(root: Path, slot: str, entry: str, read: Callable[[BinaryIO], FaceArrays]) -> FaceArrays:
-    """Writes a data set to a temporary folder, renames it and opens the result; raises OSError if that fails."""
+    """Write a data set to a temporary folder, rename it and open the result; raises OSError if that fails."""
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.stat().st_mode & 0o222:  # root is not stopped by the permissions
         raise PermissionError(f"{existing} is read-only")
@@ -154,7 +154,7 @@ def _checksum(path: Path) -> int | None:
 
 
 def _remove_outdated(root: Path, slot: str, entry: str) -> None:
-    """Removes caches of other states of the source, a damaged cache of this state, and stale temporary folders."""
+    """Remove caches of other states of the source, a damaged cache of this state, and stale temporary folders."""
     for folder in root.glob(f"{slot}-*"):
         if folder.name != entry or load(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)

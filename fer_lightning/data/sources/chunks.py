@@ -57,7 +57,7 @@ def ordered_map(
 
 
 def check_same_shape(name: bytes, image: NDArray[np.uint8], other_name: bytes, other: NDArray[np.uint8]) -> None:
-    """Raises DataError, with the setting to change, if two images differ in size or channels."""
+    """Raise DataError, with the setting to change, if two images differ in size or channels."""
     first, second = name.decode(), other_name.decode()
     if image.ndim != other.ndim:
         gray, colour = (first, second) if image.ndim == 2 else (second, first)

@@ -37,7 +37,7 @@ class _Columns(NamedTuple):
 
 
 def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
-    """Reads the challenge's csv in blocks.
+    """Read the challenge's csv in blocks.
 
     Args:
         stream: The uncompressed bytes. Columns `emotion`, `pixels`, `Usage` in any order, with any others; spaces,
@@ -65,7 +65,7 @@ def read_csv(stream: BinaryIO, source: str) -> Iterator[Chunk]:
 
 
 def _line_blocks(stream: BinaryIO, source: str) -> Iterator[bytes]:
-    """Yields blocks of whole lines, without quotes, empty lines and carriage returns."""
+    """Yield blocks of whole lines, without quotes, empty lines and carriage returns."""
     rest = b""
     while data := stream.read(_BLOCK):
         data = rest + data
@@ -101,7 +101,7 @@ def _columns(header: bytes, source: str) -> _Columns:
 
 
 def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
-    """Parses a block of whole lines; `numbered` is the row number of the first and the block."""
+    """Parse a block of whole lines; `numbered` is the row number of the first and the block."""
     first_row, block = numbered
     text = np.frombuffer(block, np.uint8)
     row_end = np.flatnonzero(text == _NEWLINE)
@@ -155,7 +155,7 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
 
 
 def _text_fields(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDArray[np.bytes_]:
-    """The fields between `start` and `stop`, (n,) bytes, stripped and truncated to 40 characters."""
+    """Return the fields between `start` and `stop`, (n,) bytes, stripped and truncated to 40 characters."""
     width = min(40, max(1, int((stop - start).max(initial=0))))
     offset = np.arange(width)
     letters = text[np.minimum(start[:, None] + offset, len(text) - 1)]
@@ -166,7 +166,7 @@ def _text_fields(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -
 def _parse_pixels(
     text: NDArray[np.uint8], start: _Positions, stop: _Positions
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Parses the numbers between `start` and `stop` of each row.
+    """Parse the numbers between `start` and `stop` of each row.
 
     Returns:
         uint8 (n, 2304), and bool (n,): whether the row is 2,304 numbers of up to three digits, at most 255, between
@@ -193,7 +193,7 @@ def _parse_pixels(
 
 
 def _parse_pixels_or_error(field: bytes) -> NDArray[np.uint8] | str:
-    """The pixels of one row, uint8 (2304,), or a description of the problem."""
+    """Return the pixels of one row, uint8 (2304,), or a description of the problem."""
     words = field.split()
     if len(words) != SIDE * SIDE:
         return f"{len(words):,} pixels, expected {SIDE * SIDE:,}"

@@ -70,7 +70,7 @@ def is_image_path(path: str) -> bool:
 
 
 def find_image_tree(paths: Iterable[str], source: str) -> ImageTree:
-    """Derives splits and classes from paths like `train/happy/1.jpg`, which may all have a common prefix.
+    """Derive splits and classes from paths like `train/happy/1.jpg`, which may all have a common prefix.
 
     The usage comes from the file name if it includes one, else from the split folder.
 
@@ -120,7 +120,7 @@ def _classes_of_folders(folders: set[str]) -> tuple[tuple[str, ...], dict[str, i
 
 
 def folder_reader(folder: Path) -> Callable[[str], bytes]:
-    """Returns a function that reads a file of a folder by its relative path."""
+    """Return a function that reads a file of a folder by its relative path."""
 
     def read(name: str) -> bytes:
         path = folder / name
@@ -131,7 +131,7 @@ def folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 
 def zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
-    """Returns a function that reads a member of a zip into memory, without extracting it to disk."""
+    """Return a function that reads a member of a zip into memory, without extracting it to disk."""
 
     def read(name: str) -> bytes:
         member = archive.getinfo(name)
@@ -151,7 +151,7 @@ def _check_size(size: int) -> None:
 def read_images(
     tree: ImageTree, read: Callable[[str], bytes], *, image_size: int | None, channels: int | None
 ) -> Iterator[Chunk]:
-    """Decodes the images of a tree in threads, in order.
+    """Decode the images of a tree in threads, in order.
 
     Args:
         tree: The images to read.
@@ -198,7 +198,7 @@ def read_images(
 
 
 def _encoded_name(name: str) -> bytes:
-    """A file name in UTF-8; bytes that are not valid UTF-8 become question marks."""
+    """Return a file name in UTF-8; bytes that are not valid UTF-8 become question marks."""
     return name.encode("utf-8", "replace")
 
 
@@ -211,7 +211,7 @@ def _problem(error: Exception) -> str:
 
 
 def decode(data: bytes, image_size: int | None = None, channels: int | None = None) -> NDArray[np.uint8]:
-    """Decodes an image and applies its EXIF orientation.
+    """Decode an image and apply its EXIF orientation.
 
     Args:
         data: A JPEG, PNG, BMP, WebP, TIFF or PPM file with 8 bits per channel. Transparency is dropped.

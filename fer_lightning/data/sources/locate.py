@@ -41,23 +41,23 @@ _OFFICIAL_FILE_NAME: Final = re.compile(r"(?:.*[/\\])?(Training|PublicTest|Priva
 
 
 def usage_of_folder(name: str) -> str | None:
-    """The usage that a split folder's name denotes (`val`, `Public_Test`: PublicTest), or None."""
+    """Return the usage that a split folder's name denotes (`val`, `Public_Test`: PublicTest), or None."""
     return _USAGE_OF.get(re.sub(r"[-_ ]", "", name.lower()))
 
 
 def usage_of_image(path: str) -> str | None:
-    """The usage in the file name of an image in Kaggle's layout (`Training_123.jpg`), or None."""
+    """Return the usage in the file name of an image in Kaggle's layout (`Training_123.jpg`), or None."""
     match = _OFFICIAL_FILE_NAME.fullmatch(path)
     return match[1] if match else None
 
 
 def emotion_of_folder(name: str) -> str | None:
-    """The FER2013 class that a folder name denotes (`Happiness`: happy), or None."""
+    """Return the FER2013 class that a folder name denotes (`Happiness`: happy), or None."""
     return _EMOTION_OF.get(name.strip().lower())
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yields every file under a folder as (relative path with `/`, entry); follows links, skips hidden files."""
+    """Yield every file under a folder as (relative path with `/`, entry); follows links, skips hidden files."""
 
     def entries_of(path: str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
         with os.scandir(path) as entries:
@@ -73,7 +73,7 @@ def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def find_fer2013(folder: str | Path) -> Path | None:
-    """Searches a data folder for FER2013 under its usual names, case-insensitively; a csv is preferred to JPEGs.
+    """Search a data folder for FER2013 under its usual names, case-insensitively; a csv is preferred to JPEGs.
 
     Args:
         folder: The folder to search: for `fer2013.csv` (also .gz, .xz), `icml_face_data.csv`, archives of them with

@@ -97,7 +97,7 @@ def read_fer2013(
     votes_path: str | Path | None = None,
     on_error: str = "stop",
 ) -> FaceArrays:
-    """Reads FER2013 from a path or, by default, from a data folder.
+    """Read FER2013 from a path or, by default, from a data folder.
 
     Args:
         path: The csv, an archive of it, or Kaggle's image folders or their zip (`read_faces`).
@@ -130,7 +130,7 @@ def read_faces(
     name: str | None = None,
     cache: bool = True,
 ) -> FaceArrays:
-    """Reads a data set of faces; the format is detected from content and names.
+    """Read a data set of faces; the format is detected from content and names.
 
     - The csv of the FER2013 challenge, plain, as .gz or .xz, or in a zip or tar archive.
     - Images as `split/class/image`, in a folder or a zip. The usage comes from file names as in Kaggle's FER2013
@@ -190,7 +190,7 @@ def read_faces(
 
 @contextmanager
 def _as_data_errors(source: Path) -> Iterator[None]:
-    """Converts the exceptions of reading a file to a DataError that names it."""
+    """Convert the exceptions of reading a file to a DataError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -221,7 +221,7 @@ def _with_data_errors(chunks: Iterator[Chunk], source: Path) -> Iterator[Chunk]:
 
 
 def _open(source: Path, stack: ExitStack, image_size: int | None, channels: int | None) -> _OpenSource:
-    """Detects the format of a source and opens it; its files are closed with `stack`."""
+    """Detect the format of a source and open it; its files are closed with `stack`."""
     if source.is_dir():
         tree = find_image_tree((name for name, _ in walk(source)), str(source))
         chunks = read_images(tree, folder_reader(source), image_size=image_size, channels=channels)
@@ -262,7 +262,7 @@ def _default_name(tree: ImageTree, name: str) -> str:
 
 
 def _csv_member(members: list[str]) -> str | None:
-    """The challenge's csv by name, in order of preference, or the only csv of an archive without images."""
+    """Return the challenge's csv by name, in order of preference, or the only csv of an archive without images."""
     for name in CSV_NAMES:
         for member in members:
             if PurePosixPath(member).name.lower() == name:
@@ -320,7 +320,7 @@ def _join_votes(faces: FaceArrays, path: Path, source: Path) -> NDArray[np.float
 
 
 def _read_votes(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-    """Reads usage (N,) and votes (N, 10) of FER+'s csv."""
+    """Read usage (N,) and votes (N, 10) of FER+'s csv."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file)
         header = [name.strip().lower() for name in next(rows, [])]

@@ -111,7 +111,7 @@ _PROTOTYPES: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
 
 
 def synthetic_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceArrays:
-    """Returns the data set of `draw_faces`; data sets that take seconds to draw are cached in the user's cache folder.
+    """Return the data set of `draw_faces`; data sets that take seconds to draw are cached in the user's cache folder.
 
     Raises:
         ValueError: `count`, `seed` or `image_size` is too small.
@@ -206,7 +206,7 @@ def _draw_range(labels: NDArray[np.int64], seed: int, image_size: int, start: in
 
 
 def _draw_to_stdout(count: int, seed: int, image_size: int, start: int, stop: int) -> None:
-    """Writes the images from `start` to `stop` to standard output."""
+    """Write the images from `start` to `stop` to standard output."""
     labels, _ = _sample_labels(count, np.random.default_rng(seed))
     sys.stdout.buffer.write(_draw_range(labels, seed, image_size, start, stop).data)
 
@@ -245,13 +245,13 @@ def _sample_labels(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int
 
 
 def _arc(half_width: float, height: float, bulge: float, power: float = 2.0) -> _Points:
-    """A curve from (-half_width, height) to (half_width, height) whose middle is `bulge` lower."""
+    """Return a curve from (-half_width, height) to (half_width, height) whose middle is `bulge` lower."""
     curve = half_width * _UNIT + 1j * (height + bulge * (1 - np.abs(_UNIT) ** power))
     return np.asarray(curve, np.complex128)
 
 
 def _ellipse(x: float, y: float, width: float, height: float, power: float = 2.0) -> _Points:
-    """A superellipse around (x, y) with half-axes `width` and `height`."""
+    """Return a superellipse around (x, y) with half-axes `width` and `height`."""
     cosine, sine = _CIRCLE.real, _CIRCLE.imag
     if power != 2:
         cosine = np.sign(cosine) * np.abs(cosine) ** (2 / power)
@@ -260,7 +260,7 @@ def _ellipse(x: float, y: float, width: float, height: float, power: float = 2.0
 
 
 def _between(one: _Points, other: _Points) -> _Points:
-    """The outline of the area between two curves of the same direction."""
+    """Return the outline of the area between two curves of the same direction."""
     return np.concatenate([one, other[::-1]])
 
 
@@ -272,7 +272,7 @@ def _taper(points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _ribbon(line: _Points, start: float, end: float | None = None) -> _Points:
-    """The outline of a line whose half-thickness changes from `start` to `end` and tapers at its tips."""
+    """Return the outline of a line whose half-thickness changes from `start` to `end` and tapers at its tips."""
     along = np.empty_like(line)
     along[1:-1] = line[2:] - line[:-2]
     along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
@@ -283,12 +283,12 @@ def _ribbon(line: _Points, start: float, end: float | None = None) -> _Points:
 
 
 def _mirror(points: _Points, side: int) -> _Points:
-    """The points for the right side of the image (1) or, mirrored, for the left (-1)."""
+    """Return the points for the right side of the image (1) or, mirrored, for the left (-1)."""
     return points if side > 0 else -points.conj()
 
 
 def _within(points: _Points, top: _Points, bottom: _Points) -> _Points:
-    """The points, clipped vertically to the area between the curves `top` and `bottom`."""
+    """Return the points, clipped vertically to the area between the curves `top` and `bottom`."""
     ceiling, floor = (np.interp(points.real, curve.real, curve.imag) for curve in (top, bottom))
     return np.asarray(points.real + 1j * np.minimum(np.maximum(points.imag, ceiling), floor), np.complex128)
 
@@ -371,7 +371,7 @@ class _Face:
         return np.asarray(pixels, np.complex128)
 
     def _fill(self, outline: _Points, gray: float, layer: NDArray[np.uint8] | None = None) -> None:
-        """Fills an outline with a gray value of 0..255, on the canvas or on another layer of the same size."""
+        """Fill an outline with a gray value of 0..255, on the canvas or on another layer of the same size."""
         pixels = self._project(outline).view(np.float64).reshape(-1, 1, 2)
         fixed_point = np.rint(pixels * 16).astype(np.int32)  # 4 fractional bits
         target = self.canvas if layer is None else layer
@@ -392,7 +392,7 @@ class _Face:
         return np.asarray(background, np.uint8)
 
     def _outline(self, action: Mapping[str, float]) -> _Points:
-        """The outline of the face from crown to chin."""
+        """Return the outline of the face from crown to chin."""
         x, y = self.width * _CIRCLE.real, self.height * _CIRCLE.imag
         y = np.where(y > 0, y * (1.22 + 0.2 * action["jaw_drop"]), y * 1.12)
         x = x * (1 - self.chin * np.minimum(np.maximum(y - 0.25, 0), 1))
@@ -430,7 +430,7 @@ class _Face:
         self._fill(_between(x + 1j * crown, x + 1j * np.maximum(hairline, crown)), self.hair)
 
     def _apply_shading(self, action: Mapping[str, float]) -> None:
-        """Applies soft light and shadow; a layer value of 128 is neutral."""
+        """Apply soft light and shadow; a layer value of 128 is neutral."""
         smile = min(action["lip_corner_puller"] + 0.6 * action["upper_lip_raiser"], 1.5)
         frown, wrinkle = min(action["brow_lowerer"], 1.2), min(action["nose_wrinkler"], 1.2)
         jaw = 0.2 * action["jaw_drop"]
@@ -561,7 +561,7 @@ class _Face:
         self._fill(_ribbon(bar, 0.2, 0.35), self.rng.uniform(20, 220))
 
     def _apply_camera(self) -> NDArray[np.uint8]:
-        """Applies light, lens blur and sensor noise: from the canvas to uint8 (image_size, image_size)."""
+        """Apply light, lens blur and sensor noise: from the canvas to uint8 (image_size, image_size)."""
         size = self.image_size
         small = cv2.resize(self.canvas, (size, size), interpolation=cv2.INTER_AREA)
         lamp = self.rng.uniform(0, 0.45) * cmath.exp(1j * self.rng.uniform(0, 2 * np.pi))
