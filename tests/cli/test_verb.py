@@ -25,7 +25,7 @@ def test_own_arguments_are_separated_from_overrides() -> None:
         ("checkpoint=run evla=tta", "there is no key 'evla'; did you mean 'eval'?"),
         ("checkpoint=run checkpoint=other", "give checkpoint=... once, and with a value"),
         ("checkpoint=", "give checkpoint=... once, and with a value"),
-        ("checkpoint=run --config-dir=my", "--config-dir=my is a flag; this command takes only key=value"),
+        ("checkpoint=run --config-dir=my", "--config-dir=my is a flag; this command takes only key=value arguments"),
         ("eval=tta", "give one checkpoint=RUN, the folder of a run"),
     ],
 )

@@ -162,10 +162,10 @@ def test_a_wrong_setting_is_reported_before_data_are_read(composed, monkeypatch,
 
 def test_a_deterministic_gradient_that_a_gpu_lacks_is_named(composed, monkeypatch) -> None:
     options = ["model=emonext", "model.name=test_convnext", "model.image_size=32", "trainer.deterministic=true"]
-    dry_run(composed(*options, "trainer.accelerator=cpu"))
+    dry_run(composed(*options, "trainer.accelerator=cpu"), StartPoint())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match=r"deterministic=true: .* gradient of grid_sample .*EmoNeXt needs"):
-        dry_run(composed(*options))
+        dry_run(composed(*options), StartPoint())
 
 
 CUSTOM_MODEL = """
@@ -241,7 +241,7 @@ def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model:
         ("hydra.run.dir=pyproject.toml", "hydra.run.dir=pyproject.toml is a file; it must be a folder"),
         ("hydra.run.dir=/proc/here", "hydra.run.dir=/proc/here: /proc cannot be written to"),
         ("resume=/proc/run/checkpoints/last.ckpt",
-         "resume=/proc/run/checkpoints/last.ckpt (hydra.run.dir=NEW takes another folder): /proc cannot be written to"),
+         "resume=/proc/run/checkpoints/last.ckpt (use another folder with hydra.run.dir=NEW): /proc cannot be"),
         ("-m seed=1,2 hydra.sweep.dir=pyproject.toml/x", "hydra.sweep.dir=pyproject.toml/x: pyproject.toml cannot be"),
         ("-m search=loss hydra.sweeper.n_trials=abc", "Error merging override hydra.sweeper.n_trials=abc: Value 'abc'"),
         ("-m optimizer.lr=tag(log,interval(1,2))", "optimizer.lr=tag(log,interval(1,2)) is a search range"),

@@ -207,6 +207,16 @@ def test_predictions_of_one_image_are_averaged(tmp_path: Path, by_hand: study.Au
     assert np.isnan(predicted[[0, 1, 2, 3, 5, 6, 7, 8]]).all()
 
 
+def test_a_published_page_shows_no_image_of_the_data(by_hand: study.Audit, tmp_path: Path) -> None:
+    record = {"command": "audit write", "commit": "c" * 40, "counts": by_hand.counts(), "accuracy_by_copies": {}}
+    write_report(tmp_path / "report", by_hand, record, tmp_path / "docs")
+    assert "![conflicts](conflicts.png)" in (tmp_path / "report" / "report.md").read_text()
+    assert [path.name for path in (tmp_path / "docs").rglob("*")] == ["AUDIT.md"]
+    published = (tmp_path / "docs" / "AUDIT.md").read_text()
+    assert "![" not in published
+    assert "Images of the data set are not published here" in published
+
+
 def test_the_report_lists_the_checks_that_were_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ def test_calibrate_accepts_a_run_and_other_views(run: Path) -> None:
     [
         (["checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
         (["eval=flip"], "checkpoint="),
-        (["checkpoint=nowhere.ckpt", "eval.split=val"], "eval.split=val would have no effect: a temperature"),
+        (["checkpoint=nowhere.ckpt", "eval.split=val"], "eval.split=val would have no effect: the temperature"),
     ],
 )
 def test_wrong_arguments_give_a_message(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -185,16 +184,22 @@ def _markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return markdown.table(["images", *columns], ([name, *cells] for name, cells in rows.items()), numbers=True)
 
 
-def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str]) -> str:
+WITHOUT_IMAGES = (
+    "Images of the data set are not published here: the command writes examples of each finding, and the lists, to "
+    "`outputs/`."
+)
+
+
+def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | None) -> str:
     """Return the report in Markdown.
 
     Args:
         found: The findings.
         record: The content of audit.json.
-        sheets: Path of each saved sheet, by its name.
+        sheets: Path of each saved sheet, by its name; None for a page that must not show the data.
     """
     faces, counts = found.faces, record["counts"]
-    shown = {name: f"![{name.replace('_', ' ')}]({path})" for name, path in sheets.items()}
+    shown = {name: f"![{name.replace('_', ' ')}]({path})" for name, path in (sheets or {}).items()}
     no_votes = "Not done: this check needs FER+ votes. Add `data.votes_path=fer2013new.csv`."
     no_predictions = [
         "Not done: this check needs out-of-fold predictions. Train one network per fold, each evaluated on its "
@@ -220,6 +225,7 @@ def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str]) -> 
         f"# Audit of {faces.name}",
         f"{len(faces):,} images; content {faces.fingerprint[:12]}, code {record['commit'][:12]}. "
         f"Written by `{record['command']}`.",
+        WITHOUT_IMAGES if sheets is None else None,
         _markdown(["all", *found.parts], _counts_by(found, faces.usage, found.parts)),
         "## Exact copies",
         f"{counts['exact_groups']:,} groups of byte-identical images"
@@ -280,7 +286,7 @@ def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Pa
         folder: Output folder; created if missing, and files of an earlier audit are replaced.
         found: The findings.
         record: The content of audit.json.
-        docs: Folder for a copy of the page as AUDIT.md, with its sheets in images/; None for no copy.
+        docs: Folder for a copy of the page as AUDIT.md, without images of the data set; None for no copy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.png"), *folder.glob("*.csv")):
@@ -292,11 +298,5 @@ def write_report(folder: Path, found: Audit, record: Mapping[str, Any], docs: Pa
     (folder / "report.md").write_text(page(found, record, {name: path.name for name, path in sheets.items()}), "utf-8")
     write_json(folder / "audit.json", record)
     if docs is not None:
-        (docs / "images").mkdir(parents=True, exist_ok=True)
-        for old in (docs / "images").glob("audit_*.png"):
-            old.unlink()
-        for name, path in sheets.items():
-            shutil.copyfile(path, docs / "images" / f"audit_{name}.png")
-        (docs / "AUDIT.md").write_text(
-            page(found, record, {name: f"images/audit_{name}.png" for name in sheets}), "utf-8"
-        )
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / "AUDIT.md").write_text(page(found, record, None), "utf-8")
