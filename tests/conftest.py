@@ -113,8 +113,12 @@ def _no_tracking_server() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_lightning() -> None:
+def _log_levels() -> Iterator[None]:
+    """Restore the level of the root logger, which a process of rank 1 or higher raises."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
