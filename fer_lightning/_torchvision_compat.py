@@ -48,6 +48,6 @@ def _declare_missing_operators(torchvision_folder: Path) -> None:
 
 
 def install() -> None:
-    """Arranges the check for the first import of torchvision; does nothing if it is imported already."""
+    """Arrange the check for the first import of torchvision; does nothing if it is imported already."""
     if "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTorchvision())

@@ -118,7 +118,7 @@ def user_cache() -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder to disk so that a rename survives a power failure; POSIX only."""
+    """Flush a folder to disk so that a rename survives a power failure; POSIX only."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -97,12 +97,12 @@ def _bar(name: str, probability: float, first: bool) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escapes text of a file name, record or bundle, which Markdown would otherwise render."""
+    """Escape text of a file name, record or bundle, which Markdown would otherwise render."""
     return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-.!|~$:&" else char for char in text)
 
 
 def shrink_for_display(image: Image) -> tuple[Image, float]:
-    """Shrinks an image for display; returns it with its scale relative to the original."""
+    """Shrink an image for display; return it with its scale relative to the original."""
     scale = min(1.0, SHOWN_SIDE / max(image.shape[:2]))
     if scale == 1:
         return image, 1.0
@@ -111,7 +111,7 @@ def shrink_for_display(image: Image) -> tuple[Image, float]:
 
 
 def draw_boxes(image: Image, boxes: Sequence[Box], scale: float) -> Image:
-    """Draws numbered boxes, multiplied by `scale`, on an RGB copy of the image."""
+    """Draw numbered boxes, multiplied by `scale`, on an RGB copy of the image."""
     drawn = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
     line = max(2, round(max(image.shape[:2]) / 300))
     font, blue, white = cv2.FONT_HERSHEY_SIMPLEX, (0, 114, 178), (255, 255, 255)
@@ -129,7 +129,7 @@ def draw_boxes(image: Image, boxes: Sequence[Box], scale: float) -> Image:
 
 
 def overlay_heat_map(face: Image, heat_map: HeatMap) -> Image:
-    """Overlays a heat map on a gray face, as RGB; bright yellow is the most relevant."""
+    """Overlay a heat map on a gray face, as RGB; bright yellow is the most relevant."""
     gray = face if face.ndim == 2 else cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
     large = cv2.resize(heat_map, gray.shape[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
     heat = cv2.cvtColor(cv2.applyColorMap((255 * large).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

@@ -106,7 +106,7 @@ def page() -> None:
 
 
 def select_models() -> dict[Choice, Model]:
-    """Lets the user select one or two models; returns those that could be loaded and shows errors for the others."""
+    """Let the user select one or two models; return those that could be loaded and show errors for the others."""
     found, problems = choices()
     for problem in problems:
         st.warning(escaped(problem))
@@ -137,7 +137,7 @@ def select_models() -> dict[Choice, Model]:
 
 
 def image_inputs() -> list[UploadedFile]:
-    """Lets the user upload images or use the camera."""
+    """Let the user upload images or use the camera."""
     source = st.segmented_control("Images", ["Upload", "Camera"], default="Upload", label_visibility="collapsed")
     if source == "Camera":
         photo = st.camera_input("Take a photo", label_visibility="collapsed")

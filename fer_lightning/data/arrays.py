@@ -95,7 +95,7 @@ def gather(images: NDArray[np.uint8], positions: Sequence[int]) -> NDArray[np.ui
 
 
 def release(images: NDArray[np.uint8]) -> None:
-    """Releases the pages of a memory map that were read, so that they do not count as memory of this process.
+    """Release the pages of a memory map that were read, so that they do not count as memory of this process.
 
     The operating system may still cache them.
 

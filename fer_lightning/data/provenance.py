@@ -69,7 +69,7 @@ class Provenance:
         return (self.data_fingerprint, self.protocol) == (faces.fingerprint, split.name)
 
     def recreate_split(self, faces: FaceArrays) -> Split | None:
-        """Recreates the split of the training from the same content; None if that is not possible."""
+        """Recreate the split of the training from the same content; None if that is not possible."""
         protocol = _REPRODUCIBLE.get(_kind(self.protocol))
         if protocol is None or self.data_fingerprint != faces.fingerprint:
             return None

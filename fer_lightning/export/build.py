@@ -181,7 +181,7 @@ def evenly_spaced(rows: NDArray[T], count: int) -> NDArray[T]:
 
 
 def _fit_temperature(network: FERNetwork | Ensemble, faces: ExportFaces) -> dict[str, Any]:
-    """Fits the temperature of a network on the val part and sets it.
+    """Fit the temperature of a network on the val part and set it.
 
     Returns:
         Its entry in `bundle.json`, with the calibration error on the test part without it.

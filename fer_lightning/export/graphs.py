@@ -181,7 +181,7 @@ def executorch_runner(path: Path) -> Runner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the messages of exporters."""
+    """Suppress the messages of exporters."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -105,7 +105,7 @@ class Bundle:
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with this package."""
+    """Return the names of the models that come with this package."""
     return sorted(found.parent.name for found in BUNDLES_FOLDER.glob(f"*/{DESCRIPTION}"))
 
 

@@ -204,7 +204,7 @@ def _close(task: Any) -> None:
 
 @contextmanager
 def _silence_stderr() -> Iterator[None]:
-    """Suppresses what native libraries write to stderr."""
+    """Suppress what native libraries write to stderr."""
     before = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
@@ -216,7 +216,7 @@ def _silence_stderr() -> Iterator[None]:
 
 
 def crop(image: Image, face: DetectedFace) -> Image:
-    """Crops a face as in FER2013: square, filled by the face, with the eyes level.
+    """Crop a face as in FER2013: square, filled by the face, with the eyes level.
 
     Pixels outside of the image repeat those at its edge.
 
@@ -303,7 +303,7 @@ def _suppress_overlaps(boxes: Sequence[Box]) -> list[Box]:
 
 
 def _rescale(face: DetectedFace, scale: float, shift: int) -> DetectedFace:
-    """Shifts the coordinates of a face and then multiplies them by `scale`."""
+    """Shift the coordinates of a face and then multiply them by `scale`."""
     x, y, width, height = face.box
     box = (round((x + shift) * scale), round((y + shift) * scale), round(width * scale), round(height * scale))
     if face.eyes is None:

@@ -93,7 +93,7 @@ class FERPredictor:
         detector: FaceDetector | str = "opencv",
         errors: str = "raise",
     ) -> list[Any]:
-        """Predicts the facial expressions in one or many images.
+        """Predict the facial expressions in one or many images.
 
         Args:
             images: One image or an iterable of images, each a path, the bytes of a file, an open file, a Pillow image,

@@ -16,7 +16,7 @@ from fer_lightning.run_folder import last_checkpoint
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Locks a folder for one process; the lock is released when the process ends, even if killed.
+    """Lock a folder for one process; the lock is released when the process ends, even if killed.
 
     If the run fails before it starts, for example because of a wrong setting, the folder is removed.
 
@@ -40,7 +40,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def refuse_overwrite(folder: Path, config: DictConfig) -> None:
-    """Refuses to overwrite a run that `resume` does not continue.
+    """Refuse to overwrite a run that `resume` does not continue.
 
     Raises:
         ValueError: The folder holds such a run.

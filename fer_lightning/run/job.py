@@ -99,7 +99,7 @@ class Job:
         return train_command([*self.sources, *overrides, *self.run_dir, "resume=auto"])
 
     def without_local(self) -> DictConfig | None:
-        """Composes its overrides and its data option without conf/local; None without Hydra."""
+        """Compose its overrides and its data option without conf/local; None without Hydra."""
         if not HydraConfig.initialized():
             return None
         overrides = drop_overrides(self.overrides, "local")

@@ -132,7 +132,7 @@ def monitored_metrics(config: DictConfig) -> dict[str, str]:
 
 
 def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) -> None:
-    """Refuses monitored metrics that no epoch logs, and modes that select the worst epoch.
+    """Refuse monitored metrics that no epoch logs, and modes that select the worst epoch.
 
     Args:
         config: The composed configuration.
@@ -153,7 +153,7 @@ def check_monitored(config: DictConfig, classes: Sequence[str] | None = None) ->
 
 
 def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
-    """Refuses a metric that no epoch logs.
+    """Refuse a metric that no epoch logs.
 
     Args:
         key: The configuration key that names the metric.
@@ -172,7 +172,7 @@ def check_logged(key: str, name: str, scores: Sequence[str]) -> None:
 
 
 def check_direction(key: str, name: str, config: DictConfig) -> None:
-    """Refuses a mode that would select the worst epoch.
+    """Refuse a mode that would select the worst epoch.
 
     Args:
         key: The configuration key that names the metric.
@@ -211,7 +211,7 @@ def build_meta_body(model: Mapping[str, Any], classes: int) -> nn.Module:
 
 
 def check_deterministic(config: DictConfig, body: nn.Module) -> None:
-    """Refuses a network that `trainer.deterministic=true` would stop at its first backward pass.
+    """Refuse a network that `trainer.deterministic=true` would stop at its first backward pass.
 
     Raises:
         ValueError: It resamples its images by what it learns, whose gradient adds in varying order on a GPU.
@@ -243,7 +243,7 @@ def explain_network_errors(problem: str) -> Iterator[None]:
 
 
 def check_sides(sides: Sequence[int], body: nn.Module, model: Mapping[str, Any]) -> None:
-    """Refuses image sizes that the network cannot process; a training would fail later, when it reaches them.
+    """Refuse image sizes that the network cannot process; a training would fail later, when it reaches them.
 
     Args:
         sides: `sides` of `ProgressiveResizing`.

@@ -51,7 +51,7 @@ def result_path(config: DictConfig, job: Job) -> Path | None:
 
 
 def check_local_settings(config: DictConfig, job: Job) -> None:
-    """Refuses settings of conf/local that the recorded command would not repeat; the paths of the data may differ.
+    """Refuse settings of conf/local that the recorded command would not repeat; the paths of the data may differ.
 
     Raises:
         ValueError: There are such settings; the message names them.

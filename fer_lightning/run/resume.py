@@ -198,7 +198,7 @@ class StartPoint:
         return cls(state, path, epoch, hyperparameters, shapes, "current_model_state" in checkpoint)
 
     def check_config(self, config: DictConfig, body: nn.Module) -> None:
-        """Refuses to continue with another network, optimizer or schedule, or with fewer epochs than were trained.
+        """Refuse to continue with another network, optimizer or schedule, or with fewer epochs than were trained.
 
         Args:
             config: The composed configuration.
@@ -255,7 +255,7 @@ class StartPoint:
             )
 
     def check_data(self, config: DictConfig, faces: FaceArrays, split: Split, console: Console) -> None:
-        """Refuses other classes, and val or test images that the network may have been trained or selected on.
+        """Refuse other classes, and val or test images that the network may have been trained or selected on.
 
         Args:
             config: The composed configuration.

@@ -171,7 +171,7 @@ def prepare_run(config: DictConfig, job: Job, folder: Path, console: Console) ->
 
 
 def check_weights(config: DictConfig, datamodule: FERDataModule) -> None:
-    """Refuses `model.weights` that were trained or selected on images which the run selects or measures on.
+    """Refuse `model.weights` that were trained or selected on images which the run selects or measures on.
 
     Raises:
         ValueError: They were, or may have been.
@@ -205,7 +205,7 @@ def assemble(
 def measure(
     config: DictConfig, training: Training, prepared: PreparedRun, folder: Path, best_row: Mapping[str, float]
 ) -> tuple[dict[str, Scores], Scores | None]:
-    """Measures the part `eval.split` with the weights of the best epoch, and writes the report.
+    """Measure the part `eval.split` with the weights of the best epoch, and write the report.
 
     Returns:
         The scores of the part and of its subsets; and those of Kaggle's test images, if the record is published.

@@ -21,7 +21,7 @@ from fer_lightning.training.checkpoint_io import DurableCheckpointIO
 
 
 def quiet() -> None:
-    """Silences start-up warnings of Lightning and other libraries that need no action."""
+    """Silence start-up warnings of Lightning and other libraries that need no action."""
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
@@ -76,7 +76,7 @@ def uses_cuda(accelerator: str) -> bool:
 
 
 def check_devices(config: DictConfig, job: Job) -> None:
-    """Refuses devices that do not exist, and settings that several processes (DDP) do not support.
+    """Refuse devices that do not exist, and settings that several processes (DDP) do not support.
 
     Raises:
         ValueError: The message names the setting and the remedy.
@@ -115,7 +115,7 @@ def check_devices(config: DictConfig, job: Job) -> None:
 
 
 def check_batch_size(batch_size: int, processes: int) -> None:
-    """Refuses a batch size that the processes cannot divide evenly.
+    """Refuse a batch size that the processes cannot divide evenly.
 
     Raises:
         ValueError: The batch size is not a multiple of the number of processes.

@@ -123,7 +123,7 @@ def read_records(root: Path = ROOT) -> Records:
 
 
 def run(overrides: Sequence[str], root: Path = ROOT) -> int:
-    """Trains under every protocol without a record, in one process.
+    """Train under every protocol without a record, in one process.
 
     Args:
         overrides: Hydra overrides in addition to `SETTINGS`.

@@ -44,7 +44,7 @@ FIXED_BY_TRAINING = {
 
 
 def compose_for(module: FERModule, overrides: Sequence[str]) -> DictConfig:
-    """Composes the configuration that a checkpoint was trained with, with changes.
+    """Compose the configuration that a checkpoint was trained with, with changes.
 
     Output paths, tracking and hardware settings are not taken from the checkpoint, which may come from another user.
 
@@ -77,7 +77,7 @@ def training_overrides(module: FERModule, overrides: Sequence[str]) -> list[str]
 
 
 def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> None:
-    """Refuses a protocol that differs from the training's although no override sets it.
+    """Refuse a protocol that differs from the training's although no override sets it.
 
     Raises:
         ValueError: They differ; the message says how to set the protocol.
@@ -219,7 +219,7 @@ class TrainedRun:
         return read_record(path) if path.is_file() else {}
 
     def check_not_trained_on(self, part: str) -> None:
-        """Refuses a part with images that the network was trained or selected on.
+        """Refuse a part with images that the network was trained or selected on.
 
         Raises:
             ValueError: It was, or may have been.
@@ -232,7 +232,7 @@ class TrainedRun:
             raise ValueError(f"checkpoint={self.checkpoint} {reason}; {remedy}")
 
     def predict(self, part: str) -> Predictions:
-        """Predicts a part of the split with the views of `eval`.
+        """Predict a part of the split with the views of `eval`.
 
         Raises:
             ValueError: The network may have been trained or selected on some of these images.

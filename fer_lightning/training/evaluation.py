@@ -38,7 +38,7 @@ def predict_part(
 def score_part(
     predictions: Predictions, part: str, split: Split, classes: Sequence[str], resamples: int, seed: int
 ) -> dict[str, Scores]:
-    """Scores of a part from its predictions, and of its subsets in the split (`{part}_...`), by name."""
+    """Return the scores of a part from its predictions, and of its subsets in the split (`{part}_...`), by name."""
     scores = {}
     for name, index in split.indices.items():
         if name == part or name.startswith(f"{part}_"):

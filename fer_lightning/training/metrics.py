@@ -103,7 +103,7 @@ def confusion(predictions: Predictions) -> Tensor:
 
 
 def scores_from_confusion(matrix: Tensor) -> dict[str, Tensor]:
-    """Scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
+    """Return the scores of confusion matrices (..., C, C), as scikit-learn defines them with zero_division=0.
 
     Macro F1 is the mean over the classes that occur among labels or predictions, balanced accuracy the mean over those
     that occur among the labels.

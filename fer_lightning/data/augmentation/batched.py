@@ -187,7 +187,7 @@ def _sampling_grid(draws: dict[str, Tensor], height: int, width: int) -> Tensor:
 
 
 def _crop_windows(grid: Tensor, draws: dict[str, Tensor], rows: int, columns: int) -> Tensor:
-    """Crops a window of whole pixels from each image's grid (B, H, W, 2): (B, rows, columns, 2)."""
+    """Crop a window of whole pixels from each image's grid (B, H, W, 2): (B, rows, columns, 2)."""
     height, width = grid.shape[1:3]
     # the largest draw below 1 times an integer can round up to that integer
     top = (draws["view_y"] * (height - rows + 1)).long().clamp(max=height - rows)

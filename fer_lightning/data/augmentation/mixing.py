@@ -23,7 +23,7 @@ class MixUp:
         self.alpha, self.per_picture = _validated_alpha(alpha), per_picture
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Blends a batch with a shuffled copy of itself.
+        """Blend a batch with a shuffled copy of itself.
 
         Args:
             images: Float (B, C, H, W).
@@ -60,7 +60,7 @@ class CutMix:
         self.alpha, self.per_picture = _validated_alpha(alpha), per_picture
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pastes rectangles from a shuffled copy of the batch into it.
+        """Paste rectangles from a shuffled copy of the batch into it.
 
         Args:
             images: Float (B, C, H, W).

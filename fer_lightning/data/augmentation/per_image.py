@@ -133,7 +133,7 @@ class PictureAugmentation:
         self.reseed(0)
 
     def reseed(self, seed: int) -> None:
-        """Restarts the random number generator from a seed; batches need different seeds."""
+        """Restart the random number generator from a seed; batches need different seeds."""
         # One generator for all transforms: albumentations seeds every transform alike, which would correlate them.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 

@@ -237,7 +237,7 @@ def decode(data: bytes, image_size: int | None = None, channels: int | None = No
 
 
 def convert_image(image: Image.Image, image_size: int | None, channels: int | None) -> NDArray[np.uint8]:
-    """Resizes an image and converts its channels, None keeps them: uint8 (H, W) or (H, W, 3)."""
+    """Resize an image and convert its channels, None keeps them: uint8 (H, W) or (H, W, 3)."""
     gray = image.mode in _GRAY_MODES if channels is None else channels == 1
     mode = "L" if gray else "RGB"
     if image.mode != mode:

@@ -272,7 +272,7 @@ def _csv_member(members: list[str]) -> str | None:
 
 
 def _read_tar(stream: BinaryIO, source: Path) -> Iterator[Chunk]:
-    """Streams the csv of a tar archive, then reads to the end of the archive, so that its checksum is verified."""
+    """Stream the csv of a tar archive, then read to the end of the archive, so that its checksum is verified."""
     found = False
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_CheckedTarInfo) as archive:
         for member in archive:

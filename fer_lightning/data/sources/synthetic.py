@@ -131,7 +131,7 @@ def synthetic_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> F
 
 
 def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceArrays:
-    """Draws synthetic faces with FER2013's seven expressions and their frequencies.
+    """Draw synthetic faces with FER2013's seven expressions and their frequencies.
 
     Person, pose, light, blur, noise and the strength of the expression are random. The same arguments give the same
     bytes with the same versions of NumPy and OpenCV on the same processor architecture.
@@ -173,7 +173,7 @@ def draw_faces(count: int = 4000, seed: int = 0, image_size: int = 48) -> FaceAr
 
 
 def _draw_in_parallel(labels: NDArray[np.int64], seed: int, image_size: int) -> NDArray[np.uint8]:
-    """Draws the images of the labels; each depends only on (seed, position), whichever process draws it."""
+    """Draw the images of the labels; each depends only on (seed, position), whichever process draws it."""
     processes = max(1, min(8, os.cpu_count() or 1, len(labels) // _IMAGES_PER_PROCESS))
     ranges = list(pairwise(len(labels) * i // processes for i in range(processes + 1)))
     code = f"import sys; from {__name__} import _draw_to_stdout; _draw_to_stdout(*map(int, sys.argv[1:]))"
@@ -197,7 +197,7 @@ def _draw_in_parallel(labels: NDArray[np.int64], seed: int, image_size: int) -> 
 
 
 def _draw_range(labels: NDArray[np.int64], seed: int, image_size: int, start: int, stop: int) -> NDArray[np.uint8]:
-    """Draws the images from `start` up to but excluding `stop`."""
+    """Draw the images from `start` up to but excluding `stop`."""
     images = np.empty((stop - start, image_size, image_size), np.uint8)
     for position in range(start, stop):
         face = _Face(np.random.default_rng((seed, position)), image_size)
@@ -334,7 +334,7 @@ class _Face:
         self.canvas = self._background()
 
     def draw(self, emotion: str) -> NDArray[np.uint8]:
-        """Draws one image of the expression, uint8 (image_size, image_size)."""
+        """Draw one image of the expression, uint8 (image_size, image_size)."""
         action = self._action_strengths(emotion)
         self._head(action)
         self._apply_shading(action)
@@ -555,7 +555,7 @@ class _Face:
         self._fill(_ribbon(_arc(x - 0.3, y, -0.05), 0.025), gray)
 
     def _occlusion(self) -> None:
-        """Draws an occluding bar from the edge inwards, such as a hand or a scarf."""
+        """Draw an occluding bar from the edge inwards, such as a hand or a scarf."""
         angle = cmath.exp(1j * self.rng.uniform(0, 2 * np.pi))
         bar = (self.rng.uniform(0.55, 0.8) + np.linspace(0, 1.8, 5)) * np.complex128(angle)
         self._fill(_ribbon(bar, 0.2, 0.35), self.rng.uniform(20, 220))
