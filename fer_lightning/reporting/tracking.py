@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
 from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.redaction import redact
@@ -33,6 +32,7 @@ from fer_lightning.reporting.mlflow_store import (
     store_errors,
     with_local_fallback,
 )
+from fer_lightning.training.processes import is_first_process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,7 +96,7 @@ def mlflow(
     Raises:
         ValueError: `uri` has an unknown scheme, or the local store cannot be used either.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not is_first_process():
         yield [DummyLogger()]
         return
 

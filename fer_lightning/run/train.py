@@ -32,13 +32,14 @@ from fer_lightning.run.job import GROUPS, Job
 from fer_lightning.run.preflight import check_monitored, dry_run
 from fer_lightning.run.record import description, part_name, recorded_parts, result_path
 from fer_lightning.run.resume import RunState, StartPoint, settings
-from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, is_first_process, quiet
+from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, quiet
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
 from fer_lightning.training.evaluation import is_kaggle_test, loggable_scores, predict_part, score_part
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
+from fer_lightning.training.processes import is_first_process
 from fer_lightning.training.trial_pruning import Pruning
 
 log = logging.getLogger(__name__)

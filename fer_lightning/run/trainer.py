@@ -18,6 +18,7 @@ from fer_lightning.config import build, to_container
 from fer_lightning.models.network import is_dense
 from fer_lightning.run.job import Job
 from fer_lightning.training.checkpoint_io import DurableCheckpointIO
+from fer_lightning.training.processes import is_first_process
 
 
 def quiet() -> None:
@@ -40,11 +41,6 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     if not is_first_process():
         logging.getLogger().setLevel(logging.ERROR)
-
-
-def is_first_process() -> bool:
-    """Whether this process prints, writes and tracks; under DDP the other processes only train."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def become_first_process(config: DictConfig) -> None:

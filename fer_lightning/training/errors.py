@@ -17,13 +17,13 @@ from hydra.errors import CompactHydraException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.data.arrays import DataError
 from fer_lightning.files import error_message
 from fer_lightning.run_folder import last_checkpoint
 from fer_lightning.training.checkpoint_io import DISK_FULL_ERRORS
+from fer_lightning.training.processes import is_first_process
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as in shells."""
@@ -129,7 +129,7 @@ def handle_interrupts(folder: Path, resume_command: Callable[..., str | None]) -
             raise
         terminated, saved = status == REQUEUE, last_checkpoint(folder)
         command = resume_command(has_checkpoint=saved.exists())
-        if command and getattr(rank_zero_only, "rank", 0) == 0:
+        if command and is_first_process():
             state = f"all whole epochs are in {saved}" if saved.exists() else "before the end of its first epoch"
             print(f"\nStopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {state}", file=sys.stderr)
             print(f"{'To resume' if saved.exists() else 'To start again'}: {command}", file=sys.stderr)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fer_lightning.training.processes import mean_over_processes
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
@@ -23,15 +24,6 @@ def balanced_weights(class_counts: Sequence[int]) -> Tensor:
     counts = torch.tensor(class_counts, dtype=torch.float64)
     weights = counts.sum() / (len(counts) * counts.clamp(min=1))
     return torch.where(counts > 0, weights, 0.0).float()
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Mean of a tensor without gradient over the processes of a training; the tensor itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
 
 
 class FocalLoss(nn.Module):
