@@ -32,7 +32,7 @@ from training_step import Step, batches, config_of, data_of
 
 from fer_lightning.config import CONF
 from fer_lightning.data.augmentation.batched import BatchedAugmentation
-from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.augmentation.per_image import ImageAugmentation
 from fer_lightning.data.protocols.standard import official
 from fer_lightning.data.sources.synthetic import draw_faces
 
@@ -84,8 +84,8 @@ def albumentations_per_image(policy: dict[str, float], images: np.ndarray) -> Ca
     return lambda: [pipeline(image=image)["image"] for image in images]
 
 
-def picture_augmentation(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
-    augmentation = PictureAugmentation(**policy)
+def image_augmentation(policy: dict[str, float], images: np.ndarray) -> Callable[[], object]:
+    augmentation = ImageAugmentation(**policy)
     return lambda: augmentation(images)
 
 
@@ -168,7 +168,7 @@ def main() -> None:
     builders = {
         "torchvision v2 per image": torchvision_per_image,
         "albumentations per image": albumentations_per_image,
-        "PictureAugmentation": picture_augmentation,
+        "ImageAugmentation": image_augmentation,
         "BatchedAugmentation": batched_augmentation,
     }
     if importlib.util.find_spec("kornia"):
@@ -186,7 +186,7 @@ def main() -> None:
         "channels": options.channels,
         "batch": options.batch,
         "rounds": options.rounds,
-        "pictures_per_second": {name: round(statistics.median(row), 1) for name, row in rates.items()},
+        "images_per_second": {name: round(statistics.median(row), 1) for name, row in rates.items()},
         "ratio_to_albumentations": {
             name: round(statistics.median(ratios(row, reference)), 3) for name, row in rates.items()
         },

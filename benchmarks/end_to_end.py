@@ -69,7 +69,7 @@ def rate_after_first_batch(source: Iterator[Batch], steps: int, step: Step) -> f
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
     config = config_of("data=synthetic", f"model={model}", "augmentation=batched_standard")
-    faces = draw_faces(options.pictures)
+    faces = draw_faces(options.images)
     split = official(faces)
     datamodule = data_of(config, faces, split, resident=True)
     train = split.indices["train"]
@@ -89,8 +89,8 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
     }
     rates = interleave(sides, options.rounds, warm_up=1)
     return {
-        "usual_pictures_per_second": round(statistics.median(rates["usual"]), 1),
-        "ours_pictures_per_second": round(statistics.median(rates["ours"]), 1),
+        "usual_images_per_second": round(statistics.median(rates["usual"]), 1),
+        "ours_images_per_second": round(statistics.median(rates["ours"]), 1),
         "ratio": round(statistics.median(ratios(rates["ours"], rates["usual"])), 3),
         "batch_size": config.trainer.batch_size,
         "precision": step.precision,
@@ -100,7 +100,7 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["custom_cnn", "sequential_cnn"])
-    parser.add_argument("--pictures", type=int, default=6000, help="synthetic images, four fifths for training")
+    parser.add_argument("--images", type=int, default=6000, help="synthetic images, four fifths for training")
     parser.add_argument("--workers", type=int, default=2, help="of the usual pipeline")
     parser.add_argument("--steps", type=int, default=60, help="per round; fewer than an epoch has")
     parser.add_argument("--rounds", type=int, default=5)

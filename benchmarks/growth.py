@@ -47,14 +47,14 @@ def run(folder: Path, data: Path, epochs: int, processes: int) -> dict[str, floa
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=2000, help="images of the first row")
+    parser.add_argument("--images", type=int, default=2000, help="images of the first row")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for factor in {images for images, _, _ in CASES}:
             files[factor] = Path(folder, f"fer2013_{factor}.csv")
-            usages = [USAGES[i % len(USAGES)] for i in range(factor * options.pictures)]
+            usages = [USAGES[i % len(USAGES)] for i in range(factor * options.images)]
             write_noise(files[factor], usages, distinct=97)
             run(Path(folder), files[factor], 1, 1)  # creates the cache
         sides = {
@@ -63,7 +63,7 @@ def main() -> None:
         }
         results = interleave(sides, options.rounds)
     rows = [
-        {"pictures": images * options.pictures, "epochs": epochs * EPOCHS, "processes": processes}
+        {"images": images * options.images, "epochs": epochs * EPOCHS, "processes": processes}
         | {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
         for (images, epochs, processes), runs in results.items()
     ]

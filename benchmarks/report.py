@@ -77,7 +77,7 @@ def time_to_accuracy(result: Result) -> list[Row]:
 
 def augmentation(result: Result) -> list[Row]:
     rows: list[Row] = [("implementation", "images/s on one core", "relative to albumentations")]
-    rates = result["pictures_per_second"]
+    rates = result["images_per_second"]
     ratios, step = result["ratio_to_albumentations"], result["share_of_a_training_step"]
     rows += [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}") for name in sorted(rates, key=rates.__getitem__)]
     label = (
@@ -91,7 +91,7 @@ def augmentation(result: Result) -> list[Row]:
 def from_disk(result: Result) -> float:
     """Return the ratio of trainings streamed from disk to resident ones."""
     rates = result["training"]
-    return rates["streamed_from_disk_pictures_per_second"] / rates["resident_pictures_per_second"]
+    return rates["streamed_from_disk_images_per_second"] / rates["resident_images_per_second"]
 
 
 def streaming(result: Result) -> list[Row]:
@@ -99,12 +99,12 @@ def streaming(result: Result) -> list[Row]:
     rows: list[Row] = [("", *head, "from disk, images/s", "from disk / resident")]
     for name in ("training", "input_pipeline"):
         rates = result[name]
-        disk = rates.get("streamed_from_disk_pictures_per_second")
+        disk = rates.get("streamed_from_disk_images_per_second")
         rows.append(
             (
                 f"{name.replace('_', ' ')}, {result['model']}" if name == "training" else name.replace("_", " "),
-                f"{rates['resident_pictures_per_second']:,.0f}",
-                f"{rates['streamed_pictures_per_second']:,.0f}",
+                f"{rates['resident_images_per_second']:,.0f}",
+                f"{rates['streamed_images_per_second']:,.0f}",
                 f"{rates['streamed_over_resident']:.1%}",
                 *((f"{disk:,.0f}", f"{from_disk(result):.1%}") if disk else ("", "")),
             )
@@ -121,7 +121,7 @@ def streaming(result: Result) -> list[Row]:
 def end_to_end(result: Result) -> list[Row]:
     rows: list[Row] = [("model", "usual, images/s", "ours, images/s", "ratio", "precision")]
     for model, row in result["models"].items():
-        rates = (f"{row[f'{side}_pictures_per_second']:,.0f}" for side in ("usual", "ours"))
+        rates = (f"{row[f'{side}_images_per_second']:,.0f}" for side in ("usual", "ours"))
         rows.append((model, *rates, f"{row['ratio']:.2f}", row["precision"]))
     return rows
 
@@ -191,7 +191,7 @@ def growth(result: Result) -> list[Row]:
     head = ("images", "epochs", "processes", "seconds per epoch", "seconds in total", "seconds beside training")
     rows: list[Row] = [(*head, "peak GiB per process")]
     for row in result["rows"]:
-        counts = (f"{row[key]:,}" for key in ("pictures", "epochs", "processes"))
+        counts = (f"{row[key]:,}" for key in ("images", "epochs", "processes"))
         times = (f"{row[key]:.2f}" for key in ("seconds_an_epoch", "seconds_whole", "seconds_beside_training"))
         rows.append((*counts, *times, f"{row['peak_gib']:.2f}"))
     return rows
@@ -256,7 +256,7 @@ SECTIONS = (
         "augmentation",
         "Input pipeline",
         augmentation,
-        "The policy is `augmentation=standard`. *BatchedAugmentation* is the default; *PictureAugmentation* is "
+        "The policy is `augmentation=standard`. *BatchedAugmentation* is the default; *ImageAugmentation* is "
         "this project's policy with albumentations, one image at a time.",
         (
             ("at least 4 times albumentations", lambda r: r["ratio_to_albumentations"]["BatchedAugmentation"] >= 4),

@@ -74,15 +74,15 @@ def compare_rates(
     sides = {"resident": partial(rate, resident, steps, step), "streamed": partial(rate, streamed, steps, step)}
     rates = interleave(sides, rounds, warm_up=1)
     return {
-        "resident_pictures_per_second": round(statistics.median(rates["resident"]), 1),
-        "streamed_pictures_per_second": round(statistics.median(rates["streamed"]), 1),
+        "resident_images_per_second": round(statistics.median(rates["resident"]), 1),
+        "streamed_images_per_second": round(statistics.median(rates["streamed"]), 1),
         "streamed_over_resident": round(statistics.median(ratios(rates["streamed"], rates["resident"])), 4),
     }
 
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path, help="a set to tile; by default 4,000 synthetic faces")
     parser.add_argument("--model", default="custom_cnn")
     parser.add_argument("--steps", type=int, default=30, help="training steps per round")
@@ -95,7 +95,7 @@ def main() -> None:
     samples = [{"when": "before", **memory()}]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "images.npy"
-        large = tile(small, options.pictures, path)
+        large = tile(small, options.images, path)
         samples.append({"when": "opened", **memory()})
         split = official(large)
         samples.append({"when": "split", **memory()})
@@ -116,12 +116,12 @@ def main() -> None:
             drop_from_page_cache(large.images, path)
             cold.append(rate(streamed, options.steps, step))
         samples.append({"when": "after the trainings", **memory()})
-    training["streamed_from_disk_pictures_per_second"] = round(statistics.median(cold), 1)
+    training["streamed_from_disk_images_per_second"] = round(statistics.median(cold), 1)
     during = [sample for sample in samples if sample["when"].startswith("image")]
     result = {
-        "pictures": options.pictures,
+        "images": options.images,
         "gigabytes": round(large.images.nbytes / 1e9, 2),
-        "resident_pictures": len(small),
+        "resident_images": len(small),
         "shape": list(large.images.shape[1:]),
         "model": options.model,
         "batch_size": config.trainer.batch_size,
@@ -129,7 +129,7 @@ def main() -> None:
         "rounds": options.rounds,
         "training": training,
         "input_pipeline": pipeline,
-        "epoch_of_the_input_pipeline": {"pictures": epoch * config.trainer.batch_size, "seconds": round(duration, 1)},
+        "epoch_of_the_input_pipeline": {"images": epoch * config.trainer.batch_size, "seconds": round(duration, 1)},
         "memory_mib": samples,
         "growth_over_the_epoch_mib": {
             kind: during[-1][kind] - during[1][kind] for kind in ("anonymous", "file")

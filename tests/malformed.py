@@ -48,7 +48,7 @@ from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.sources.cache import load
 from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import BundleError
-from fer_lightning.inference.images import PictureError, read_image
+from fer_lightning.inference.images import ImageError, read_image
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, USAGES
 from fer_lightning.models.network import build_network, load_weights
@@ -724,7 +724,7 @@ TARGETS = [
     Target("tar archives", tars(), feed_archive, (DataError,)),
     Target("FER+ votes", votes(), feed_votes, (DataError,)),
     Target("images of a data set", images, feed_image_of_a_set, (DataError,)),
-    Target("images to predict", images, feed_image, (PictureError,)),
+    Target("images to predict", images, feed_image, (ImageError,)),
     Target("caches", caches(), feed_cache, (DataError,)),
     Target("checkpoints", checkpoints(), feed_checkpoint, (ValueError,)),
     Target("weights", weights(), feed_weights, (ValueError,)),

@@ -32,7 +32,7 @@ from fer_lightning.data.arrays import DataError
 from fer_lightning.data.sources.cache import load
 from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import Bundle, BundleError
-from fer_lightning.inference.images import PictureError, read_image
+from fer_lightning.inference.images import ImageError, read_image
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.models.network import load_weights
 from fer_lightning.run.resume import StartPoint
@@ -351,7 +351,7 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, content: bytes) -
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with additional_memory(1 << 30):
-        with pytest.raises(PictureError):
+        with pytest.raises(ImageError):
             read_image(content)
         with pytest.raises(DataError, match="contains no usable image"):
             read_faces(tmp_path / "set", cache=False, on_error="skip", image_size=48)

@@ -31,7 +31,7 @@ class CheckpointModel:
         module = load_module(checkpoint).eval()
         self._classes = module.classes
         self._network = module.network_for_whole_images()
-        shape = (module.hparams["provenance"] or {}).get("picture")
+        shape = (module.hparams["provenance"] or {}).get("image_shape")
         if not shape:
             raise ValueError(f"{checkpoint} lacks the shape of its training images; choose one that train.py wrote")
         self._size, self._channels = training_input_size(self._network, shape)

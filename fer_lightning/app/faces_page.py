@@ -14,7 +14,7 @@ from fer_lightning.app.choices import Choice, Model, available_choices
 from fer_lightning.app.heatmaps import HeatMap
 from fer_lightning.files import one_line
 from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
-from fer_lightning.inference.images import PictureError, read_image, to_uint8
+from fer_lightning.inference.images import ImageError, read_image, to_uint8
 from fer_lightning.inference.media import IMAGE_SUFFIXES
 from fer_lightning.inference.predict import Prediction
 
@@ -162,7 +162,7 @@ def process_upload(upload: UploadedFile, cropped: bool) -> Upload:
     key, name = (upload.file_id, cropped), upload.name
     try:
         image = to_uint8(read_image(upload.getvalue(), name))
-    except PictureError as error:
+    except ImageError as error:
         return Upload(key, name, None, (), 1.0, (), str(error).removeprefix(f"{name}: "))
     shown, scale = shrink_for_display(image)
     if cropped:
@@ -189,13 +189,13 @@ def to_table(images: Sequence[Upload], predictions: dict[str, list[list[Predicti
     rows: list[dict[str, object]] = []
     for number, image in enumerate(images):
         if not image.faces:
-            rows.append({"picture": image.name, "problem": image.problem})
+            rows.append({"image": image.name, "problem": image.problem})
         for model, of_model in predictions.items():
             for face, prediction in enumerate(of_model[number], start=1):
                 box = image.boxes[face - 1] if image.boxes else (None,) * 4
                 rows.append(
                     {
-                        "picture": image.name,
+                        "image": image.name,
                         "face": face,
                         "model": model,
                         "label": prediction.label,

@@ -19,7 +19,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from fer_lightning.config import build
 from fer_lightning.data.arrays import DataError, FaceArrays, gather
 from fer_lightning.data.augmentation.batched import BatchedAugmentation
-from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.augmentation.per_image import ImageAugmentation
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.data.sources.chunks import ordered_map
 from fer_lightning.labels import EMOTIONS, soft_targets
@@ -117,7 +117,7 @@ class EpochSampler(Sampler[BatchRequest]):
 class FaceDataset(Dataset[Batch]):
     """Maps a `BatchRequest` to a batch; without `images` it has positions only, for a data set held on the device."""
 
-    def __init__(self, images: NDArray[np.uint8] | None, policy: PictureAugmentation | None = None) -> None:
+    def __init__(self, images: NDArray[np.uint8] | None, policy: ImageAugmentation | None = None) -> None:
         self.images = images
         self.policy = policy
 
@@ -128,7 +128,7 @@ class FaceDataset(Dataset[Batch]):
             if self.policy is not None:
                 self.policy.reseed(request.seed)
                 images = self.policy(images)
-            batch["pictures"] = torch.from_numpy(images)
+            batch["pixels"] = torch.from_numpy(images)
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class FERDataModule(pl.LightningDataModule):
         self.seed = seed
         self.resident = faces.images.nbytes <= RESIDENT_LIMIT if resident == "auto" else bool(resident)
         policy = build(augmentation["policy"]) if augmentation["policy"] else None
-        self.image_policy = policy if isinstance(policy, PictureAugmentation) else None
+        self.image_policy = policy if isinstance(policy, ImageAugmentation) else None
         self.batch_policy: Callable[..., Tensor] | None = None if self.image_policy else policy
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
@@ -287,7 +287,7 @@ class FERDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return isinstance(trainer, pl.Trainer) and trainer.strategy.root_device.type == "cuda"
 
-    def _loader(self, sampler: EpochSampler, policy: PictureAugmentation | None) -> DataLoader[Batch]:
+    def _loader(self, sampler: EpochSampler, policy: ImageAugmentation | None) -> DataLoader[Batch]:
         from_host = policy is not None or not self.resident
         workers = self.workers if from_host else 0
         loader = StreamingLoader if not (self.resident or policy or workers) else DataLoader
@@ -303,7 +303,7 @@ class FERDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Convert positions or uint8 images to the input of a step (`Batch`)."""
         index: Tensor = batch["index"]
-        pixels = batch.get("pictures")
+        pixels = batch.get("pixels")
         if pixels is None:
             pixels = self._tensor_on(index.device, "images").index_select(0, index)  # copies whole rows, unlike [index]
         image = to_unit_range(pixels)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fer_lightning.files import check_writable, error_message
 from fer_lightning.inference.annotate import Annotator
-from fer_lightning.inference.images import PictureError, Pixels
+from fer_lightning.inference.images import ImageError, Pixels
 from fer_lightning.inference.media import Reader, Source
 from fer_lightning.inference.predict import BATCH, FERPredictor, Prediction
 from fer_lightning.inference.results import OUTPUTS, Row, Timeline, printer, rows_of, write_rows
@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
                 progress.advance(task)
 
         for source, result in _predictions(predictor, sources(), options):
-            if isinstance(result, PictureError):
+            if isinstance(result, ImageError):
                 messages.unreadable(_error_text(source, result))
             else:
                 results.add(source, result)
@@ -169,7 +169,7 @@ class _Results:
             self._messages.console.print(f"{name}: {timeline}")
         if self._out:
             write_rows(self._rows, self._out)
-            images = len({(row["picture"], row["seconds"]) for row in self._rows})
+            images = len({(row["image"], row["seconds"]) for row in self._rows})
             faces = sum(bool(row["face"]) for row in self._rows)
             counts = f"{_count(faces, 'face')} in {_count(images, 'image')}"
             self._messages.console.print(f"{counts}: {self._out}")
@@ -177,7 +177,7 @@ class _Results:
 
 def _predictions(
     predictor: FERPredictor, sources: Iterable[Source], options: argparse.Namespace
-) -> Iterator[tuple[Source, list[Prediction] | PictureError]]:
+) -> Iterator[tuple[Source, list[Prediction] | ImageError]]:
     """Yield every image with the predictions for its faces, or with the error that occurred."""
     pending: deque[Source] = deque()
 
@@ -192,7 +192,7 @@ def _predictions(
         yield pending.popleft(), [result] if isinstance(result, Prediction) else result
 
 
-def _error_text(source: Source, error: PictureError) -> str:
+def _error_text(source: Source, error: ImageError) -> str:
     """Return the error message of an image, starting with its name."""
     if isinstance(source.image, Path):
         return str(error)

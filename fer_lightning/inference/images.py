@@ -29,7 +29,7 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as i
 _GRAY: Final = frozenset(("1", "L", "LA", "La"))
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """An image cannot be used; the message names it and the reason."""
 
 
@@ -46,18 +46,18 @@ def read_image(source: Any, name: str = "image") -> Pixels:
         name: Name in messages if `source` is not a path.
 
     Raises:
-        PictureError: The image is missing, damaged, too large, too small or not an image.
+        ImageError: The image is missing, damaged, too large, too small or not an image.
     """
     name = printable(source) if isinstance(source, (str, os.PathLike)) else name
     try:
         pixels = _read(source)
-    except PictureError as error:
-        raise PictureError(f"{name}: {error}") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # damaged images cause all kinds of errors in decoders
-        raise PictureError(f"{name}: {reason_of(error)}") from error
+        raise ImageError(f"{name}: {reason_of(error)}") from error
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {width}x{height} pixels are too few for a face, at least {MIN_SIDE}x{MIN_SIDE} are needed"
         )
     return pixels
@@ -113,14 +113,14 @@ def _read(source: Any) -> Pixels:
         source = source.detach().cpu()
     if hasattr(source, "__array__"):
         return _from_array(np.asarray(source))
-    raise PictureError(f"a {type(source).__name__} is not an image; pass a path, bytes, a Pillow image or an array")
+    raise ImageError(f"a {type(source).__name__} is not an image; pass a path, bytes, a Pillow image or an array")
 
 
 def _open_bytes(data: bytes | bytearray | memoryview) -> Pixels:
     if len(data) == 0:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     if len(data) > MAX_BYTES:
-        raise PictureError(f"the file has more than {MAX_BYTES:,} bytes")
+        raise ImageError(f"the file has more than {MAX_BYTES:,} bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `MAX_PIXELS` is lower
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -129,12 +129,12 @@ def _open_bytes(data: bytes | bytearray | memoryview) -> Pixels:
 
 def _decode(image: Image.Image) -> Pixels:
     if image.width * image.height > MAX_PIXELS:
-        raise PictureError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS:,}")
+        raise ImageError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS:,}")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
-            raise PictureError("more than 16 bits per channel; save it with 8")
+            raise ImageError("more than 16 bits per channel; save it with 8")
         return _from_array(pixels.astype(np.uint16))
     if image.mode == "F":
         return _from_array(np.asarray(image))
@@ -146,9 +146,9 @@ def _from_array(array: NDArray[Any]) -> Pixels:
     if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
         array = np.moveaxis(array, 0, 2)
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise PictureError(f"an array of shape {shape} is not an image; pass (H, W), (H, W, C) or (C, H, W)")
+        raise ImageError(f"an array of shape {shape} is not an image; pass (H, W), (H, W, C) or (C, H, W)")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise PictureError(f"{array.shape[1]}x{array.shape[0]} pixels, the limit is {MAX_PIXELS:,}")
+        raise ImageError(f"{array.shape[1]}x{array.shape[0]} pixels, the limit is {MAX_PIXELS:,}")
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
     if array.dtype == np.uint8:
@@ -161,10 +161,10 @@ def _from_array(array: NDArray[Any]) -> Pixels:
     low, high = array.min(), array.max()
     if np.issubdtype(array.dtype, np.floating):
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
-            raise PictureError(f"float pixels must lie in [0, 1], these lie in [{low:g}, {high:g}]")
+            raise ImageError(f"float pixels must lie in [0, 1], these lie in [{low:g}, {high:g}]")
         return np.ascontiguousarray(array.clip(0, 1), dtype=np.float32)
     if not np.issubdtype(array.dtype, np.integer) or low < 0 or high > 255:
-        raise PictureError(f"pixels must be integers from 0 to 255 or float in [0, 1], these are {array.dtype}")
+        raise ImageError(f"pixels must be integers from 0 to 255 or float in [0, 1], these are {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fer_lightning.inference.images import MAX_BYTES, PictureError, Pixels, printable
+from fer_lightning.inference.images import MAX_BYTES, ImageError, Pixels, printable
 from fer_lightning.inference.video import frames
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
@@ -86,7 +86,7 @@ class Reader:
             try:
                 for seconds, pixels in frames(Path(file), self.fps):
                     yield Source(name, pixels, relative_path, seconds)
-            except PictureError as error:
+            except ImageError as error:
                 self.on_error(str(error))
         else:
             yield Source(name, Path(file), relative_path)

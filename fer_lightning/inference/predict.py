@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fer_lightning.inference.bundle import Bundle, BundleError
-from fer_lightning.inference.images import PictureError, Pixels, read_image, to_input, to_uint8
+from fer_lightning.inference.images import ImageError, Pixels, read_image, to_input, to_uint8
 
 if TYPE_CHECKING:
     from fer_lightning.inference.detect import FaceDetector
 
-__all__ = ["Box", "FERPredictor", "PictureError", "Prediction"]
+__all__ = ["Box", "FERPredictor", "ImageError", "Prediction"]
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels, from the upper left corner of the image."""
@@ -101,7 +101,7 @@ class FERPredictor:
                 are read lazily, so thousands need no more memory than 64 faces.
             detect: Detect faces first; otherwise each whole image is one face.
             detector: Face detector, or its name for `detect.detector`.
-            errors: `raise` stops at the first image that cannot be used; `return` returns its `PictureError` in place
+            errors: `raise` stops at the first image that cannot be used; `return` returns its `ImageError` in place
                 of a prediction and continues.
 
         Returns:
@@ -109,7 +109,7 @@ class FERPredictor:
             predictions, empty if no face was found.
 
         Raises:
-            PictureError: An image cannot be used; the message names it and the reason.
+            ImageError: An image cannot be used; the message names it and the reason.
             ValueError: `errors` or `detector` is unknown.
         """
         return list(self.stream(images, detect, detector=detector, errors=errors))
@@ -127,12 +127,12 @@ class FERPredictor:
         if errors not in ("raise", "return"):
             raise ValueError(f"errors is {errors!r}; it must be 'raise' or 'return'")
         find = _resolve_detector(detector) if detect else None
-        pending: list[PictureError | list[Box | None]] = []
+        pending: list[ImageError | list[Box | None]] = []
         faces: list[NDArray[np.float32]] = []
         for number, image in enumerate(_as_iterable(images), start=1):
             try:
                 found, inputs = self._extract_faces(read_image(image, f"image {number}"), find)
-            except PictureError as error:
+            except ImageError as error:
                 if errors == "raise":
                     raise
                 pending.append(error)
@@ -175,13 +175,13 @@ class FERPredictor:
 
     def _predictions(
         self,
-        pending: Sequence[PictureError | list[Box | None]],
+        pending: Sequence[ImageError | list[Box | None]],
         faces: Sequence[NDArray[np.float32]],
         detect: bool,
     ) -> Iterator[Any]:
         rows = iter(self.probabilities(np.stack(faces))) if faces else iter(())
         for found in pending:
-            if isinstance(found, PictureError):
+            if isinstance(found, ImageError):
                 yield found
                 continue
             predictions = [self._prediction(next(rows), box) for box in found]

@@ -18,7 +18,7 @@ OUTPUTS: Final = (".csv", ".json", ".jsonl", ".parquet")
 """File name suffixes that `write_rows` supports."""
 
 Row = dict[str, Any]
-"""One face, or one image without a face: `picture`, `seconds` (of a video), `face` counted from 1, `x`, `y`, `width`,
+"""One face, or one image without a face: `image`, `seconds` (of a video), `face` counted from 1, `x`, `y`, `width`,
 `height` in pixels, `label`, `confidence`, and `p_CLASS` of every class; missing values are None."""
 
 
@@ -47,7 +47,7 @@ def _clock(seconds: float) -> str:
 
 def rows_of(source: Source, faces: Sequence[Prediction], classes: Sequence[str]) -> list[Row]:
     """Rows of one image; one row without a label if it has no face."""
-    common = {"picture": source.name, "seconds": source.seconds}
+    common = {"image": source.name, "seconds": source.seconds}
     keys = ("face", "x", "y", "width", "height", "label", "confidence", *(f"p_{name}" for name in classes))
     if not faces:
         return [common | dict.fromkeys(keys)]
@@ -83,7 +83,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
                 elif path.suffix == ".jsonl":
                     file.writelines(json.dumps(row) + "\n" for row in rows)
                 else:
-                    table = csv.DictWriter(file, list(rows[0]) if rows else ["picture"])
+                    table = csv.DictWriter(file, list(rows[0]) if rows else ["image"])
                     table.writeheader()
                     table.writerows(rows)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_lightning.inference.images import MAX_PIXELS, PictureError, printable, reason_of
+from fer_lightning.inference.images import MAX_PIXELS, ImageError, printable, reason_of
 
 
 def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -23,7 +23,7 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         Time in seconds since the start, and the frame as uint8 (H, W, 3) RGB.
 
     Raises:
-        PictureError: The file is missing or not a video.
+        ImageError: The file is missing or not a video.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # the error below replaces its messages
     import cv2
@@ -35,12 +35,12 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise PictureError(f"{name}: {reason_of(error)}") from None
+        raise ImageError(f"{name}: {reason_of(error)}") from None
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
         if width * height > MAX_PIXELS:
-            raise PictureError(f"{name}: its frames are {width:g}x{height:g} pixels, the limit is {MAX_PIXELS:,}")
+            raise ImageError(f"{name}: its frames are {width:g}x{height:g} pixels, the limit is {MAX_PIXELS:,}")
         number, next_time, file_fps = 0, 0.0, video.get(cv2.CAP_PROP_FPS) or 25.0
         while video.grab():
             # some files have no time stamps
@@ -52,6 +52,6 @@ def frames(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
                 if good:
                     yield seconds, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         if number == 0:
-            raise PictureError(f"{name}: it is not a video that OpenCV can read")
+            raise ImageError(f"{name}: it is not a video that OpenCV can read")
     finally:
         video.release()

@@ -32,7 +32,7 @@ def predictions_table(faces: FaceArrays, predictions: Predictions) -> pd.DataFra
     table = pd.DataFrame(
         {
             "index": index,
-            "picture": [name.decode() for name in faces.names[index]],
+            "image": [name.decode() for name in faces.names[index]],
             "usage": faces.usage[index],
             "label": names[labels],
             "predicted": names[predicted],

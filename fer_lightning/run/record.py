@@ -91,7 +91,7 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "synthetic": faces.is_synthetic,
         "protocol": split.name,
         "leaky": split.is_leaky,
-        "pictures": {part: len(index) for part, index in split.indices.items()},
+        "images": {part: len(index) for part, index in split.indices.items()},
         "evaluation": to_container(config.eval),
         "command": train_command(job.arguments),
         "commit": commit(),

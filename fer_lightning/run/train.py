@@ -280,7 +280,7 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
-        "picture": list(faces.images.shape[1:]),
+        "image_shape": list(faces.images.shape[1:]),
         "protocol": datamodule.split.name,
         "objective": config.objective,
         "overrides": [redact(override) for override in job.overrides],

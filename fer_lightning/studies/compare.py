@@ -200,7 +200,7 @@ def compare_recipes(a: Sequence[Measurement], b: Sequence[Measurement]) -> dict[
 
     Returns:
         `a` and `b`, each with `folders`, `accuracies`, `mean` and `deviation` (sample standard deviation);
-        `difference` of the means (a - b); its 95% intervals `over_seeds`, Welch's, and `over_pictures`, paired
+        `difference` of the means (a - b); its 95% intervals `over_seeds`, Welch's, and `over_images`, paired
         bootstrap; `p`, Welch's two-sided.
 
     Raises:
@@ -235,14 +235,14 @@ def compare_recipes(a: Sequence[Measurement], b: Sequence[Measurement]) -> dict[
         "n": len(labels),
         "difference": float(accuracies_a.mean() - accuracies_b.mean()),
         "over_seeds": [float(interval.low), float(interval.high)],
-        "over_pictures": np.quantile(resamples @ differences / len(labels), [0.025, 0.975]).tolist(),
+        "over_images": np.quantile(resamples @ differences / len(labels), [0.025, 0.975]).tolist(),
         "p": float(test.pvalue),
     }
 
 
 def verdict_on_recipes(result: Mapping[str, Any]) -> str:
     """Conclude a comparison of recipes in one sentence."""
-    intervals = {"seeds": result["over_seeds"], "images": result["over_pictures"]}
+    intervals = {"seeds": result["over_seeds"], "images": result["over_images"]}
     uncertain = [name for name, (low, high) in intervals.items() if not (low > 0 or high < 0)]
     if uncertain:
         return f"The better recipe cannot be determined: other {' or '.join(uncertain)} could reverse the difference."
@@ -308,7 +308,7 @@ def _show_recipes(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(name.upper(), str(len(accuracies)), *cells)
     console.print("", table, "")
     over_seeds, over_images = (
-        f"{points(low)} to {points(high)}" for low, high in (result["over_seeds"], result["over_pictures"])
+        f"{points(low)} to {points(high)}" for low, high in (result["over_seeds"], result["over_images"])
     )
     console.print(
         f"A - B on {result['n']:,} images: {points(result['difference'], 2)} points; 95% interval over "

@@ -211,7 +211,7 @@ def cells(protocol: str, records: Records) -> list[str]:
     deduplicated = record.get("test_deduplicated")
     return [
         record["protocol"],
-        f"{record['pictures']['train']:,}",
+        f"{record['images']['train']:,}",
         f"{record['train_accuracy']:.1%}",
         markdown.with_interval(test["accuracy"], test["accuracy_interval"]),
         difference,

@@ -84,7 +84,7 @@ def run_with_checkpoint(here: Path, small_network) -> Path:
         },
         "classes": list(EMOTIONS),
         "class_counts": [1] * 7,
-        "provenance": {"picture": [48, 48]},
+        "provenance": {"image_shape": [48, 48]},
     }
     module = FERModule(**hyperparameters)
     module.network.load_state_dict(small_network.state_dict())
@@ -244,7 +244,7 @@ def test_the_table_has_a_row_for_each_face_and_each_image_without_a_face(two_fac
     [by_key] = app.session_state["predictions"].values()
     table = faces_page.to_table(uploads, {"x": list(by_key.values())})
     table = pd.read_csv(io.StringIO(table.to_csv(index=False)))
-    assert list(table["picture"]) == ["a.png", "a.png", "text.jpg"]
+    assert list(table["image"]) == ["a.png", "a.png", "text.jpg"]
     assert table.loc[1, ["x", "y", "width", "height"]].tolist() == [90, 20, 40, 40]
     assert table.loc[0, [f"p_{name}" for name in EMOTIONS]].sum() == pytest.approx(1)
     assert table.loc[0, "confidence"] == table.loc[0, f"p_{table.loc[0, 'label']}"]
@@ -307,7 +307,7 @@ def test_a_run_gets_images_of_the_training_resolution(
     path = run_with_checkpoint / "checkpoints" / "best.ckpt"
     saved = torch.load(path, weights_only=True)
     saved["hyper_parameters"]["model"]["image_size"] = 96
-    saved["hyper_parameters"]["provenance"] = {"picture": shape}
+    saved["hyper_parameters"]["provenance"] = {"image_shape": shape}
     torch.save(saved, path)
     sharp = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     assert models.available_choices()[0][0].load()._input(sharp).shape == expected
@@ -573,7 +573,7 @@ def test_the_app_in_a_browser(small_bundle: Path, real_data: Path, tmp_path: Pat
             page("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "downloads"))
             page.click("CSV")
             table = pd.read_csv(io.StringIO(wait_for((tmp_path / "downloads" / "expressions.csv").read_text)))
-            assert table["picture"].tolist() == ["face.png", "large.bmp", "text.jpg"]
+            assert table["image"].tolist() == ["face.png", "large.bmp", "text.jpg"]
             page.click("Camera", "[data-testid=stButtonGroup] *")
             wait_for(lambda: page.value("document.querySelector('video')?.readyState") == 4)
             page.click("Take Photo")

@@ -15,8 +15,8 @@ MACHINE = {
     "commit": "abc",
 }
 RATES = {
-    "resident_pictures_per_second": 1000.0,
-    "streamed_pictures_per_second": 990.0,
+    "resident_images_per_second": 1000.0,
+    "streamed_images_per_second": 990.0,
     "streamed_over_resident": 0.99,
 }
 
@@ -68,7 +68,7 @@ def test_missing_results_are_marked(tmp_path: Path) -> None:
         (
             "augmentation",
             {
-                "pictures_per_second": {"BatchedAugmentation": 40_000.0, "albumentations per image": 10_000.0},
+                "images_per_second": {"BatchedAugmentation": 40_000.0, "albumentations per image": 10_000.0},
                 "ratio_to_albumentations": {"BatchedAugmentation": 4.1, "albumentations per image": 1.0},
                 "share_of_a_training_step": {
                     **{"model": "net", "batch_size": 64, "precision": "bf16-mixed", "threads": 2},
@@ -86,7 +86,7 @@ def test_missing_results_are_marked(tmp_path: Path) -> None:
             "streaming",
             {
                 "model": "net",
-                "training": {**RATES, "streamed_from_disk_pictures_per_second": 890.0},
+                "training": {**RATES, "streamed_from_disk_images_per_second": 890.0},
                 "input_pipeline": RATES,
                 "memory_mib": [{"when": "image 0", "anonymous": 1375, "file": 167}],
             },
@@ -102,7 +102,7 @@ def test_missing_results_are_marked(tmp_path: Path) -> None:
             {
                 "models": {
                     "net": {
-                        **{"usual_pictures_per_second": 500.0, "ours_pictures_per_second": 1500.0},
+                        **{"usual_images_per_second": 500.0, "ours_images_per_second": 1500.0},
                         **{"ratio": 3.0, "precision": "32-true"},
                     }
                 }
@@ -146,7 +146,7 @@ def test_missing_results_are_marked(tmp_path: Path) -> None:
             {
                 "rows": [
                     {
-                        **{"pictures": 2000, "epochs": 2, "processes": 1, "seconds_an_epoch": 1.234},
+                        **{"images": 2000, "epochs": 2, "processes": 1, "seconds_an_epoch": 1.234},
                         **{"seconds_whole": 9.0, "seconds_beside_training": 6.5, "peak_gib": 0.75},
                     }
                 ]

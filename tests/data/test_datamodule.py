@@ -16,7 +16,7 @@ from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
 
 NONE = {"policy": None, "mix": None}
 PER_IMAGE = {
-    "policy": {"_target_": "fer_lightning.data.augmentation.per_image.PictureAugmentation", "rotation": 20.0},
+    "policy": {"_target_": "fer_lightning.data.augmentation.per_image.ImageAugmentation", "rotation": 20.0},
     "mix": None,
 }
 BATCHED = {
@@ -279,7 +279,7 @@ def test_a_worker_without_shared_memory_maps_the_file_itself(tmp_path: Path) -> 
     sent = pickle.dumps(dataset)
     assert len(sent) < 2000
     request = next(iter(EpochSampler(np.arange(2000), 64, shuffle=True)))
-    assert torch.equal(pickle.loads(sent)[request]["pictures"], dataset[request]["pictures"])
+    assert torch.equal(pickle.loads(sent)[request]["pixels"], dataset[request]["pixels"])
 
 
 def test_large_data_sets_stream_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

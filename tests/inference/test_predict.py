@@ -17,7 +17,7 @@ from PIL import Image
 from fer_lightning import __main__ as entry
 from fer_lightning.inference import images
 from fer_lightning.inference.detect import DetectedFace, crop
-from fer_lightning.inference.images import PictureError, read_image, to_input
+from fer_lightning.inference.images import ImageError, read_image, to_input
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.inference.video import frames
 from fer_lightning.labels import EMOTIONS
@@ -93,7 +93,7 @@ def test_single_images_and_batches(predictor, gray, tmp_path: Path) -> None:
     assert predictor.predict(torch.from_numpy(np.stack([gray] * 2))[:, None]) == [one] * 2
     assert predictor.predict(pd.Series([str(tmp_path / "a.png")] * 2)) == [one] * 2
     assert predictor.predict([]) == []
-    with pytest.raises(PictureError, match=r"shape \(100, 48, 48\) is not an image"):
+    with pytest.raises(ImageError, match=r"shape \(100, 48, 48\) is not an image"):
         predictor.predict(np.zeros((100, 48, 48), np.uint8))
 
 
@@ -157,16 +157,16 @@ def test_an_unreadable_image_gives_a_one_line_error(predictor, tmp_path: Path, n
     (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PictureError, match=message) as raised:
+        with pytest.raises(ImageError, match=message) as raised:
             predictor.predict(tmp_path / name)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_files_and_permissions_are_reported(predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PictureError, match=r"nowhere\.jpg: there is no such file"):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg: there is no such file"):
         predictor.predict(tmp_path / "nowhere.jpg")
-    with pytest.raises(PictureError, match="it is a folder"):
+    with pytest.raises(ImageError, match="it is a folder"):
         predictor.predict(tmp_path)
     locked = tmp_path / "locked.jpg"
     locked.write_bytes(png(NOISE))
@@ -177,7 +177,7 @@ def test_missing_files_and_permissions_are_reported(predictor, tmp_path: Path, m
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(PictureError, match=r"locked\.jpg: no permission to read it"):
+    with pytest.raises(ImageError, match=r"locked\.jpg: no permission to read it"):
         read_image(locked)
 
 
@@ -197,24 +197,24 @@ def test_missing_files_and_permissions_are_reported(predictor, tmp_path: Path, m
     ],
 )
 def test_an_invalid_array_is_refused(predictor, array: object, message: str) -> None:
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageError, match=message):
         predictor.predict(array)
 
 
 def test_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     (tmp_path / "large.png").write_bytes(png(NOISE))
-    with pytest.raises(PictureError, match="more than 100 bytes"):
+    with pytest.raises(ImageError, match="more than 100 bytes"):
         read_image(tmp_path / "large.png")
 
 
 def test_errors_can_be_returned_instead_of_raised(predictor, gray) -> None:
     many: list[object] = [gray] * 1000
     many[500] = b"not an image"
-    with pytest.raises(PictureError, match="image 501"):
+    with pytest.raises(ImageError, match="image 501"):
         predictor.predict(many)
     predictions = predictor.predict(many, errors="return")
-    assert isinstance(predictions[500], PictureError)
+    assert isinstance(predictions[500], ImageError)
     assert sum(isinstance(prediction, Prediction) for prediction in predictions) == 999
     with pytest.raises(ValueError, match="errors is 'ignore'"):
         predictor.predict(gray, errors="ignore")
@@ -285,7 +285,7 @@ def test_every_detected_face_gets_a_prediction(predictor) -> None:
     assert len({face.confidence for face in predictions[0]}) == 3
     assert predictor.predict(photo, detect=True, detector=detector_of(0)) == [[]]
     mixed = predictor.predict([photo, b"", photo], detect=True, detector=detector_of(1), errors="return")
-    assert [type(prediction) for prediction in mixed] == [list, PictureError, list]
+    assert [type(prediction) for prediction in mixed] == [list, ImageError, list]
 
 
 BLOCKER = """
@@ -327,7 +327,7 @@ def test_without_onnx_runtime_the_error_is_one_line(small_bundle: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, gray: np.ndarray) -> Path:
     """A folder of images and other files."""
-    images = tmp_path / "pictures"
+    images = tmp_path / "images"
     (images / "deeper").mkdir(parents=True)
     (images / "a.png").write_bytes(png(gray))
     (images / "deeper" / "b.jpg").write_bytes(png(NOISE, format="JPEG"))
@@ -344,7 +344,7 @@ def test_a_folder_as_csv(small_bundle, predictor, folder, capfd) -> None:
     assert predict(folder, "--whole", "--model", small_bundle) == 0
     shown = capfd.readouterr()
     rows = pd.read_csv(io.StringIO(shown.out))
-    assert rows["picture"].tolist() == [str(folder / "a.png"), str(folder / "deeper" / "b.jpg")]
+    assert rows["image"].tolist() == [str(folder / "a.png"), str(folder / "deeper" / "b.jpg")]
     predictions = predictor.predict([folder / "a.png", folder / "deeper" / "b.jpg"])
     assert rows["label"].tolist() == [prediction.label for prediction in predictions]
     np.testing.assert_allclose(
@@ -388,7 +388,7 @@ def test_results_are_written_to_a_file(small_bundle, folder, capfd, suffix: str)
         "jsonl": lambda path: pd.read_json(path, lines=True),
     }  # fmt: skip
     table = readers[suffix](out)
-    assert list(table.columns[:4]) == ["picture", "seconds", "face", "x"]
+    assert list(table.columns[:4]) == ["image", "seconds", "face", "x"]
     assert table["face"].tolist() == [1, 1]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert capfd.readouterr().out == ""
@@ -411,7 +411,7 @@ def test_a_closed_pipe_is_not_an_error(small_bundle, folder) -> None:
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, cwd=ROOT, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("picture,")
+    assert done.stdout.startswith("image,")
 
 
 def test_annotated_images_keep_their_relative_paths(small_bundle, folder, gray, capfd) -> None:
@@ -420,8 +420,8 @@ def test_annotated_images_keep_their_relative_paths(small_bundle, folder, gray, 
     for _ in range(2):  # earlier annotated images are not read
         assert predict(folder, "--whole", "--model", small_bundle, "--annotate", notes) == 0
         made = sorted(str(path.relative_to(notes)) for path in notes.rglob("*.png"))
-        assert made == ["pictures/a_faces.png", "pictures/a_faces_2.png", "pictures/deeper/b_faces.png"]
-    drawn = np.asarray(Image.open(notes / "pictures" / "a_faces_2.png"))
+        assert made == ["images/a_faces.png", "images/a_faces_2.png", "images/deeper/b_faces.png"]
+    drawn = np.asarray(Image.open(notes / "images" / "a_faces_2.png"))
     assert (drawn == (255, 212, 0)).all(axis=2).any()
     np.testing.assert_array_equal(read_image(folder / "a.png"), gray)
 
@@ -488,7 +488,7 @@ def test_an_image_without_a_face_gets_a_row_without_a_label(small_bundle, tmp_pa
     shown = capfd.readouterr()
     assert shown.err == f"fer predict: {tmp_path}/sky.png: no face found\n"
     [row] = pd.read_csv(io.StringIO(shown.out)).to_dict("records")
-    assert row["picture"] == f"{tmp_path}/sky.png"
+    assert row["image"] == f"{tmp_path}/sky.png"
     assert pd.isna(row["label"])
     assert pd.isna(row["face"])
 

@@ -68,7 +68,7 @@ def test_lists_contain_image_part_and_label(by_hand: study.Audit) -> None:
         [1, "row 6", "Training", "angry", True],
     ]
     [near] = tables["near_duplicates"].to_dict("records")
-    assert (near["picture_1"], near["part_2"], near["mirrored"]) == ("row 2", "PrivateTest", False)
+    assert (near["image_1"], near["part_2"], near["mirrored"]) == ("row 2", "PrivateTest", False)
     assert near["correlation"] > 0.97
     assert tables["not_a_face"].values.tolist() == [["row 8", "PublicTest", "neutral", 5]]
     assert tables["votes_disagree"]["voted"].tolist() == ["happy", "neutral"]
@@ -158,7 +158,7 @@ def test_small_trainings_reveal_flipped_labels(composed, tmp_path: Path, monkeyp
     record = {"command": "c", "commit": "c", "counts": found.counts(), "accuracy_by_copies": {}}
     write_report(tmp_path / "report", found, record)
     errors = pd.read_csv(tmp_path / "report" / "label_errors.csv")
-    assert errors["picture"].tolist() == [f"row {i + 1}" for i in found.errors]
+    assert errors["image"].tolist() == [f"row {i + 1}" for i in found.errors]
     assert (errors["p_predicted"] >= errors["p_label"]).all()
     assert "label_errors.png" in (tmp_path / "report" / "report.md").read_text()
 
@@ -229,7 +229,7 @@ def test_the_report_lists_the_checks_that_were_not_done(
     for figure in [line[line.index("(") + 1 : -1] for line in report.splitlines() if line.startswith("![")]:
         assert (folder / figure).exists()
     record = json.loads((folder / "audit.json").read_text())
-    assert record["counts"]["pictures"] == 80
+    assert record["counts"]["images"] == 80
     assert record["data"] == "synthetic"
     assert {path.name for path in folder.glob("*.csv")} >= {"duplicates.csv", "near_duplicates.csv", "flat.csv"}
 

@@ -134,7 +134,7 @@ def test_recipes_with_hand_computed_values() -> None:
     assert result["p"] == pytest.approx(2 * t.sf(0.15 / error, 1))
     # over images: 10 of 100 differ by 1, 10 by a half, the rest not at all
     spread = ((10 * 0.85**2 + 10 * 0.35**2 + 80 * 0.15**2) / 100 / 100) ** 0.5
-    assert result["over_pictures"] == pytest.approx([0.15 - 1.96 * spread, 0.15 + 1.96 * spread], abs=0.01)
+    assert result["over_images"] == pytest.approx([0.15 - 1.96 * spread, 0.15 + 1.96 * spread], abs=0.01)
     assert (
         verdict_on_recipes(result)
         == "The better recipe cannot be determined: other seeds could reverse the difference."
@@ -147,7 +147,7 @@ def test_a_better_recipe_is_better_over_seeds_and_images() -> None:
     difficulty = rng.random(3000)  # shared by all seeds
     a, b = ([difficulty < p + 0.02 * rng.standard_normal(3000) for _ in range(4)] for p in (0.75, 0.70))
     better = compare_recipes(measurements_with(labels, a), measurements_with(labels, b, "B"))
-    assert better["over_seeds"][0] > 0 < better["over_pictures"][0]
+    assert better["over_seeds"][0] > 0 < better["over_images"][0]
     assert verdict_on_recipes(better).startswith("A is the better recipe")
     worse = compare_recipes(measurements_with(labels, b), measurements_with(labels, a))
     assert worse["difference"] == pytest.approx(-better["difference"])

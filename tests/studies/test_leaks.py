@@ -30,7 +30,7 @@ def record(protocol: str, accuracy: float, *overrides: str) -> dict:
     arguments = [*settings, *given, f"protocol={protocol}", "data.path=my/fer2013.csv"]
     return {
         "experiment": "sequential_cnn", "protocol": protocol, "leaky": protocol.startswith("leaky_"),
-        "command": shlex.join(["python", "train.py", *arguments]), "pictures": {"train": 3000}, "train_accuracy": 0.99,
+        "command": shlex.join(["python", "train.py", *arguments]), "images": {"train": 3000}, "train_accuracy": 0.99,
         "test": part, "test_deduplicated": part, "best_epoch": 3, "epochs": 4, "minutes": 5.0, "data": "fer2013",
         "data_fingerprint": FINGERPRINT, "commit": "c" * 40, "synthetic": False, "versions": {"torch": "2"},
         "machine": {"gpu": None, "cpu": "a CPU"},
@@ -66,8 +66,8 @@ def test_protocols_without_a_record_are_trained_and_written(folder: Path) -> Non
     assert not found["official"]["leaky"]
     assert found["leaky_augmented"]["protocol"] == "leaky_augmented(copies=2)"
     assert found["leaky_augmented"]["leaky"]
-    trained = found["official"]["pictures"]["train"]
-    assert found["leaky_augmented"]["pictures"]["train"] == 3 * trained
+    trained = found["official"]["images"]["train"]
+    assert found["leaky_augmented"]["images"]["train"] == 3 * trained
     assert "protocol=official" in found["official"]["command"]
     report = (runs / "leaky_augmented" / "classification_report.txt").read_text()
     assert report.startswith("synthetic, leaky_augmented(copies=2), test\n")

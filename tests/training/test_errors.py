@@ -131,7 +131,7 @@ def test_out_of_memory_suggests_half_the_batch(composed, monkeypatch) -> None:
         train(composed(*TINY))
 
 
-def test_out_of_memory_with_all_pictures_on_the_gpu_suggests_to_stream_them() -> None:
+def test_out_of_memory_with_all_images_on_the_gpu_suggests_to_stream_them() -> None:
     config = OmegaConf.merge(CONFIG, {"data": {"resident": True}})
     sentence = explanation(torch.OutOfMemoryError("CUDA out of memory."), config)
     assert sentence is not None

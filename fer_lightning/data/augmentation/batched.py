@@ -22,7 +22,7 @@ class BatchedAugmentation:
     """Applies random transforms to each image of a batch, all images at once.
 
     Flip, rotation, shift, zoom, shear and crop form one affine map with one bilinear resampling, so an image is
-    blurred once. The strengths are those of `per_image.PictureAugmentation`, and four more: shear, gamma, noise, view.
+    blurred once. The strengths are those of `per_image.ImageAugmentation`, and four more: shear, gamma, noise, view.
 
     Args:
         flip: Probability of a horizontal flip; or `alternate`: half of the images are flipped in one epoch, the other

@@ -13,14 +13,14 @@ class MixUp:
     Args:
         alpha: Parameter of Beta(alpha, alpha), the distribution of an image's weight lambda; above 0. 0.2 mostly
             blends little, 1 is the uniform distribution.
-        per_picture: Sample lambda per image; otherwise per batch, as in the authors' code.
+        per_image: Sample lambda per image; otherwise per batch, as in the authors' code.
 
     Raises:
         ValueError: alpha is not above 0.
     """
 
-    def __init__(self, alpha: float, per_picture: bool = False) -> None:
-        self.alpha, self.per_picture = _validated_alpha(alpha), per_picture
+    def __init__(self, alpha: float, per_image: bool = False) -> None:
+        self.alpha, self.per_image = _validated_alpha(alpha), per_image
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Blend a batch with a shuffled copy of itself.
@@ -33,7 +33,7 @@ class MixUp:
         Returns:
             New images and targets: lambda times the own plus 1 - lambda times the other.
         """
-        lambdas = _sample_lambdas(self.alpha, len(images) if self.per_picture else 1, generator).to(
+        lambdas = _sample_lambdas(self.alpha, len(images) if self.per_image else 1, generator).to(
             images, non_blocking=True
         )
         other = _random_permutation(images, generator)
@@ -50,14 +50,14 @@ class CutMix:
 
     Args:
         alpha: Above 0; 1 in the paper.
-        per_picture: Sample a rectangle per image; otherwise per batch, as in the authors' code.
+        per_image: Sample a rectangle per image; otherwise per batch, as in the authors' code.
 
     Raises:
         ValueError: alpha is not above 0.
     """
 
-    def __init__(self, alpha: float, per_picture: bool = False) -> None:
-        self.alpha, self.per_picture = _validated_alpha(alpha), per_picture
+    def __init__(self, alpha: float, per_image: bool = False) -> None:
+        self.alpha, self.per_image = _validated_alpha(alpha), per_image
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Paste rectangles from a shuffled copy of the batch into it.
@@ -71,7 +71,7 @@ class CutMix:
             New images and targets.
         """
         height, width = images.shape[2:]
-        sides = (1 - _sample_lambdas(self.alpha, len(images) if self.per_picture else 1, generator)).sqrt()
+        sides = (1 - _sample_lambdas(self.alpha, len(images) if self.per_image else 1, generator)).sqrt()
         other = _random_permutation(images, generator)
         rows, columns = _interval_mask(height, sides, generator), _interval_mask(width, sides, generator)
         lambdas = 1 - rows.sum(dim=1) * columns.sum(dim=1) / (height * width)

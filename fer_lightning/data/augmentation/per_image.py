@@ -46,7 +46,7 @@ def check_strengths(**strengths: float | str) -> None:
             )
 
 
-class PictureAugmentation:
+class ImageAugmentation:
     """Applies random transforms to each image, with albumentations.
 
     `batched.BatchedAugmentation` applies the same policy to a whole batch on the device. Both sample every strength

@@ -102,7 +102,7 @@ class Audit:
         test, other = self.faces.usage == USAGES[2], self.faces.usage != USAGES[2]
         has_copy = linked(np.concatenate(self.links), other)
         counts: dict[str, Any] = {
-            "pictures": len(self.faces),
+            "images": len(self.faces),
             "exact_groups": int((sizes > 1).sum()),
             "largest_exact_group": int(sizes.max()),
             "conflicting_groups": len(np.unique(self.copies[self.conflicting])),
@@ -113,7 +113,7 @@ class Audit:
         if self.predicted is not None:
             known = ~np.isnan(self.predicted[:, 0])
             correct = self.predicted[known].argmax(axis=1) == self.faces.labels[known]
-            counts |= {"pictures_with_predictions": int(known.sum()), "predicted_as_labelled": float(correct.mean())}
+            counts |= {"images_with_predictions": int(known.sum()), "predicted_as_labelled": float(correct.mean())}
         for name, mask in self.findings().items():
             if mask is not None:
                 parts = {part: int(mask[self.faces.usage == part].sum()) for part in self.parts}

@@ -68,7 +68,7 @@ def lists(found: Audit) -> dict[str, pd.DataFrame]:
 
 def _columns(faces: FaceArrays, positions: Indices, suffix: str = "") -> dict[str, Any]:
     return {
-        f"picture{suffix}": [name.decode() for name in faces.names[positions]],
+        f"image{suffix}": [name.decode() for name in faces.names[positions]],
         f"part{suffix}": faces.usage[positions],
         f"label{suffix}": np.asarray(faces.classes)[faces.labels[positions]],
     }
@@ -216,7 +216,7 @@ def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | No
     )
     errors = (
         "Found by confident learning (Northcutt et al. 2021) from out-of-fold predictions of "
-        f"{counts.get('pictures_with_predictions', 0):,} images, {counts.get('predicted_as_labelled', 0):.1%} of "
+        f"{counts.get('images_with_predictions', 0):,} images, {counts.get('predicted_as_labelled', 0):.1%} of "
         "which agree with the label. The more accurate the networks, the more reliable the list; its order matters "
         "more than its length. List: `label_errors.csv`."
     )

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from fer_lightning.data.augmentation.batched import BatchedAugmentation, _sampled, _sampled_by_clamping
-from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.augmentation.per_image import ImageAugmentation
 
 STRONG = {
     "flip": 0.5,
@@ -190,7 +190,7 @@ def test_a_cpu_generator_gives_the_same_draws_on_a_gpu():
 
 
 @pytest.mark.parametrize(("name", "value"), [("flip", 1.1), ("crop", 0.5), ("zoom", 1.0), ("rotation", -5)])
-@pytest.mark.parametrize("augmentation", [PictureAugmentation, BatchedAugmentation])
+@pytest.mark.parametrize("augmentation", [ImageAugmentation, BatchedAugmentation])
 def test_rejects_an_invalid_strength(augmentation, name, value):
     with pytest.raises(ValueError, match=rf"augmentation\.policy\.{name} must lie between 0 and .*, got {value}"):
         augmentation(**{name: value})

@@ -31,7 +31,7 @@ def test_mixup_blends_images_and_targets_with_the_same_lambda(seed):
     lambdas = {round(float(row[i]), 5) for i, row in enumerate(soft) if row[i] < 0.9999}
     assert len(lambdas) <= 1, "one lambda per batch"
 
-    mixed, soft = MixUp(1.0, per_picture=True)(images, targets, seeded(seed))
+    mixed, soft = MixUp(1.0, per_image=True)(images, targets, seeded(seed))
     torch.testing.assert_close(mixed, (soft @ torch.arange(7.0)).view(-1, 1, 1, 1).expand_as(mixed))
     moved = [round(float(row[i]), 5) for i, row in enumerate(soft) if row[i] < 0.9999]
     assert len(set(moved)) == len(moved) > 1, "one lambda per image"
@@ -50,11 +50,11 @@ def test_mixup_samples_lambda_from_beta():
     assert lambdas.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # Var Beta(a, a) = 1 / (4 (2a + 1))
 
 
-@pytest.mark.parametrize("per_picture", [False, True])
+@pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_cutmix_mixes_targets_by_the_pasted_area(seed, per_picture):
+def test_cutmix_mixes_targets_by_the_pasted_area(seed, per_image):
     images, targets = flat_batch()
-    mixed, soft = CutMix(1.0, per_picture)(images, targets, seeded(seed))
+    mixed, soft = CutMix(1.0, per_image)(images, targets, seeded(seed))
 
     for i in range(CLASSES):
         for j in range(CLASSES):
@@ -63,12 +63,12 @@ def test_cutmix_mixes_targets_by_the_pasted_area(seed, per_picture):
     assert (mixed == mixed[:, :1]).all(), "all channels of a pixel come from one image"
 
 
-@pytest.mark.parametrize("per_picture", [False, True])
-def test_cutmix_pastes_one_rectangle_at_the_same_position(per_picture):
+@pytest.mark.parametrize("per_image", [False, True])
+def test_cutmix_pastes_one_rectangle_at_the_same_position(per_image):
     images = torch.rand(CLASSES, 1, 12, 10, generator=seeded(1))
-    mixed, _ = CutMix(1.0, per_picture)(images, torch.eye(CLASSES), seeded(4))
+    mixed, _ = CutMix(1.0, per_image)(images, torch.eye(CLASSES), seeded(4))
     pasted = (mixed != images)[:, 0]
-    assert (len({tuple(mask.flatten().tolist()) for mask in pasted if mask.any()}) > 1) == per_picture
+    assert (len({tuple(mask.flatten().tolist()) for mask in pasted if mask.any()}) > 1) == per_image
     moved = pasted.any(dim=(1, 2))
     assert moved.any()
     for own, changed in zip(mixed[moved, 0], pasted[moved], strict=True):
@@ -78,7 +78,7 @@ def test_cutmix_pastes_one_rectangle_at_the_same_position(per_picture):
         assert any(torch.equal(own[changed], other[changed]) for other in images[:, 0])
 
 
-@pytest.mark.parametrize("mix", [MixUp(0.2), CutMix(1.0), MixUp(0.2, per_picture=True), CutMix(1.0, per_picture=True)])
+@pytest.mark.parametrize("mix", [MixUp(0.2), CutMix(1.0), MixUp(0.2, per_image=True), CutMix(1.0, per_image=True)])
 def test_reproducible_with_the_generator_and_input_unchanged(mix):
     images, targets = flat_batch()
     before = images.clone()

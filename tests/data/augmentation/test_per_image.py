@@ -1,4 +1,4 @@
-"""PictureAugmentation, and the equivalence of both implementations of a policy."""
+"""ImageAugmentation, and the equivalence of both implementations of a policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from fer_lightning.data.augmentation.batched import BatchedAugmentation
 from fer_lightning.data.augmentation.mixing import CutMix, MixUp
-from fer_lightning.data.augmentation.per_image import PictureAugmentation
+from fer_lightning.data.augmentation.per_image import ImageAugmentation
 
 CONF = Path(__file__).parents[3] / "conf"
 OFF = {"flip": 0.0, "rotation": 0.0}
@@ -51,7 +51,7 @@ def compose_augmentation(option: str) -> dict[str, Any]:
 def test_any_size_in_gray_and_colour(shape):
     images = random_images(3, shape)
     before = images.copy()
-    augmentation = PictureAugmentation(**STRONG)
+    augmentation = ImageAugmentation(**STRONG)
     out = augmentation(images)
     assert (out.shape, out.dtype) == (images.shape, np.uint8)
     assert not np.array_equal(out, images)
@@ -62,7 +62,7 @@ def test_any_size_in_gray_and_colour(shape):
 
 def test_gray_stays_gray_in_colour():
     """A gray image repeated to three channels is transformed like the gray one."""
-    gray, colour = PictureAugmentation(**STRONG), PictureAugmentation(**STRONG)
+    gray, colour = ImageAugmentation(**STRONG), ImageAugmentation(**STRONG)
     images = np.stack([smooth_face()] * 4)
     out = colour(np.repeat(images[..., None], 3, axis=-1))
     np.testing.assert_allclose(out[..., 0].astype(int), gray(images).astype(int), atol=1)
@@ -71,7 +71,7 @@ def test_gray_stays_gray_in_colour():
 
 def test_draws_differ_per_image_and_repeat_with_the_seed():
     images = np.stack([smooth_face()] * 8)
-    augmentation = PictureAugmentation(**STRONG)
+    augmentation = ImageAugmentation(**STRONG)
     first = augmentation(images)
     assert len({image.tobytes() for image in first}) == 8
     assert not np.array_equal(augmentation(images), first)
@@ -83,7 +83,7 @@ def test_draws_differ_per_image_and_repeat_with_the_seed():
 
 def test_a_pickled_copy_continues_with_the_same_draws():
     images = np.stack([smooth_face()] * 4)
-    augmentation = PictureAugmentation(**STRONG)
+    augmentation = ImageAugmentation(**STRONG)
     augmentation(images)
     copy = pickle.loads(pickle.dumps(augmentation))
     assert np.array_equal(copy(images), augmentation(images))
@@ -95,7 +95,7 @@ def test_a_pickled_copy_continues_with_the_same_draws():
 def test_transforms_draw_independently():
     """Albumentations seeds all its transforms alike; an image would be erased exactly when it is flipped."""
     ramp = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
-    out = PictureAugmentation(**OFF | {"flip": 0.5, "erasing": 0.5})(np.stack([ramp] * 400))
+    out = ImageAugmentation(**OFF | {"flip": 0.5, "erasing": 0.5})(np.stack([ramp] * 400))
     flipped = out[:, 0, 0] > out[:, 0, -1]
     erased = (out == 128).any(axis=(1, 2))
     counts = np.histogram2d(flipped, erased, bins=2)[0]
@@ -104,18 +104,18 @@ def test_transforms_draw_independently():
 
 def test_values_by_hand():
     images = smooth_face()[None]
-    assert np.array_equal(PictureAugmentation(**OFF)(images), images)
-    assert np.array_equal(PictureAugmentation(**OFF | {"flip": 1.0})(images), images[:, :, ::-1])
+    assert np.array_equal(ImageAugmentation(**OFF)(images), images)
+    assert np.array_equal(ImageAugmentation(**OFF | {"flip": 1.0})(images), images[:, :, ::-1])
 
     flat = np.full((200, 8, 8), 100, dtype=np.uint8)
-    bright = PictureAugmentation(**OFF, brightness=0.2)(flat)
+    bright = ImageAugmentation(**OFF, brightness=0.2)(flat)
     assert np.ptp(bright, axis=(1, 2)).max() == 0
     assert 80 <= bright.min() <= 81
     assert 119 <= bright.max() <= 120
-    assert np.abs(PictureAugmentation(**OFF, contrast=0.5)(flat).astype(int) - 100).max() <= 1
+    assert np.abs(ImageAugmentation(**OFF, contrast=0.5)(flat).astype(int) - 100).max() <= 1
 
     mean = smooth_face().mean()
-    contrasted = PictureAugmentation(**OFF, contrast=0.5)(np.stack([smooth_face()] * 100)).astype(float)
+    contrasted = ImageAugmentation(**OFF, contrast=0.5)(np.stack([smooth_face()] * 100)).astype(float)
     assert np.abs(contrasted.mean(axis=(1, 2)) - mean).max() < 1
     spread = contrasted.std(axis=(1, 2)) / smooth_face().std()
     assert 0.48 < spread.min() < 0.55
@@ -124,7 +124,7 @@ def test_values_by_hand():
 
 def test_no_black_corners():
     white = np.full((50, 48, 48), 200, dtype=np.uint8)
-    out = PictureAugmentation(flip=0.5, rotation=45, shift=0.3, zoom=0.3, crop=0.1)(white)
+    out = ImageAugmentation(flip=0.5, rotation=45, shift=0.3, zoom=0.3, crop=0.1)(white)
     assert (out == 200).all()
 
 
@@ -133,7 +133,7 @@ def test_both_implementations_have_the_same_distribution(policy):
     """Over many draws on one face, the mean image and its standard deviation agree."""
     count = 1500
     faces = np.stack([smooth_face()] * count)
-    per_image = PictureAugmentation(**OFF | policy)(faces) / 255
+    per_image = ImageAugmentation(**OFF | policy)(faces) / 255
     batch = torch.from_numpy(faces)[:, None].float() / 255
     batched = BatchedAugmentation(**OFF | policy)(batch, torch.Generator().manual_seed(0))[:, 0].numpy()
     np.testing.assert_allclose(per_image.mean(axis=0), batched.mean(axis=0), atol=0.02)
@@ -144,7 +144,7 @@ def test_both_implementations_have_the_same_distribution(policy):
 def test_per_image_and_batched_configs_agree(strength):
     per_image, batched = compose_augmentation(strength), compose_augmentation(f"batched_{strength}")
     shared = dict(per_image["policy"])
-    assert shared.pop("_target_").endswith("PictureAugmentation")
+    assert shared.pop("_target_").endswith("ImageAugmentation")
     assert batched["policy"].pop("_target_").endswith("BatchedAugmentation")
     extra = {name: value for name, value in batched["policy"].items() if name not in shared}
     assert batched["policy"] == shared | extra
@@ -159,7 +159,7 @@ def test_every_option_builds_and_runs(option):
     assert set(config) == {"policy", "mix"}
     policy, mix = instantiate(config["policy"]), instantiate(config["mix"])
     generator = torch.Generator().manual_seed(0)
-    if isinstance(policy, PictureAugmentation):
+    if isinstance(policy, ImageAugmentation):
         assert policy(random_images()).shape == (6, 48, 48)
     elif policy is not None:
         assert isinstance(policy, BatchedAugmentation)
