@@ -19,7 +19,7 @@ from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bun
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.reporting.mlflow_store import LOCAL_STORE, RUN_ID, client
 from fer_lightning.reporting.records import read_record
-from fer_lightning.run_folder import run_of
+from fer_lightning.run_folder import BEST, CHECKPOINTS, RECORD, in_run_folder, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "FER_APP_MODEL"
 """The environment variable that passes `--model` from the command to the script."""
 
-CHECKPOINT = "checkpoints/best.ckpt"
 OUTPUTS = Path("outputs")
 NEWEST = 50
 """Maximum number of runs from MLflow's store."""
@@ -89,7 +88,7 @@ class Choice:
 
         if self.kind == "checkpoint":
             return CheckpointModel(Path(self.location))
-        return CheckpointModel(Path(_client().download_artifacts(self.location, CHECKPOINT)))
+        return CheckpointModel(Path(_client().download_artifacts(self.location, BEST)))
 
 
 class BundleModel:
@@ -123,7 +122,7 @@ def available_choices() -> tuple[list[Choice], list[str]]:
     found += choices_in(OUTPUTS)
     try:
         runs = [
-            *OUTPUTS.rglob(CHECKPOINT),
+            *OUTPUTS.rglob(BEST),
             *(Path(choice.location) for choice in requested if choice.kind == "checkpoint"),
         ]
         id_files = [run_of(path) / RUN_ID for path in runs]
@@ -149,10 +148,10 @@ def choices_from(argument: str) -> list[Choice]:
     """
     path = Path(argument)
     if path.suffix == ".ckpt" and path.is_file():
-        return [_run(path, run_of(path).name if path.parent.name == "checkpoints" else path.name)]
+        return [_run(path, run_of(path).name if in_run_folder(path) else path.name)]
     if path.is_dir() and not (path / DESCRIPTION).exists():
         if not (found := choices_in(path)):
-            raise ValueError(f"{argument} contains neither a bundle ({DESCRIPTION}) nor a run ({CHECKPOINT})")
+            raise ValueError(f"{argument} contains neither a bundle ({DESCRIPTION}) nor a run ({BEST})")
         return found
     return [_bundle(argument, "Given", path.name)]
 
@@ -160,7 +159,7 @@ def choices_from(argument: str) -> list[Choice]:
 def choices_in(folder: Path) -> list[Choice]:
     """Return the bundles and run below a folder, newest first; invalid bundles are skipped."""
     bundles = sorted(folder.rglob(DESCRIPTION), key=_age)
-    runs = sorted(folder.rglob(CHECKPOINT), key=_age)
+    runs = sorted(folder.rglob(BEST), key=_age)
     return [*_bundles(bundles), *(_run(path, str(run_of(path))) for path in runs)]
 
 
@@ -186,7 +185,7 @@ def mlflow_runs(exclude: Set[str]) -> list[Choice]:
     for run in store.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=NEWEST):
         if run.info.run_id in exclude:
             continue
-        if any(file.path == CHECKPOINT for file in store.list_artifacts(run.info.run_id, "checkpoints")):
+        if any(file.path == BEST for file in store.list_artifacts(run.info.run_id, CHECKPOINTS)):
             tags, metrics = run.data.tags, run.data.metrics
             record = {
                 "name": run.info.run_name,
@@ -221,7 +220,7 @@ def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
 
 def _run(checkpoint: Path, name: str) -> Choice:
     try:
-        record = read_record(run_of(checkpoint) / "record.json", "name")
+        record = read_record(run_of(checkpoint) / RECORD, "name")
         return _from_record(record, "Run", "checkpoint", str(checkpoint))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))

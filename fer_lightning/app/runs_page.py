@@ -12,13 +12,14 @@ from fer_lightning.app.cards import escaped
 from fer_lightning.app.choices import OUTPUTS
 from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import read_record
+from fer_lightning.run_folder import CONFIDENTLY_WRONG, CONFUSION_MATRIX, PER_CLASS_F1, RECORD, TRAINING_CURVES
 from fer_lightning.studies.baselines.rows import README_COLUMNS, baselines
 
 REPORT = {
-    "confusion_matrix.png": "Confusion matrix",
-    "per_class_f1.png": "F1 of each class",
-    "training_curves.png": "Training",
-    "confidently_wrong.png": "Most confident errors",
+    CONFUSION_MATRIX: "Confusion matrix",
+    PER_CLASS_F1: "F1 of each class",
+    TRAINING_CURVES: "Training",
+    CONFIDENTLY_WRONG: "Most confident errors",
 }
 SCORES = ("Validation accuracy", "Test accuracy", "Test macro F1")
 PERCENT = st.column_config.NumberColumn(format="percent")
@@ -55,7 +56,7 @@ def show_baselines() -> None:
                 st.code(record["command"], language="bash", wrap_lines=True)
                 f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
                 st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
-                matrix = ROOT / "docs" / "images" / f"{row.name}_confusion_matrix.png"
+                matrix = ROOT / "docs" / "images" / f"{row.name}_{CONFUSION_MATRIX}"
                 if matrix.exists():
                     st.image(matrix, width="stretch")
 
@@ -64,7 +65,7 @@ def show_baselines() -> None:
 def find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the runs below a folder with their records, newest first."""
     runs = []
-    for path in sorted(folder.rglob("record.json"), key=lambda path: -path.stat().st_mtime):
+    for path in sorted(folder.rglob(RECORD), key=lambda path: -path.stat().st_mtime):
         try:
             record = read_record(path, "name")
         except (OSError, ValueError):  # incomplete, or not a record of this project

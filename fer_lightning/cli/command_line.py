@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationResolutionError
 from fer_lightning.config import CONF, check, flatten, nearest
 from fer_lightning.files import check_writable
 from fer_lightning.run.resolvers import register_resolvers
-from fer_lightning.run_folder import run_of
+from fer_lightning.run_folder import in_run_folder, run_of
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -175,7 +175,7 @@ def _check_run_folder(overrides: Sequence[Override], sweep_dir: str, key: str) -
     folder, shown = Path(sweep_dir).parent, key
     if key in given:
         folder, shown = Path(given[key]), f"{key}={given[key]}"
-    elif key == "hydra.run.dir" and (checkpoint := Path(given.get("resume", ""))).parent.name == "checkpoints":
+    elif key == "hydra.run.dir" and in_run_folder(checkpoint := Path(given.get("resume", ""))):
         folder, shown = run_of(checkpoint), f"resume={checkpoint} (use another folder with hydra.run.dir=NEW)"
     check_writable(folder, shown)
     if folder.is_file():

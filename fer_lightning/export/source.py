@@ -13,7 +13,7 @@ from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.models.network import FERNetwork, training_input_size
 from fer_lightning.overrides import train_command
 from fer_lightning.reporting import records
-from fer_lightning.run_folder import run_of
+from fer_lightning.run_folder import RECORD, run_of
 from fer_lightning.studies.ensemble.command import check_compatible
 from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.checkpoint_io import checkpoint_of
@@ -59,7 +59,7 @@ class ExportSource:
         weights = [weight for _, weight in members]
         if members[0][0] == checkpoint_of(path):
             return cls(run_of(nets[0].checkpoint), nets, weights, training_command(nets[0]))
-        return cls(path, nets, weights, str(records.read_record(path / "record.json")["command"]))
+        return cls(path, nets, weights, str(records.read_record(path / RECORD, "command")["command"]))
 
     @property
     def first(self) -> TrainedRun:

@@ -13,6 +13,17 @@ from pyarrow import parquet
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.files import one_line, write_json
 from fer_lightning.reporting import figures
+from fer_lightning.run_folder import (
+    CONFIDENTLY_WRONG,
+    CONFUSION_MATRIX,
+    HISTORY,
+    PER_CLASS_F1,
+    PREDICTIONS,
+    SAMPLE_PREDICTIONS,
+    SCORES_JSON,
+    SCORES_TEXT,
+    TRAINING_CURVES,
+)
 from fer_lightning.training.metrics import Predictions, Scores
 
 GRID = 24
@@ -51,7 +62,7 @@ def read_predictions(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: The file is damaged or another table.
     """
-    path = folder / "predictions.parquet"
+    path = folder / PREDICTIONS
     try:
         metadata = parquet.read_metadata(path)
         names = [name for name in metadata.schema.names if name.startswith("p_")]
@@ -111,25 +122,25 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     part, whole = next(iter(scores.items()))
-    write_json(folder / "classification_report.json", scores)
+    write_json(folder / SCORES_JSON, scores)
     what = ", ".join(filter(None, (faces.name, protocol)))
     text = "\n".join(f"{what}, {name}\n\n{classification_report(s)}" for name, s in scores.items())
-    (folder / "classification_report.txt").write_text(text, "utf-8")
+    (folder / SCORES_TEXT).write_text(text, "utf-8")
     table = predictions_table(faces, predictions)
-    table.to_parquet(folder / "predictions.parquet", index=False)
+    table.to_parquet(folder / PREDICTIONS, index=False)
     title = f"{what}, {part}: accuracy {whole['accuracy']:.1%}, macro F1 {whole['macro_f1']:.1%}"
     matrix = np.asarray(whole["confusion_matrix"])
-    figures.save(figures.confusion_matrix(matrix, faces.classes, title=title), folder / "confusion_matrix.png")
+    figures.save(figures.confusion_matrix(matrix, faces.classes, title=title), folder / CONFUSION_MATRIX)
     support = {name: row["support"] for name, row in whole["per_class"].items()}
-    figures.save(figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / "per_class_f1.png")
+    figures.save(figures.per_class_f1(whole["per_class_f1"], support, whole["macro_f1"]), folder / PER_CLASS_F1)
     shuffled = table.sample(min(GRID, len(table)), random_state=0)
-    _save_grid(folder / "sample_predictions.png", faces, shuffled, f"Random sample of {part}")
+    _save_grid(folder / SAMPLE_PREDICTIONS, faces, shuffled, f"Random sample of {part}")
     wrong = table[~table["correct"]].nlargest(GRID, "confidence")
     if len(wrong):
-        _save_grid(folder / "confidently_wrong.png", faces, wrong, f"Most confident errors of {part}")
+        _save_grid(folder / CONFIDENTLY_WRONG, faces, wrong, f"Most confident errors of {part}")
     if history:
-        pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-        figures.save(figures.training_curves(history, best_epoch), folder / "training_curves.png")
+        pd.DataFrame(history).to_csv(folder / HISTORY, index=False)
+        figures.save(figures.training_curves(history, best_epoch), folder / TRAINING_CURVES)
 
 
 def _save_grid(path: Path, faces: FaceArrays, rows: pd.DataFrame, title: str) -> None:

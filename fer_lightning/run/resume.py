@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from fer_lightning.config import flatten, to_container
 from fer_lightning.files import atomic_write, unique_folder
 from fer_lightning.overrides import DATA_PATHS, WITHOUT_EFFECT
-from fer_lightning.run_folder import last_checkpoint, run_of
+from fer_lightning.run_folder import in_run_folder, last_checkpoint, run_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ def run_folder(fresh: str, config: DictConfig) -> str:
     resume = config.get("resume")
     if resume == "auto":
         return str(last_folder(Path(fresh).parents[1], settings(config)) or unique_folder(fresh))
-    if isinstance(resume, str) and Path(resume).parent.name == "checkpoints":
+    if isinstance(resume, str) and in_run_folder(Path(resume)):
         return str(run_of(Path(resume)))
     return unique_folder(fresh)
 

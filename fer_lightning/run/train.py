@@ -33,6 +33,7 @@ from fer_lightning.run.preflight import check_monitored, dry_run
 from fer_lightning.run.record import description, part_name, recorded_parts, result_path
 from fer_lightning.run.resume import RunState, StartPoint, settings
 from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, quiet
+from fer_lightning.run_folder import CHECKPOINTS, CONFIG, RECORD
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
 from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
@@ -128,8 +129,8 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
         record = head | outcome(training, best_row) | recorded_parts(scores, kaggle)
         if first:
-            (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(config, resolve=True)), "utf-8")
-            write_json(folder / "record.json", record)
+            (folder / CONFIG).write_text(redact(OmegaConf.to_yaml(config, resolve=True)), "utf-8")
+            write_json(folder / RECORD, record)
         if first and prepared.published and scores:
             records.publish(prepared.published, record)
         measured = {
@@ -193,7 +194,7 @@ def assemble(
     """Build callbacks and trainer around a module."""
     if config.trainer.compile:
         module.network.compile()  # in place, which keeps the parameter names of checkpoints
-    best, last = checkpoints(folder / "checkpoints", config.objective, config.objective_mode)
+    best, last = checkpoints(folder / CHECKPOINTS, config.objective, config.objective_mode)
     progress = TrainingProgress(config.objective, config.objective_mode, console)
     configured = [*config.callbacks.values(), config.finetune.callback]
     callbacks = [progress, *(build(to_container(callback)) for callback in configured if callback), best, last]

@@ -23,7 +23,7 @@ from fer_lightning.cli.help import wrap_text
 from fer_lightning.files import check_writable, write_json
 from fer_lightning.reporting.records import read_record
 from fer_lightning.reporting.report import read_predictions
-from fer_lightning.run_folder import run_of
+from fer_lightning.run_folder import BEST, PREDICTIONS, RECORD, run_of
 from fer_lightning.training.metrics import scores_from_confusion
 
 HELP = """usage: python -m fer_lightning compare A B [json=FILE]
@@ -134,13 +134,13 @@ class Measurement:
             FileNotFoundError: The folder holds no measurement.
             ValueError: A file of it is damaged.
         """
-        folder = run_of(path) if path.name == "best.ckpt" else path
-        if not (folder / "predictions.parquet").is_file() or not (folder / "record.json").is_file():
+        folder = run_of(path) if path.name == Path(BEST).name else path
+        if not (folder / PREDICTIONS).is_file() or not (folder / RECORD).is_file():
             raise FileNotFoundError(
-                f"{path} is not a folder with record.json and predictions.parquet; give a finished run or an ensemble, "
+                f"{path} is not a folder with {RECORD} and {PREDICTIONS}; give a finished run or an ensemble, "
                 "or measure a checkpoint first with python -m fer_lightning evaluate checkpoint=..."
             )
-        record = read_record(folder / "record.json", "data", "data_fingerprint", "protocol")
+        record = read_record(folder / RECORD, "data", "data_fingerprint", "protocol")
         return cls(folder, record, read_predictions(folder))
 
     @property
@@ -326,7 +326,7 @@ def measurements(pattern: str) -> list[Measurement]:
     """
     is_pattern = has_magic(pattern) and not Path(pattern).exists()
     paths = sorted(map(Path, glob(pattern))) if is_pattern else [Path(pattern)]
-    finished = [path for path in paths if (path / "record.json").is_file()] if len(paths) > 1 else paths
+    finished = [path for path in paths if (path / RECORD).is_file()] if len(paths) > 1 else paths
     if not finished:
         raise FileNotFoundError(f"no finished run matches {pattern}")
     return [Measurement.read(path) for path in finished]

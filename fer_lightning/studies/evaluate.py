@@ -14,6 +14,7 @@ from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.environment import environment
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run.trainer import quiet
+from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.evaluation import score_part
 from fer_lightning.training.metrics import Scores
@@ -58,7 +59,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     scores = score_part(predictions, part, trained.split, classes, evaluation["bootstrap"], trained.config.seed)
     write_report(folder, faces, predictions, scores, protocol=trained.split.name)
     write_json(
-        folder / "record.json",
+        folder / RECORD,
         {
             "checkpoint": str(trained.checkpoint),
             "command": verb_command("evaluate", [f"checkpoint={checkpoint}", *overrides]),

@@ -24,6 +24,7 @@ from fer_lightning.config import CONF, ROOT
 from fer_lightning.overrides import effective_overrides, key_of, merge_overrides, overrides_of
 from fer_lightning.reporting import figures, markdown
 from fer_lightning.reporting.records import publish, read_record
+from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.baselines.rows import file_of, header_of
 
 HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
@@ -166,9 +167,9 @@ def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
     """Copy the records of finished runs with these settings into results/leaks, once, also after an interruption."""
     for protocol in PROTOCOLS:
         folder, published = folder_of(overrides) / protocol, root / "results" / "leaks" / f"{protocol}.json"
-        if (folder / "record.json").is_file() and not (folder / COLLECTED).exists():
+        if (folder / RECORD).is_file() and not (folder / COLLECTED).exists():
             if not published.exists():
-                publish(published, read_record(folder / "record.json", "command"))
+                publish(published, read_record(folder / RECORD, "command"))
             (folder / COLLECTED).touch()
 
 

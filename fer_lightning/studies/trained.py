@@ -29,7 +29,7 @@ from fer_lightning.run.data import prepare_data
 from fer_lightning.run.preflight import check_all_views
 from fer_lightning.run.resume import differences
 from fer_lightning.run.trainer import build_trainer, choose_precision
-from fer_lightning.run_folder import run_of
+from fer_lightning.run_folder import RECORD, run_of
 from fer_lightning.training.checkpoint_io import existing_checkpoint
 from fer_lightning.training.evaluation import predict_part
 from fer_lightning.training.metrics import Predictions
@@ -215,7 +215,7 @@ class TrainedRun:
     @property
     def record(self) -> dict[str, Any]:
         """The record of the run (`record.json`); empty if the run has not finished."""
-        path = self.run / "record.json"
+        path = self.run / RECORD
         return read_record(path) if path.is_file() else {}
 
     def check_not_trained_on(self, part: str) -> None:

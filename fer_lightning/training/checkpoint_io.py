@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from fer_lightning.files import sync_folder
 from fer_lightning.models.torch_file import read_torch_file
-from fer_lightning.run_folder import best_checkpoint
+from fer_lightning.run_folder import BEST, best_checkpoint
 
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the quota is used up, or the file would be larger than is allowed."""
@@ -38,7 +38,7 @@ def existing_checkpoint(path: Path) -> Path:
         raise FileNotFoundError(f"checkpoint={path}: there is no such file or folder")
     runs = sorted(run for run in path.glob("*") if best_checkpoint(run).exists())
     hint = f"; it contains {len(runs)} runs: give one, for example {runs[0]}" if runs else ""
-    raise FileNotFoundError(f"checkpoint={path} is not a trained run: it has no checkpoints/best.ckpt{hint}")
+    raise FileNotFoundError(f"checkpoint={path} is not a trained run: it has no {BEST}{hint}")
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fer_lightning.files import sha256
+from fer_lightning.run_folder import RECORD
 from fer_lightning.training.checkpoint_io import checkpoint_of
 
 MIN_WEIGHT = 1e-3
@@ -25,7 +26,7 @@ def ensemble_members(path: Path) -> list[tuple[Path, float]]:
     Raises:
         ValueError: The record in the folder is damaged, or a member's checkpoint has changed since the measurement.
     """
-    record = path / "record.json"
+    record = path / RECORD
     if record.is_file() and (members := _recorded_members(record)):
         voting = [member for member in members if member["weight"] > 0]
         for member in voting:

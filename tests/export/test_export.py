@@ -113,7 +113,7 @@ def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tm
     np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
 
 
-def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch) -> None:
+def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
@@ -144,6 +144,11 @@ def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: P
     expected = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
     predictions = FERPredictor.load(folder / "bundle").predict(faces)
     np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
+
+    del record["command"]
+    (folder / "record.json").write_text(json.dumps(record))
+    assert entry.main(["export", f"checkpoint={folder}"]) == 2
+    assert "record.json is not a record of a run: it lacks command" in capsys.readouterr().err
 
 
 def test_an_export_that_deviates_from_pytorch_is_discarded(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:

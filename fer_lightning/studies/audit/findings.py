@@ -16,6 +16,7 @@ from fer_lightning.data.protocols.split import Indices, first_occurrences
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS, FERPLUS_POSITIONS, USAGES
 from fer_lightning.reporting import records
 from fer_lightning.reporting.report import read_predictions
+from fer_lightning.run_folder import PREDICTIONS, RECORD
 
 FLAT_CONTRAST: Final = 8.0
 """Standard deviation of the gray levels below which an image is flat."""
@@ -212,11 +213,11 @@ def out_of_fold(folder: Path, faces: FaceArrays) -> NDArray[np.float32]:
     """
     total = np.zeros((len(faces), len(faces.classes)))
     times = np.zeros((len(faces), 1))
-    files = sorted(folder.rglob("predictions.parquet"))
+    files = sorted(folder.rglob(PREDICTIONS))
     if not files:
-        raise ValueError(f"predictions={folder} contains no predictions.parquet; give the folder of finished runs")
+        raise ValueError(f"predictions={folder} contains no {PREDICTIONS}; give the folder of finished runs")
     for file in files:
-        record = records.read_record(file.parent / "record.json", "data", "data_fingerprint", "protocol", "evaluation")
+        record = records.read_record(file.parent / RECORD, "data", "data_fingerprint", "protocol", "evaluation")
         if record["data_fingerprint"] != faces.fingerprint:
             raise ValueError(f"{file.parent} is of {record['data']}, other data than the current {faces.name}")
         evaluation = record["evaluation"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lightning.config import ROOT
-from fer_lightning.run_folder import last_checkpoint
+from fer_lightning.run_folder import RECORD, last_checkpoint
 from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of
 from fer_lightning.studies.ensemble.recipe import RUNS, Recipe
 
@@ -68,7 +68,7 @@ class Runner:
                 pending[f"{name}_seed{seed}"] = [f"experiment={name}", *seed_override, *publish_override]
                 continue
             for member, overrides in Recipe.read(recipe).members.items():
-                if not (self.root / RUNS / member / "record.json").exists():
+                if not (self.root / RUNS / member / RECORD).exists():
                     pending.setdefault(member, overrides)
             vote = ["-m", "fer_lightning", "ensemble", f"recipe={name}", *([] if measured else [f"publish={name}"])]
             if status := self.run_trainings(pending) or self.run_processes({name: vote}):
@@ -102,8 +102,8 @@ class Runner:
     def _run_record(self, name: str, seed: int) -> Path:
         """Return the path of the record in the folder of a row's run or ensemble."""
         if self._recipe(name).exists():
-            return self.root / "outputs" / "ensembles" / name / "record.json"
-        return self.root / RUNS / f"{name}_seed{seed}" / "record.json"
+            return self.root / "outputs" / "ensembles" / name / RECORD
+        return self.root / RUNS / f"{name}_seed{seed}" / RECORD
 
     def run_trainings(self, runs: Mapping[str, Sequence[str]]) -> int:
         """Train runs in folders of these names, resumed from an existing checkpoint; each after what it starts from."""
@@ -123,7 +123,7 @@ class Runner:
     def _train(self, runs: Mapping[str, Sequence[str]]) -> int:
         commands, preparations = {}, {}
         for run, overrides in runs.items():
-            last, finished = last_checkpoint(RUNS / run), (self.root / RUNS / run / "record.json").exists()
+            last, finished = last_checkpoint(RUNS / run), (self.root / RUNS / run / RECORD).exists()
             # `auto` refuses settings that differ from the checkpoint's; a finished run is only measured again
             resume = [f"resume={last if finished else 'auto'}"] if (self.root / last).exists() else []
             commands[run] = ["train.py", *overrides, f"hydra.run.dir={RUNS / run}", *resume]

@@ -23,6 +23,7 @@ from fer_lightning.overrides import drop_overrides, strip_folders, verb_command
 from fer_lightning.reporting import records, tables
 from fer_lightning.reporting.environment import environment, machine
 from fer_lightning.run.trainer import quiet
+from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.calibrate import Calibration
 from fer_lightning.studies.compare import paired
 from fer_lightning.studies.ensemble.recipe import Recipe
@@ -204,7 +205,7 @@ def ensemble(
     quiet()
     console = Console()
     folder = Path("outputs") / "ensembles" / name
-    check_same_command(folder / "record.json", command)
+    check_same_command(folder / RECORD, command)
     check_writable(folder, "outputs")
     members, first = predict_members(paths, overrides, console)
     val = members[0].parts["val"]

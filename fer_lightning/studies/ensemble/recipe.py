@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from fer_lightning.config import CONF, to_container
+from fer_lightning.run_folder import RECORD
 
 RUNS = Path("outputs") / "baselines"
 """Folder of the runs that are members of ensembles or rows of the results table."""
@@ -62,7 +63,7 @@ class Recipe:
 
     def missing(self) -> list[str]:
         """Return the members whose training has not finished."""
-        return [member for member, run in self.runs().items() if not (run / "record.json").is_file()]
+        return [member for member, run in self.runs().items() if not (run / RECORD).is_file()]
 
     def trained(self) -> list[Path]:
         """Return the runs of all members.

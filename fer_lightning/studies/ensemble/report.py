@@ -11,6 +11,7 @@ from fer_lightning.files import write_json
 from fer_lightning.reporting import figures
 from fer_lightning.reporting.markdown import table, with_interval
 from fer_lightning.reporting.report import write_report
+from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.calibrate import Calibration, save_diagram
 from fer_lightning.studies.compare import points
 from fer_lightning.training.metrics import Predictions, Scores
@@ -40,7 +41,7 @@ def write_ensemble_report(
 ) -> None:
     """Write report.md, record.json, the files of every evaluation, and the figures of members and calibration."""
     write_report(folder, faces, predictions, scores, protocol=record["protocol"])
-    write_json(folder / "record.json", record)
+    write_json(folder / RECORD, record)
     (folder / "report.md").write_text(markdown(record), "utf-8")
     save_diagram(calibration, folder / "reliability_diagram.png")
     runs = [Path(row["run"]) for row in record["members"]]
