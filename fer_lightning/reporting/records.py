@@ -11,9 +11,11 @@ from typing import Any
 from fer_lightning.files import write_json
 from fer_lightning.overrides import key_of, strip_folders
 
+RESULTS = Path("results")
+"""Folder of the published records, the rows of the results table."""
+
 SUPERSEDED = "superseded"
 """Folder beside the published records for records that were replaced by a later measurement."""
-
 
 RECORDED_SCORES = (
     "n",
@@ -32,6 +34,11 @@ RECORDED_SCORES = (
 def recorded_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Select the scores of one part of the data that a record contains."""
     return {name: scores[name] for name in RECORDED_SCORES if name in scores}
+
+
+def record_name(name: str, seed: int) -> str:
+    """Return the file name of the published record of an experiment or ensemble: `ours_seed0.json`."""
+    return f"{name}_seed{seed}.json"
 
 
 def read_record(path: Path, *keys: str) -> dict[str, Any]:

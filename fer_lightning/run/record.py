@@ -38,7 +38,7 @@ def result_path(config: DictConfig, job: Job) -> Path | None:
             f"paths.results_dir accepts only scores on the whole test part; trainer.limit_test_batches is {limit}"
         )
     check_local_settings(config, job)
-    path = Path(config.paths.results_dir) / f"{job.choices['experiment']}_seed{config.seed}.json"
+    path = Path(config.paths.results_dir) / records.record_name(job.choices["experiment"], config.seed)
     check_writable(path, f"paths.results_dir={config.paths.results_dir}")
     if path.is_file():
         earlier = overrides_of(records.read_record(path, "command")["command"])

@@ -23,7 +23,7 @@ from fer_lightning.cli.help import wrap_text
 from fer_lightning.config import CONF, ROOT
 from fer_lightning.overrides import effective_overrides, key_of, merge_overrides, overrides_of
 from fer_lightning.reporting import figures, markdown
-from fer_lightning.reporting.records import publish, read_record
+from fer_lightning.reporting.records import RESULTS, publish, read_record
 from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.baselines.rows import file_of, header_of
 
@@ -45,6 +45,7 @@ results/leaks first:
 """
 
 RUNS = Path("outputs") / "leaks"
+PUBLISHED = RESULTS / "leaks"
 COLLECTED = ".collected"
 """Marks a run whose record went to results/leaks: if it is not there any more, somebody deleted it."""
 
@@ -103,7 +104,7 @@ def read_records(root: Path = ROOT) -> Records:
     Raises:
         ValueError: Two records have different settings or data and cannot be compared.
     """
-    paths = [root / "results" / "leaks" / f"{protocol}.json" for protocol in PROTOCOLS]
+    paths = [root / PUBLISHED / f"{protocol}.json" for protocol in PROTOCOLS]
     found: Records = {
         path.stem: read_record(path, "command", "data_fingerprint", "test") for path in paths if path.is_file()
     }
@@ -166,7 +167,7 @@ def run(overrides: Sequence[str], root: Path = ROOT) -> int:
 def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
     """Copy the records of finished runs with these settings into results/leaks, once, also after an interruption."""
     for protocol in PROTOCOLS:
-        folder, published = folder_of(overrides) / protocol, root / "results" / "leaks" / f"{protocol}.json"
+        folder, published = folder_of(overrides) / protocol, root / PUBLISHED / f"{protocol}.json"
         if (folder / RECORD).is_file() and not (folder / COLLECTED).exists():
             if not published.exists():
                 publish(published, read_record(folder / RECORD, "command"))

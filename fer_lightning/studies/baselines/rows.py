@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fer_lightning.config import ROOT
 from fer_lightning.overrides import drop_overrides, effective_overrides, overrides_of, value_of
-from fer_lightning.reporting.records import SUPERSEDED, read_record
+from fer_lightning.reporting.records import RESULTS, SUPERSEDED, read_record
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 NOT_RUN = "not run"
@@ -214,8 +214,8 @@ def baselines(root: Path = ROOT) -> list[Baseline]:
     for path in sorted(file for group in GROUPS for file in (root / "conf" / group).glob("*.yaml")):
         header = header_of(path)
         if "Source" in header:
-            records = _records(root / "results", path.stem)
-            earlier = sorted((root / "results" / SUPERSEDED).glob(f"{path.stem}_seed*.json"))
+            records = _records(root / RESULTS, path.stem)
+            earlier = sorted((root / RESULTS / SUPERSEDED).glob(f"{path.stem}_seed*.json"))
             superseded = [read_record(file, *RECORD_KEYS) for file in earlier]
             members = Recipe.read(path).members if path.parent.name == "ensemble" else {}
             cost = _ensemble_cost(members, records, costs) if members else _network_cost(costs.get(path.stem))

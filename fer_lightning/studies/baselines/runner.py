@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_lightning.config import ROOT
+from fer_lightning.reporting.records import RESULTS, record_name
 from fer_lightning.run_folder import RECORD, last_checkpoint
 from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of
-from fer_lightning.studies.ensemble.recipe import RUNS, Recipe
+from fer_lightning.studies.ensemble.recipe import ENSEMBLES, RUNS, Recipe
 
 OUT_OF_TIME = 75
 """Exit status EX_TEMPFAIL: not an error, run the command again."""
@@ -52,7 +53,7 @@ class Runner:
         """
         pending: dict[str, Sequence[str]] = {}
         for (name, seed), weights in self._in_order(requested).items():
-            record = self.root / "results" / f"{name}_seed{seed}.json"
+            record = self.root / RESULTS / record_name(name, seed)
             if measured := record.exists():
                 has_weights = self._run_record(name, seed).exists()
                 print(f"{name} seed {seed}: already measured, {record.relative_to(self.root)}", end="")
@@ -102,7 +103,7 @@ class Runner:
     def _run_record(self, name: str, seed: int) -> Path:
         """Return the path of the record in the folder of a row's run or ensemble."""
         if self._recipe(name).exists():
-            return self.root / "outputs" / "ensembles" / name / RECORD
+            return self.root / ENSEMBLES / name / RECORD
         return self.root / RUNS / f"{name}_seed{seed}" / RECORD
 
     def run_trainings(self, runs: Mapping[str, Sequence[str]]) -> int:

@@ -26,7 +26,7 @@ from fer_lightning.run.trainer import quiet
 from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.calibrate import Calibration
 from fer_lightning.studies.compare import paired
-from fer_lightning.studies.ensemble.recipe import Recipe
+from fer_lightning.studies.ensemble.recipe import ENSEMBLES, Recipe
 from fer_lightning.studies.ensemble.report import summary, write_ensemble_report
 from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.checkpoint_io import checkpoint_of, existing_checkpoint
@@ -204,7 +204,7 @@ def ensemble(
     """
     quiet()
     console = Console()
-    folder = Path("outputs") / "ensembles" / name
+    folder = ENSEMBLES / name
     check_same_command(folder / RECORD, command)
     check_writable(folder, "outputs")
     members, first = predict_members(paths, overrides, console)
@@ -213,18 +213,7 @@ def ensemble(
     voted = {part: vote(members, member_weights, part) for part in ("val", "test")}
     scores = score_test(voted["test"], first)
     calibration = Calibration.fit(voted["val"], voted["test"])
-    classes = first.module.classes
-    rows = [
-        {
-            **member.record,
-            "weight": weight,
-            "val": epoch_scores(member.parts["val"], classes),
-            **{part: records.recorded_scores(row) for part, row in score_test(member.parts["test"], first).items()},
-        }
-        for member, weight in zip(members, member_weights.tolist(), strict=True)
-    ]
-    voting = [row for row in rows if row["weight"] > 0]
-    longest = max(voting, key=lambda row: row["minutes"] or 0)
+    rows = member_rows(members, member_weights, first)
     record = {
         "experiment": name,
         "name": name,
@@ -238,23 +227,52 @@ def ensemble(
         "choose": choose,
         "command": command,
         **environment(),
-        "machine": longest["machine"] or machine(),
-        "minutes": round(sum(row["minutes"] or 0 for row in voting), 2),
-        "params": sum(row["params"] for row in voting),
-        "val": epoch_scores(voted["val"], classes),
-        **{part: records.recorded_scores(row) for part, row in scores.items()},
-        **against_best_member(members, rows, voted["test"], classes),
+        **cost_of(rows),
+        **measured_parts(voted, scores, first),
+        **against_best_member(members, rows, voted["test"], first.module.classes),
         "calibration": calibration.record(),
         "members": rows,
     }
-    if is_kaggle_test(first.split, first.faces):
-        kaggle = full_scores(Predictions.concatenate(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
-        record["kaggle_test"] = records.recorded_scores(kaggle)
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
-    console.print(tables.scores_table(scores, classes))
+    console.print(tables.scores_table(scores, first.module.classes))
     console.print(summary(record), highlight=False)
     console.print(f"report: {folder}", soft_wrap=True)
     return record
+
+
+def member_rows(members: Sequence[Member], weights: Tensor, first: TrainedRun) -> list[dict[str, Any]]:
+    """Return the entry of each member in the record, with its weight and scores."""
+    return [
+        {
+            **member.record,
+            "weight": weight,
+            "val": epoch_scores(member.parts["val"], first.module.classes),
+            **{part: records.recorded_scores(row) for part, row in score_test(member.parts["test"], first).items()},
+        }
+        for member, weight in zip(members, weights.tolist(), strict=True)
+    ]
+
+
+def cost_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the cost of the members with a weight: minutes and parameters, and the machine of the longest training."""
+    voting = [row for row in rows if row["weight"] > 0]
+    longest = max(voting, key=lambda row: row["minutes"] or 0)
+    return {
+        "machine": longest["machine"] or machine(),
+        "minutes": round(sum(row["minutes"] or 0 for row in voting), 2),
+        "params": sum(row["params"] for row in voting),
+    }
+
+
+def measured_parts(voted: Mapping[str, Predictions], scores: Mapping[str, Scores], first: TrainedRun) -> dict[str, Any]:
+    """Return the scores in the record: of val, of test and its subsets, and of Kaggle's test images (val and test)."""
+    classes = first.module.classes
+    parts: dict[str, Any] = {"val": epoch_scores(voted["val"], classes)}
+    parts |= {part: records.recorded_scores(row) for part, row in scores.items()}
+    if is_kaggle_test(first.split, first.faces):
+        kaggle = full_scores(Predictions.concatenate(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
+        parts["kaggle_test"] = records.recorded_scores(kaggle)
+    return parts
 
 
 def score_test(predictions: Predictions, trained: TrainedRun) -> dict[str, Scores]:
@@ -299,23 +317,22 @@ def main(arguments: Sequence[str]) -> int:
     def act(given: Mapping[str, str], overrides: Sequence[str]) -> None:
         if ("members" in given) == ("recipe" in given):
             raise ValueError("give members=[RUN,RUN,...] or recipe=NAME")
-        weights, choose = "equal", "all"
-        check_vote(given.get("weights", weights), given.get("choose", choose))
+        published = None
         if publish := given.get("publish"):
             if not re.fullmatch(r"\w+", publish):
                 raise ValueError(f"publish={publish} may contain only letters, digits and _: it names a row")
-            check_writable(Path("results") / f"{publish}_seed0.json", f"publish={publish}")
+            published = records.RESULTS / records.record_name(publish, SEED)
+            check_writable(published, f"publish={publish}")
+            check_same_command(published, command)
+        voting = {"weights": "equal", "choose": "all"}
         if "recipe" in given:
             recipe = Recipe.named(given["recipe"])
-            paths, weights, choose = recipe.trained(), recipe.weights, recipe.choose
-        else:
-            paths = parse_members(given["members"])
-        name = given.get("publish") or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
-        weights, choose = given.get("weights", weights), given.get("choose", choose)
-        published = Path("results") / f"{given['publish']}_seed0.json" if "publish" in given else None
-        if published:
-            check_same_command(published, command)
-        record = ensemble(name, paths, overrides, weights=weights, choose=choose, command=command)
+            voting = {"weights": recipe.weights, "choose": recipe.choose}
+        voting |= {key: given[key] for key in voting if key in given}
+        check_vote(**voting)
+        paths = recipe.trained() if "recipe" in given else parse_members(given["members"])
+        name = publish or given.get("recipe") or time.strftime("%Y-%m-%d_%H-%M-%S")
+        record = ensemble(name, paths, overrides, command=command, **voting)
         if published:
             if record["leaky"]:
                 raise ValueError(f"protocol {record['protocol']} is leaky, so its numbers must not be published")

@@ -15,6 +15,9 @@ from fer_lightning.run_folder import RECORD
 RUNS = Path("outputs") / "baselines"
 """Folder of the runs that are members of ensembles or rows of the results table."""
 
+ENSEMBLES = Path("outputs") / "ensembles"
+"""Folder of the reports of ensembles."""
+
 
 @dataclass(frozen=True)
 class Recipe:
