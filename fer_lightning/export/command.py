@@ -56,12 +56,14 @@ def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     except ExportError as error:
         print(f"fer export: {error}; the export was discarded", file=sys.stderr)
         return 1
-    console.print(f"bundle: {os.path.relpath(bundle.path)}", soft_wrap=True, highlight=False)
+    console.print(f"bundle: {os.path.relpath(bundle.path)}", markup=False, highlight=False, soft_wrap=True)
     if to_mlflow:
         from fer_lightning.export.mlflow_run import log_model
 
         model, store = log_model(bundle, to_container(source.first.config.tracking))
-        console.print(f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", soft_wrap=True, highlight=False)
+        console.print(
+            f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", markup=False, highlight=False, soft_wrap=True
+        )
     return 0
 
 

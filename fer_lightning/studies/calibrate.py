@@ -119,7 +119,7 @@ def _show(record: dict[str, Any], console: Console, file: Path, diagram: Path) -
         f"temperature {record['temperature']:.3f}, fitted on the val part; scores on the test part:", highlight=False
     )
     console.print("", table, "")
-    console.print(f"saved to {file}, diagrams to {diagram}", highlight=False, soft_wrap=True)
+    console.print(f"saved to {file}, diagrams to {diagram}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str]) -> int:

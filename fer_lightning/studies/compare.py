@@ -269,8 +269,8 @@ def points(difference: float, digits: int = 1) -> str:
 def _show(result: Mapping[str, Any], console: Console) -> None:
     for name in ("a", "b"):
         source = result[name]
-        about = f"[dim]{source['data']}, {source['protocol']}[/dim]"
-        line = f"[bold]{name.upper()}[/bold]  {escape(source['folder'])}  {about}"
+        about = escape(f"{source['data']}, {source['protocol']}")
+        line = f"[bold]{name.upper()}[/bold]  {escape(source['folder'])}  [dim]{about}[/dim]"
         console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("", "A", "B", "A - B, points", "95% interval"):

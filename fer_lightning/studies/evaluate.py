@@ -48,7 +48,9 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
     faces, evaluation = trained.faces, trained.evaluation
     if faces.fingerprint != trained.provenance["data_fingerprint"]:
         console.print(
-            f"[yellow]The network was trained on {trained.provenance['data']}, not on the current {faces.name} data.[/]"
+            f"The network was trained on {trained.provenance['data']}, not on the current {faces.name} data.",
+            style="yellow",
+            markup=False,
         )
     part = evaluation["split"]
     last = [trained.checkpoint.stem] * (trained.checkpoint.stem != "best")
@@ -73,7 +75,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
         },
     )
     console.print(tables.scores_table(scores, classes))
-    console.print(f"report: {folder}", soft_wrap=True)
+    console.print(f"report: {folder}", markup=False, soft_wrap=True)
     return scores
 
 

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(table(found))
         if accuracies:
             console.print(accuracy_table(accuracies))
-        console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
+        console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
 
     overrides = [argument for argument in arguments if argument != "write"]
     without_effect = {

@@ -124,7 +124,7 @@ def predict_members(
         trained = TrainedRun.load(path, overrides)
         first = first or trained
         check_compatible(first, trained)
-        console.print(f"{number}/{len(paths)}  {path}", highlight=False, soft_wrap=True)
+        console.print(f"{number}/{len(paths)}  {path}", markup=False, highlight=False, soft_wrap=True)
         parts = {part: trained.predictions(part) for part in ("val", "test")}
         members.append(Member(trained.checkpoint, member_record(trained), parts))
     assert first is not None
@@ -235,8 +235,8 @@ def ensemble(
     }
     write_ensemble_report(folder, first.faces, voted["test"], scores, record, calibration)
     console.print(tables.scores_table(scores, first.module.classes))
-    console.print(summary(record), highlight=False)
-    console.print(f"report: {folder}", soft_wrap=True)
+    console.print(summary(record), markup=False, highlight=False)
+    console.print(f"report: {folder}", markup=False, soft_wrap=True)
     return record
 
 
