@@ -413,7 +413,7 @@ HYPERPARAMETERS = {
     "class_counts": [5] * 7,
     "provenance": {
         **{"data": "synthetic", "data_fingerprint": "0" * 64, "protocol": "official"},
-        **{"overrides": ["data=synthetic", "model.width=4"], "config": {"seed": 0}},
+        **{"overrides": ["data=synthetic", "model.width=4"], "config_sources": [], "config": {"seed": 0}},
     },
     "on_nan": "stop",
 }

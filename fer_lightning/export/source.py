@@ -81,7 +81,7 @@ class ExportSource:
 
 def training_command(net: TrainedRun) -> str:
     """Command that repeats the training of a network, with passwords removed."""
-    return train_command(net.provenance["overrides"])
+    return train_command([*net.config_sources, *net.provenance["overrides"]])
 
 
 def copy_for_export(network: FERNetwork) -> FERNetwork:

@@ -285,6 +285,7 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
         "protocol": datamodule.split.name,
         "objective": config.objective,
         "overrides": [redact(override) for override in job.overrides],
+        "config_sources": list(job.sources),
         "config": {k: v for k, v in to_container(config).items() if k not in ("tracking", "paths")},
     }
     return FERModule(

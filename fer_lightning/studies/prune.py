@@ -74,8 +74,13 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     training = merge_overrides(drop_overrides(trained.provenance["overrides"], "paths", "resume"), overrides)
     rate = trained.config.optimizer.lr / 4
     changes = [f"model.weights={file}", f"optimizer.lr={rate:g}", "trainer.max_epochs=20"]
-    console.print(f"saved to {file}. Fine-tune it, for any number of epochs:", highlight=False, soft_wrap=True)
-    console.print(train_command(merge_overrides(training, changes)), highlight=False, soft_wrap=True)
+    command = train_command([*trained.config_sources, *merge_overrides(training, changes)])
+    console.print(
+        f"saved to {file}. Fine-tune it, for any number of epochs:\n{command}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return file
 
 

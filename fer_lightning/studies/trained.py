@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,13 @@ class TrainedRun:
                 f"checkpoint={checkpoint} lacks data, data_fingerprint, protocol or overrides in its provenance, so "
                 "the data of its training are unknown and it cannot be measured; train it with train.py"
             )
-        config = compose_for(module, overrides)
+        try:
+            config = compose_for(module, overrides)
+        except ValueError as error:
+            if not (sources := stored.get("config_sources")):
+                raise
+            remedy = f"{checkpoint} was trained with {shlex.join(sources)}: copy its options into conf/"
+            raise ValueError(f"{error} ({remedy})") from None
         if not any(is_under(key_of(override), "protocol") for override in overrides):
             check_protocol(checkpoint, module, config)
         for key, single in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if trained under DDP
@@ -211,6 +218,12 @@ class TrainedRun:
         """The provenance of the network: data set, fingerprint, protocol and settings of its training."""
         provenance: dict[str, Any] = self.module.hparams["provenance"]
         return provenance
+
+    @property
+    def config_sources(self) -> list[str]:
+        """The arguments of its training that chose other configuration files: `--config-dir=DIR`."""
+        sources: list[str] = self.provenance.get("config_sources", [])
+        return sources
 
     @property
     def record(self) -> dict[str, Any]:

@@ -70,9 +70,12 @@ def _fault(saved: Any) -> str | None:
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         return "has no class names"
     origin = hyperparameters.get("provenance") or {}
-    if not isinstance(origin, dict) or not isinstance(overrides := origin.get("overrides", []), list):
+    if not isinstance(origin, dict):
         return "does not record how it was trained"
-    texts = (*overrides, *(origin.get(key, "") for key in ("data", "data_fingerprint", "protocol")))
+    arguments = origin.get("overrides", []), origin.get("config_sources", [])
+    if not all(isinstance(given, list) for given in arguments):
+        return "does not record how it was trained"
+    texts = (*arguments[0], *arguments[1], *(origin.get(key, "") for key in ("data", "data_fingerprint", "protocol")))
     if not all(isinstance(text, str) for text in texts):
         return "does not record what it was trained on"
     tensors, history = saved.get("state_dict"), saved.get("history")

@@ -99,11 +99,13 @@ def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tm
     best = run / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
+    content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
     torch.save(content, tmp_path / "crops.ckpt")
     assert entry.main(["export", f"checkpoint={tmp_path}/crops.ckpt", f"out={tmp_path}/bundle"]) == 0
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.input_size == 24
     assert bundle.description["networks"][0]["crop"] == 0.75
+    assert bundle.description["training"]["command"].startswith("python train.py --config-dir=my data=synthetic ")
     assert "its centre for networks trained on crops" in bundle.card
     network, temperature = load_module(best).network.eval(), bundle.description["temperature"]["value"]
     faces = torch.rand(5, 1, 24, 24)

@@ -283,6 +283,8 @@ def test_commands_keep_what_chose_the_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["seed"], record["command"]) == (7, shlex.join(["python", "train.py", *arguments]))
+    provenance = saved(tmp_path / "run")["hyper_parameters"]["provenance"]
+    assert provenance["config_sources"] == ["--config-dir=my", "--config-name=mine"]
     job = Job({}, ("seed=1",), None, sources=("--config-dir=my",))
     assert job.resume_command(has_checkpoint=True) == "python train.py --config-dir=my seed=1 resume=auto"
 

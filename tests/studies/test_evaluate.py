@@ -31,6 +31,12 @@ def test_evaluate_reproduces_the_scores_of_the_run(run: Path, capsys: pytest.Cap
     assert "macro F1" in capsys.readouterr().out
 
 
+def test_a_folder_in_brackets_is_printed_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run.rename(run.with_name("run[a]"))
+    assert entry.main(["evaluate", f"checkpoint={run}", "data.count=220"]) == 0
+    assert f"report: {run}/evaluate_identity_test_" in capsys.readouterr().out
+
+
 def test_evaluate_with_other_views_and_another_part(run: Path) -> None:
     checkpoint = f"checkpoint={run}/checkpoints/best.ckpt"
     assert entry.main(["evaluate", checkpoint, "eval=tta", "eval.split=val"]) == 0
@@ -177,6 +183,18 @@ def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
     with pytest.raises(ValueError, match=r"_target_ kfold \(now official\), fold 1 \(now nothing\); add protocol=NAME"):
         TrainedRun.load(checkpoint)
     assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
+
+
+def test_options_of_another_conf_are_an_error_with_a_remedy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["provenance"]["overrides"] += ["experiment=own"]
+    saved["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
+    torch.save(saved, checkpoint)
+    assert entry.main(["evaluate", f"checkpoint={run}"]) == 2
+    message = capsys.readouterr().err
+    assert "experiment=own: there is no such option" in message
+    assert f"{checkpoint} was trained with --config-dir=my: copy its options into conf/" in message
 
 
 def test_the_device_that_a_network_was_trained_on_is_not_required_elsewhere(run: Path) -> None:

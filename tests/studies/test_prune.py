@@ -25,19 +25,23 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
     run: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    best = run / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
+    torch.save(content, best)
     assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
     shown = capsys.readouterr().out
-    original = load_module(run / "checkpoints" / "best.ckpt").network
+    original = load_module(best).network
     pruned = safetensors.torch.load_file(run / "pruned.safetensors")
     first = original.state_dict()["body.layers.0.0.weight"]
     first_pruned = pruned["body.layers.0.0.weight"]
     assert len(first_pruned) == 16 < len(first)
     kept = [channel for channel in first if any(torch.equal(channel, other) for other in first_pruned)]
     assert len(kept) == 16
-    command = next(line for line in shown.splitlines() if line.startswith("python train.py"))
+    command = next(line for line in shown.splitlines() if line.startswith("python train.py --config-dir=my "))
     monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    overrides = [o for o in shlex.split(command)[2:] if not o.startswith(("trainer.max_epochs", "optimizer.lr"))]
+    overrides = [o for o in shlex.split(command)[3:] if not o.startswith(("trainer.max_epochs", "optimizer.lr"))]
     composed = request.getfixturevalue("composed")  # after the subcommand, which composes too
     train(composed(*overrides, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
     fine_tuned = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
