@@ -39,7 +39,7 @@ class Bundle:
         channels: 1 (gray) or 3 (RGB).
         graphs: Kinds of graphs in the bundle: `float`, optionally `int8`.
         scores: Scores of the float graph by part of the data (`test`, `test_deduplicated`): accuracy, its 95% interval,
-            macro-F1, F1 of each class and so on, as returned by `reporting.records.recorded`.
+            macro-F1, F1 of each class and so on, as returned by `reporting.records.recorded_scores`.
         card: The model card in Markdown.
         description: The content of `bundle.json`.
         path: Folder or zip.

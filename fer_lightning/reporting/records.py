@@ -36,6 +36,18 @@ def recorded_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: scores[name] for name in RECORDED_SCORES if name in scores}
 
 
+def scores_by_part(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Select the scores of each measured part that the record of a measurement contains.
+
+    Those of `test` include the `confusion_matrix`: integer counts, rows are the true classes, columns the predicted
+    ones, in the order of `per_class_f1`.
+    """
+    return {
+        part: recorded_scores(row) | ({"confusion_matrix": row["confusion_matrix"]} if part == "test" else {})
+        for part, row in scores.items()
+    }
+
+
 def record_name(name: str, seed: int) -> str:
     """Return the file name of the published record of an experiment or ensemble: `ours_seed0.json`."""
     return f"{name}_seed{seed}.json"

@@ -71,7 +71,7 @@ def check_local_settings(config: DictConfig, job: Job) -> None:
 def recorded_parts(scores: Mapping[str, Scores], kaggle: Scores | None) -> dict[str, Any]:
     """Return the scores of each measured part in the format of a record."""
     parts = {part_name(part): row for part, row in scores.items()} | ({"kaggle_test": kaggle} if kaggle else {})
-    return {part: records.recorded_scores(row) for part, row in parts.items()}
+    return records.scores_by_part(parts)
 
 
 def part_name(part: str) -> str:

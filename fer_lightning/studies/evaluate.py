@@ -71,7 +71,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Scores]:
             "evaluation": evaluation,
             **environment(trained.device),
             "precision": trained.precision,
-            **{part: records.recorded_scores(s) for part, s in scores.items()},
+            **records.scores_by_part(scores),
         },
     )
     console.print(tables.scores_table(scores, classes))

@@ -66,6 +66,9 @@ def test_a_run_writes_all_files_to_its_folder(composed, tmp_path: Path) -> None:
     assert len(table) == record["test"]["n"]
     assert table["correct"].mean() == pytest.approx(record["test"]["accuracy"])
     assert set(table["usage"]) == {"PrivateTest"}
+    names = list(record["test"]["per_class_f1"])
+    counts = pd.crosstab(table["label"], table["predicted"]).reindex(index=names, columns=names, fill_value=0)
+    assert record["test"]["confusion_matrix"] == counts.to_numpy().tolist()
 
 
 def test_the_seed_determines_the_metrics(composed, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_an_ensemble_is_the_mean_of_its_members(runs: list[Path], capsys: pytest
         assert member["weight"] == pytest.approx(1 / 3)
     assert [member["views"] for member in written["members"]] == ["identity", "identity", "flip"]
     assert written["test"]["accuracy"] == pytest.approx(voted["correct"].mean())
+    assert np.trace(written["test"]["confusion_matrix"]) == voted["correct"].sum()
     assert written["params"] == sum(run["params"] for run in run_records)
     assert written["minutes"] == pytest.approx(sum(run["minutes"] for run in run_records), abs=0.01)
     assert json.loads(Path("results/three_seed0.json").read_text()) == written

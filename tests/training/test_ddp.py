@@ -102,9 +102,7 @@ def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
     predictions = predict_part(trainer, module, datamodule, evaluation, "test")
     scores = score_part(predictions, "test", datamodule.split, module.classes, evaluation["bootstrap"], config.seed)
     assert scores["test"]["n"] == len(datamodule.split.indices["test"]) == record["test"]["n"]
-    assert {part: records.recorded_scores(row) for part, row in scores.items()} == {
-        part: record[part] for part in scores
-    }
+    assert records.scores_by_part(scores) == {part: record[part] for part in scores}
     # the logits as validation takes them
     single_view = to_container(composed(*options, "eval=plain", "eval.average=logits").eval)
     val = epoch_scores(predict_part(trainer, module, datamodule, single_view, "val"), module.classes)

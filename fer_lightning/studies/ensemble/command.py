@@ -267,8 +267,7 @@ def cost_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measured_parts(voted: Mapping[str, Predictions], scores: Mapping[str, Scores], first: TrainedRun) -> dict[str, Any]:
     """Return the scores in the record: of val, of test and its subsets, and of Kaggle's test images (val and test)."""
     classes = first.module.classes
-    parts: dict[str, Any] = {"val": epoch_scores(voted["val"], classes)}
-    parts |= {part: records.recorded_scores(row) for part, row in scores.items()}
+    parts = {"val": epoch_scores(voted["val"], classes), **records.scores_by_part(scores)}
     if is_kaggle_test(first.split, first.faces):
         kaggle = full_scores(Predictions.concatenate(*voted.values()), classes, first.evaluation["bootstrap"], SEED)
         parts["kaggle_test"] = records.recorded_scores(kaggle)
