@@ -19,7 +19,7 @@ from fer_lightning.inference.bundle import DESCRIPTION, Bundle, BundleError, bun
 from fer_lightning.inference.predict import FERPredictor, Prediction
 from fer_lightning.reporting.mlflow_store import LOCAL_STORE, RUN_ID, client
 from fer_lightning.reporting.records import read_record
-from fer_lightning.run_folder import BEST, CHECKPOINTS, RECORD, in_run_folder, run_of
+from fer_lightning.run_folder import BEST, CHECKPOINTS, RECORD, best_checkpoint, in_run_folder, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,12 +69,12 @@ class Choice:
 
     @property
     def display_location(self) -> str:
-        """The folder of the run or bundle, or the id of the run, to distinguish models with the same label."""
+        """The folder of the bundle or run, another checkpoint than a run's best, or the id of a run in MLflow."""
         if self.kind == "mlflow" or not Path(self.location).exists():  # the name of a bundled model
             return self.location
-        folder = Path(self.location).resolve()
-        folder = run_of(folder) if self.kind == "checkpoint" else folder
-        return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+        path = Path(self.location).resolve()
+        path = run_of(path) if path == best_checkpoint(run_of(path)) else path
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
     def load(self) -> Model:
         """Load the model.
@@ -167,7 +167,7 @@ def _bundles(descriptions: list[Path]) -> Iterator[Choice]:
     for path in descriptions:
         try:
             yield _bundle(str(path.parent), "Export", str(path.parent))
-        except (BundleError, TypeError, ValueError, AttributeError) as error:  # also from invalid scores
+        except BundleError as error:
             logging.getLogger(__name__).warning("skipped a bundle: %s", error)
 
 
@@ -215,12 +215,17 @@ def _bundle(name_or_path: str, origin: str, name: str) -> Choice:
         "synthetic": training.get("data") == "synthetic",
         "test": bundle.scores.get("test"),
     }
-    return _from_record(record, origin, "bundle", name_or_path)
+    try:
+        return _from_record(record, origin, "bundle", name_or_path)
+    except (TypeError, ValueError, LookupError):
+        raise BundleError(f"{bundle.path}: {DESCRIPTION} has invalid scores; export the model again") from None
 
 
 def _run(checkpoint: Path, name: str) -> Choice:
     try:
         record = read_record(run_of(checkpoint) / RECORD, "name")
+        if checkpoint.name != Path(BEST).name:  # the scores are those of the best epoch
+            record |= {"name": f"{record['name']}, {checkpoint.name}", "test": None}
         return _from_record(record, "Run", "checkpoint", str(checkpoint))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _from_record({"name": f"{name}, no record"}, "Run", "checkpoint", str(checkpoint))

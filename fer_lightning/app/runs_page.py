@@ -52,7 +52,7 @@ def show_baselines() -> None:
     st.dataframe(pd.DataFrame([{column: row[column] for column in README_COLUMNS} for row in cells]), hide_index=True)
     for row in measured:
         for record in row.records:
-            with st.expander(f"{row.name}, seed {record['seed']}"):
+            with st.expander(escaped(f"{row.name}, seed {record['seed']}")):
                 st.code(record["command"], language="bash", wrap_lines=True)
                 f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
                 st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
@@ -85,10 +85,8 @@ def show_runs() -> None:
     table = pd.DataFrame([run_row(record) for _, record in runs])
     columns = {"Run": st.column_config.Column(width="medium"), **dict.fromkeys(SCORES, PERCENT)}
     st.dataframe(table, hide_index=True, column_config=columns)
-    position = st.selectbox(
-        "Report of", range(len(runs)), format_func=lambda i: f"{runs[i][1]['name']}, {runs[i][0].name}"
-    )
-    folder, record = runs[position]
+    labels = [f"{record['name']}, {folder.relative_to(OUTPUTS)}" for folder, record in runs]
+    folder, record = runs[st.selectbox("Report of", range(len(runs)), format_func=labels.__getitem__)]
     if record.get("synthetic"):
         st.warning("Trained or measured on synthetic faces: these numbers say nothing about real faces.")
     st.caption(escaped(f"{folder}, {record.get('command', '')}"))

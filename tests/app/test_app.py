@@ -294,6 +294,15 @@ def test_the_requested_model_is_listed_first(run_with_checkpoint: Path, monkeypa
     assert found[0].label == f"Run: small seed=0 (62.5%), outputs/today/{again.name}"
 
 
+def test_the_score_of_the_best_epoch_is_not_shown_for_the_last(run_with_checkpoint: Path, monkeypatch) -> None:
+    last = run_with_checkpoint / "checkpoints" / "last.ckpt"
+    shutil.copy(last.with_name("best.ckpt"), last)
+    monkeypatch.setenv("FER_APP_MODEL", str(last))
+    found, _ = models.available_choices()
+    assert [choice.label for choice in found] == ["Run: small seed=0, last.ckpt", "Run: small seed=0 (62.5%)"]
+    assert found[0].about == "Trained on fer2013, protocol official."
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -393,6 +402,27 @@ def test_the_results_page_shows_measured_systems_and_runs(run_with_checkpoint: P
     assert "custom_cnn" in published["experiment"].tolist()
     assert own.loc[0, ["Run", "Test accuracy"]].tolist() == ["small seed=0", 0.625]
     assert [tab.label for tab in app.tabs] == ["Confusion matrix"]
+
+
+def test_every_run_can_be_selected(run_with_checkpoint: Path) -> None:
+    other = run_with_checkpoint.parents[1] / "yesterday" / run_with_checkpoint.name
+    shutil.copytree(run_with_checkpoint, other)
+    os.utime(other / "record.json", (0, 0))
+    app = open_results()
+    labels = [f"small seed=0, {day}/{other.name}" for day in ("today", "yesterday")]
+    assert app.selectbox[0].options == labels
+    app.selectbox[0].select(labels[1]).run()
+    assert escaped(f"outputs/yesterday/{other.name}, ") in texts(app.caption)
+
+
+@pytest.mark.parametrize("test", [{"n": 5}, {"accuracy": "high"}, {"accuracy": 0.5, "accuracy_interval": [0.4]}])
+def test_a_bundle_with_invalid_scores_is_skipped(here: Path, small_bundle: Path, describe, test, capsys) -> None:
+    folder = here / "outputs" / "bundle"
+    shutil.copytree(small_bundle, folder)
+    describe(folder, scores={"test": test})
+    assert models.available_choices() == ([], [])
+    assert entry.main(["app", "--model", str(folder)]) == 2
+    assert f"{folder}: bundle.json has invalid scores; export the model again" in capsys.readouterr().err
 
 
 def test_text_of_records_is_not_rendered_as_markdown(run_with_checkpoint: Path) -> None:
