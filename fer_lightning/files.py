@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -61,14 +62,26 @@ def unique_folder(preferred: str) -> str:
         OSError: The folder cannot be created.
     """
     Path(preferred).parent.mkdir(parents=True, exist_ok=True)
-    folder, number = preferred, 1
     while True:
-        try:
-            Path(folder).mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = f"{preferred}_{number}"
+        folder = free_path(Path(preferred))
+        with suppress(FileExistsError):  # another process has just created it
+            folder.mkdir()
+            return str(folder)
+
+
+def free_path(path: Path, suffix: str = "", first: int = 2) -> Path:
+    """Return the first path that does not exist: `path`, else `path_2`, `path_3` and so on.
+
+    Args:
+        path: The preferred path, without the suffix.
+        suffix: The end of the name, after the number.
+        first: The number to start with.
+    """
+    free = path.with_name(f"{path.name}{suffix}")
+    numbers = itertools.count(first)
+    while os.path.lexists(free):
+        free = path.with_name(f"{path.name}_{next(numbers)}{suffix}")
+    return free
 
 
 def check_writable(path: Path, argument: str) -> None:

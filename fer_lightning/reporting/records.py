@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_lightning.files import write_json
+from fer_lightning.files import free_path, write_json
 from fer_lightning.overrides import key_of, strip_folders
 
 RESULTS = Path("results")
@@ -77,12 +77,8 @@ def publish(path: Path, record: Mapping[str, Any]) -> Path:
     """
     if path.is_file():
         existing = read_record(path)
-        stem, number = f"{path.stem}_{existing.get('commit', 'unknown')[:12]}", 1
-        archived = path.parent / SUPERSEDED / f"{stem}.json"
-        while archived.exists():  # several measurements at the same commit
-            number += 1
-            archived = archived.with_name(f"{stem}_{number}.json")
-        write_json(archived, existing)
+        archived = path.parent / SUPERSEDED / f"{path.stem}_{existing.get('commit', 'unknown')[:12]}"
+        write_json(free_path(archived, ".json"), existing)  # several measurements may have the same commit
     arguments = shlex.split(record["command"])
     public = [strip_folders(word) if key_of(word).startswith("data.") else word for word in arguments]
     return write_json(path, {**record, "command": shlex.join(public)})

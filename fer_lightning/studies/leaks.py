@@ -21,6 +21,7 @@ from rich.table import Table
 
 from fer_lightning.cli.help import wrap_text
 from fer_lightning.config import CONF, ROOT
+from fer_lightning.files import free_path
 from fer_lightning.overrides import effective_overrides, key_of, merge_overrides, overrides_of
 from fer_lightning.reporting import figures, markdown
 from fer_lightning.reporting.records import RESULTS, publish, read_record
@@ -177,10 +178,7 @@ def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
 def move_collected(folder: Path) -> None:
     """Rename the folder of a run whose published record was deleted, which `resume=auto` would not train again."""
     if (folder / COLLECTED).exists():
-        number = 1
-        while (free := folder.with_name(f"{folder.name}_{number}")).exists():
-            number += 1
-        folder.rename(free)
+        folder.rename(free_path(folder, first=1))
 
 
 def gain(reported: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[float, float, float]:
