@@ -189,6 +189,17 @@ WITHOUT_IMAGES = (
     "`outputs/`."
 )
 
+NO_VOTES = "Not done: this check needs FER+ votes. Add `data.votes_path=fer2013new.csv`."
+
+NO_PREDICTIONS = """\
+Not done: this check needs out-of-fold predictions. Train one network per fold, each evaluated on its held-out fold, \
+and pass their folder:
+
+```
+python train.py -m experiment=ours_mobile protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val
+python -m fer_lightning audit predictions=outputs/DATE/TIME_multirun_ours_mobile
+```"""
+
 
 def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | None) -> str:
     """Return the report in Markdown.
@@ -198,29 +209,8 @@ def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | No
         record: The content of audit.json.
         sheets: Path of each saved sheet, by its name; None for a page that must not show the data.
     """
-    faces, counts = found.faces, record["counts"]
+    faces = found.faces
     shown = {name: f"![{name.replace('_', ' ')}]({path})" for name, path in (sheets or {}).items()}
-    no_votes = "Not done: this check needs FER+ votes. Add `data.votes_path=fer2013new.csv`."
-    no_predictions = [
-        "Not done: this check needs out-of-fold predictions. Train one network per fold, each evaluated on its "
-        "held-out fold, and pass their folder:\n",
-        "```",
-        "python train.py -m experiment=ours_mobile protocol=kfold protocol.fold=0,1,2,3,4 eval.split=val",
-        "python -m fer_lightning audit predictions=outputs/DATE/TIME_multirun_ours_mobile",
-        "```",
-    ]
-    not_a_face = f"{NO_FACE_VOTES} or more of FER+'s ten taggers see no face. List: `not_a_face.csv`."
-    voted = (
-        f"More than half of an image's FER+ votes are for one class, which has at least {MARGIN} votes more than the "
-        "label. List: `votes_disagree.csv`."
-    )
-    errors = (
-        "Found by confident learning (Northcutt et al. 2021) from out-of-fold predictions of "
-        f"{counts.get('images_with_predictions', 0):,} images, {counts.get('predicted_as_labelled', 0):.1%} of "
-        "which agree with the label. The more accurate the networks, the more reliable the list; its order matters "
-        "more than its length. List: `label_errors.csv`."
-    )
-    largest = f", the largest of {counts['largest_exact_group']}" if counts["exact_groups"] else ""
     sections = [
         f"# Audit of {faces.name}",
         f"{len(faces):,} images; content {faces.fingerprint[:12]}, code {record['commit'][:12]}. "
@@ -228,18 +218,10 @@ def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | No
         WITHOUT_IMAGES if sheets is None else None,
         _markdown(["all", *found.parts], _counts_by(found, faces.usage, found.parts)),
         "## Exact copies",
-        f"{counts['exact_groups']:,} groups of byte-identical images"
-        f"{largest}. {counts['conflicting_groups']:,} groups have more than one label. "
-        "List: `duplicates.csv`.",
+        _exact_copies(record["counts"]),
         shown.get("conflicts"),
         "## Near copies",
-        f"{counts['near_pairs']:,} pairs show the same photograph with another crop, scale, brightness or compression, "
-        f"{counts['mirrored_pairs']:,} of them mirrored (exact copies are counted once here). After alignment, their "
-        f"correlation is {THRESHOLD} or more. The threshold was selected by inspecting the images just above and below "
-        "it: above, few pairs show another moment of one scene or another person; below, increasingly many do. Copies "
-        "with very different crops are missed, so the numbers are lower bounds. "
-        f"{counts['test_without_exact_or_near_copies']:,} images of PrivateTest have neither an exact nor a near "
-        "copy in another part. List: `near_duplicates.csv`.",
+        _near_copies(record["counts"]),
         shown.get("near_copies"),
         shown.get("mirrored"),
         shown.get("threshold"),
@@ -249,18 +231,52 @@ def page(found: Audit, record: Mapping[str, Any], sheets: Mapping[str, str] | No
         f"more than {FLAT_SHARE:.0%} of the pixels. List: `flat.csv`.",
         shown.get("flat"),
         "## Images without a face",
-        no_votes if found.not_a_face is None else not_a_face,
+        NO_VOTES
+        if found.not_a_face is None
+        else f"{NO_FACE_VOTES} or more of FER+'s ten taggers see no face. List: `not_a_face.csv`.",
         shown.get("not_a_face"),
         "## Votes for another class",
-        no_votes if found.voted_other is None else voted,
+        NO_VOTES
+        if found.voted_other is None
+        else f"More than half of an image's FER+ votes are for one class, which has at least {MARGIN} votes more than "
+        "the label. List: `votes_disagree.csv`.",
         shown.get("votes_disagree"),
         "## Probable label errors",
-        "\n".join(no_predictions) if found.errors is None else errors,
+        NO_PREDICTIONS if found.errors is None else _label_errors(record["counts"]),
         shown.get("label_errors"),
         "## By class",
         _markdown(["all", *faces.classes], _counts_by(found, faces.labels, range(len(faces.classes)))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _exact_copies(counts: Mapping[str, Any]) -> str:
+    largest = f", the largest of {counts['largest_exact_group']}" if counts["exact_groups"] else ""
+    return (
+        f"{counts['exact_groups']:,} groups of byte-identical images{largest}. {counts['conflicting_groups']:,} groups "
+        "have more than one label. List: `duplicates.csv`."
+    )
+
+
+def _near_copies(counts: Mapping[str, Any]) -> str:
+    return (
+        f"{counts['near_pairs']:,} pairs show the same photograph with another crop, scale, brightness or compression, "
+        f"{counts['mirrored_pairs']:,} of them mirrored (exact copies are counted once here). After alignment, their "
+        f"correlation is {THRESHOLD} or more. The threshold was selected by inspecting the images just above and below "
+        "it: above, few pairs show another moment of one scene or another person; below, increasingly many do. Copies "
+        "with very different crops are missed, so the numbers are lower bounds. "
+        f"{counts['test_without_exact_or_near_copies']:,} images of PrivateTest have neither an exact nor a near "
+        "copy in another part. List: `near_duplicates.csv`."
+    )
+
+
+def _label_errors(counts: Mapping[str, Any]) -> str:
+    return (
+        "Found by confident learning (Northcutt et al. 2021) from out-of-fold predictions of "
+        f"{counts['images_with_predictions']:,} images, {counts['predicted_as_labelled']:.1%} of which agree with the "
+        "label. The more accurate the networks, the more reliable the list; its order matters more than its length. "
+        "List: `label_errors.csv`."
+    )
 
 
 def _effect_of_copies(accuracies: Mapping[str, Any]) -> list[str]:
