@@ -36,7 +36,7 @@ from fer_lightning.training.processes import is_first_process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.entities import Metric, Run
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,9 @@ def mlflow(
             tags={name: redact(value) for name, value in tags.items()} | parent,
             timeout=timeout,
         )
-        logger.log_hyperparams({re.sub(r"[^\w./: -]", "_", name): redact(str(value)) for name, value in params.items()})
+        logger.log_hyperparams({_valid_key(name): redact(str(value)) for name, value in params.items()})
         if dataset:
-            training_data = _training_data(**dataset)
-            retry_on_conflict(lambda: client.log_inputs(str(logger.run_id), datasets=[training_data]))
+            logger.log_training_data(**dataset)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_ID).write_text(str(logger.run_id), "utf-8")
         return logger
@@ -169,6 +168,15 @@ class RunLogger(MLFlowLogger):
             return f"{run}?workflowType=machine_learning"  # the default page is for language models
         return f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(self.uri)}"
 
+    def log_training_data(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
+        """Log the description of the data set; its source is only the name, so that local paths are not published."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"name": name})
+        dataset = Dataset(name, digest, source_type="local", source=source, profile=json.dumps(profile))
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        retry_on_conflict(lambda: self.experiment.log_inputs(str(self.run_id), datasets=inputs))
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log `metrics` in one batch; errors of the server do not stop the training."""
         from mlflow.entities import Metric
@@ -178,7 +186,7 @@ class RunLogger(MLFlowLogger):
         points = [
             Metric(key, float(value), now, step)
             for name, value in metrics.items()
-            if step not in self._logged.get(key := re.sub(r"[^\w./: -]", "_", name), ())
+            if step not in self._logged.get(key := _valid_key(name), ())
         ]
         if points:
             self._unsent.append(points)
@@ -244,12 +252,9 @@ def where(loggers: Sequence[Logger]) -> str | None:
     return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
 
 
-def _training_data(name: str, digest: str, profile: Mapping[str, Any]) -> DatasetInput:
-    """Describe the run's data set for MLflow; its source is only the name, so that local paths are not published."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(name, digest, source_type="local", source=json.dumps({"name": name}), profile=json.dumps(profile))
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+def _valid_key(name: str) -> str:
+    """Return the name of a metric or param with `_` for the characters that MLflow does not accept."""
+    return re.sub(r"[^\w./: -]", "_", name)
 
 
 def _existing_run(client: MlflowClient, folder: Path) -> Run | None:
