@@ -53,7 +53,7 @@ def root(tmp_path: Path) -> Path:
         "experiment": "measured", "seed": 0, "test": part(0.625), "test_deduplicated": part(0.61),
         "val": {"accuracy": 0.6}, "params": 304423,
         "minutes": 41.2, "machine": {"gpu": None, "cores": 2, "cpu": "a CPU"},
-        "command": "python train.py x=1 resume=a/last.ckpt",
+        "command": "python train.py x=1 'resume=a b/last.ckpt'",
         "best_epoch": 9, "epochs": 10, "precision": "32-true", "data": "fer2013", "data_fingerprint": "f" * 64,
         "protocol": "official", "commit": "c" * 40, "versions": {"torch": "2"},
         "evaluation": {"views": {"_target_": "fer_lightning.models.tta.flip"}},
@@ -423,6 +423,13 @@ def test_the_readme_and_the_page_match_the_records() -> None:
     for row in rows:
         text = file_of(ROOT, row.name).read_text()
         assert text == page.with_measured(text, row), row.name
+
+
+def test_a_readme_without_the_marks_is_not_changed(root: Path) -> None:
+    (root / "README.md").write_text(f"head\n{page.MARKS[0]}\nold\n")
+    with pytest.raises(ValueError, match=r"README\.md must have the line <!-- end of results --> once"):
+        page.write(root)
+    assert not (root / "docs" / "RESULTS.md").exists()
 
 
 def test_the_subcommand_lists_rows_and_refuses_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,12 +110,19 @@ def _public_test(record: Mapping[str, Any]) -> str:
 
 
 def write(root: Path = ROOT) -> None:
-    """Write docs/RESULTS.md, the table between the marks in README.md and the line `Measured` of each row's yaml."""
+    """Write docs/RESULTS.md, the table between the marks in README.md and the line `Measured` of each row's yaml.
+
+    Raises:
+        ValueError: A record is damaged, or README.md lacks a mark.
+    """
     rows = baselines(root)
-    (root / "docs" / "RESULTS.md").write_text(results_page(rows), "utf-8")
     readme = root / "README.md"
-    before, rest = readme.read_text("utf-8").split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
+    text = readme.read_text("utf-8")
+    for mark in MARKS:
+        if text.count(mark) != 1:
+            raise ValueError(f"{readme} must have the line {mark} once; the table of results is between two such lines")
+    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+    (root / "docs" / "RESULTS.md").write_text(results_page(rows), "utf-8")
     readme.write_text(f"{before}{MARKS[0]}\n{results_head(rows)}{MARKS[1]}{after}", "utf-8")
     for row in rows:
         path = file_of(root, row.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,9 +156,9 @@ class Baseline:
     @property
     def command(self) -> str:
         """The command that repeats the measured run, without its `resume`."""
-        arguments = drop_overrides(self.records[0]["command"].split(), "resume")
+        arguments = drop_overrides(shlex.split(self.records[0]["command"]), "resume")
         needs = f" (needs {self.needs})" if self.needs else ""
-        return f"`{' '.join(arguments)}`{needs}"
+        return f"`{shlex.join(arguments)}`{needs}"
 
     def cells(self) -> dict[str, str]:
         """Return the cells of the row, by column."""
