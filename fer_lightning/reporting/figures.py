@@ -250,7 +250,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, marked
             axes.axvline(rows[marked][0], color=ORANGE, linestyle=(0, (4, 3)), linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value * 100 % 1 < 1e-6 else f"{value:.1%}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}".replace(".0%", "%"))
         axes.set_title(label)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

@@ -135,6 +135,7 @@ def test_intervals_show_each_row_and_mark_one(tmp_path):
     assert texts(axes) == ["70.00%", "75.00%"]
     assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[0.68, 0.72], [0.7]]
     assert axes.lines[2].get_color() != axes.lines[0].get_color()
+    assert [axes.xaxis.get_major_formatter()(tick, 0) for tick in (0.57, 0.575, 0.58)] == ["57%", "57.5%", "58%"]
     assert is_uncut(figure, tmp_path / "intervals.png")
 
 
