@@ -58,9 +58,7 @@ def log_bundle(bundle: Bundle) -> ModelInfo:
             code_paths=[str(code)],
             signature=mlflow.models.infer_signature(example, predictions),
             input_example=example,
-            pip_requirements=[
-                f"{package}=={version(package)}" for package in ("numpy", "onnxruntime", "pandas", "pillow")
-            ],
+            pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas", "pillow")],
         )
     return logged
 

@@ -234,6 +234,16 @@ def test_the_report_lists_the_checks_that_were_not_done(
     assert {path.name for path in folder.glob("*.csv")} >= {"duplicates.csv", "near_duplicates.csv", "flat.csv"}
 
 
+def test_an_audit_whose_report_cannot_be_written_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").touch()
+    monkeypatch.setattr("fer_lightning.studies.audit.command.audit", lambda *_: pytest.fail("the audit started"))
+    assert entry.main(["audit", "data=synthetic", "data.count=80"]) == 2
+    assert "outputs cannot be written to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

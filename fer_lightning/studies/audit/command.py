@@ -12,6 +12,7 @@ from fer_lightning.cli.verb import run_verb
 from fer_lightning.config import CONF, ROOT, build, to_container
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
+from fer_lightning.files import check_writable
 from fer_lightning.overrides import strip_folders, verb_command
 from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.studies.audit.duplicate_effect import accuracy_by_copies
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         predicted = out_of_fold(Path(given["predictions"]), faces) if "predictions" in given else None
         if "write" in arguments and faces.is_synthetic:
             raise ValueError("docs/AUDIT.md is only for real faces, and these are synthetic: set data.path=fer2013.csv")
+        folder = Path("outputs") / f"audit_{faces.name}"
+        check_writable(folder, "outputs")
         found = audit(faces, predicted)
         accuracies = accuracy_by_copies(found, runs)
         record = {
@@ -66,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
             "counts": found.counts(),
             "accuracy_by_copies": accuracies,
         }
-        folder = Path("outputs") / f"audit_{faces.name}"
         write_report(folder, found, record, ROOT / "docs" if "write" in arguments else None)
         console = Console()
         console.print(table(found))
