@@ -1,4 +1,4 @@
-"""Atomic writes, checks that a path is writable, file hashes and short error messages."""
+"""Atomic writes, free names, checks that a path is writable, file hashes and short error messages."""
 
 from __future__ import annotations
 

@@ -52,11 +52,11 @@ def show_baselines() -> None:
     st.dataframe(pd.DataFrame([{column: row[column] for column in README_COLUMNS} for row in cells]), hide_index=True)
     for row in measured:
         for record in row.records:
-            with st.expander(escaped(f"{row.name}, seed {record['seed']}")):
+            with st.expander(f"{row.name}, seed {record['seed']}"):
                 st.code(record["command"], language="bash", wrap_lines=True)
                 f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
                 st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
-                matrix = ROOT / "docs" / "images" / f"{row.name}_{CONFUSION_MATRIX}"
+                matrix = ROOT / "docs" / "images" / f"{row.name}_confusion_matrix.png"
                 if matrix.exists():
                     st.image(matrix, width="stretch")
 

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     int8, to_mlflow = (_switch(key, given.get(key, "false")) for key in ("int8", "mlflow"))
     quiet()
-    console = Console()
+    console = Console(markup=False)  # a path may contain brackets
     source = ExportSource.load(Path(given["checkpoint"]), overrides)
     out = Path(given["out"]) if "out" in given else None
     formats = given.get("format", "onnx").split(",")
@@ -56,14 +56,12 @@ def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     except ExportError as error:
         print(f"fer export: {error}; the export was discarded", file=sys.stderr)
         return 1
-    console.print(f"bundle: {os.path.relpath(bundle.path)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"bundle: {os.path.relpath(bundle.path)}", soft_wrap=True, highlight=False)
     if to_mlflow:
         from fer_lightning.export.mlflow_run import log_model
 
         model, store = log_model(bundle, to_container(source.first.config.tracking))
-        console.print(
-            f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"MLflow model: {model}, under MLFLOW_TRACKING_URI={store}", soft_wrap=True, highlight=False)
     return 0
 
 

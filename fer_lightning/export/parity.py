@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from fer_lightning.export.graphs import Faces, Runner
@@ -122,7 +121,7 @@ def parity_table(parity: Mapping[str, Parity], data: str) -> Table:
     """Return the parity report; `data` names the data set and the protocol."""
     faces = next(iter(parity.values())).faces
     table = Table(
-        title=f"Comparison with PyTorch on {faces:,} faces of {escape(data)}",
+        title=f"Comparison with PyTorch on {faces:,} faces of {data}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

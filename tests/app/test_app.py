@@ -409,9 +409,10 @@ def test_every_run_can_be_selected(run_with_checkpoint: Path) -> None:
     shutil.copytree(run_with_checkpoint, other)
     os.utime(other / "record.json", (0, 0))
     app = open_results()
+    [report] = [box for box in app.selectbox if box.label == "Report of"]
     labels = [f"small seed=0, {day}/{other.name}" for day in ("today", "yesterday")]
-    assert app.selectbox[0].options == labels
-    app.selectbox[0].select(labels[1]).run()
+    assert report.options == labels
+    report.select(labels[1]).run()
     assert escaped(f"outputs/yesterday/{other.name}, ") in texts(app.caption)
 
 
