@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -195,7 +196,7 @@ class FERDataModule(pl.LightningDataModule):
         for part in ("train", "val"):
             if len(split.indices[part]) == 0:
                 raise DataError(f"{faces.name}: the {part} part of protocol {split.name} has no images")
-        self.faces = faces
+        self.faces = faces = _with_vote_targets(faces, split.name) if targets == "votes" else faces
         self.split = split
         self.batch_size = batch_size
         self.measured_part = "test"
@@ -217,23 +218,13 @@ class FERDataModule(pl.LightningDataModule):
             generator = torch.Generator().manual_seed(seed)
             flipped = torch.randint(2, (len(faces),), generator=generator, dtype=torch.bool)  # in even epochs
             self._host_tensors["flipped"] = flipped
-        self._device_tensors: dict[str, Tensor] = {}
         if faces.targets is not None:
             self._host_tensors["targets"] = torch.from_numpy(faces.targets)
-        if targets == "votes":
-            if faces.classes != EMOTIONS:
-                raise ValueError(
-                    f"data.targets=votes is for FER2013's seven classes; under {split.name} leave data.targets=labels"
-                )
-            if faces.votes is None:
-                raise DataError(
-                    f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv"
-                )
-            self._host_tensors["targets"] = torch.from_numpy(soft_targets(faces.votes, faces.labels))
+        self._device_tensors: dict[str, Tensor] = {}
 
     @property
     def view(self) -> float:
-        """Share of the side of an image that a training step sees; below 1 where the augmentation cuts out windows."""
+        """Fraction of the side of an image that a training step shows; below 1 if the augmentation crops (`view`)."""
         return self.batch_policy.view if isinstance(self.batch_policy, BatchedAugmentation) else 1.0
 
     @property
@@ -331,6 +322,17 @@ class FERDataModule(pl.LightningDataModule):
         if tensor is None or tensor.device != device:
             tensor = self._device_tensors[name] = self._host_tensors[name].to(device)
         return tensor
+
+
+def _with_vote_targets(faces: FaceArrays, protocol: str) -> FaceArrays:
+    """Return the data set with its FER+ votes as soft targets (`data.targets=votes`)."""
+    if faces.classes != EMOTIONS:
+        raise ValueError(
+            f"data.targets=votes is for FER2013's seven classes; under {protocol} leave data.targets=labels"
+        )
+    if faces.votes is None:
+        raise DataError(f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv")
+    return replace(faces, targets=soft_targets(faces.votes, faces.labels))
 
 
 def to_unit_range(images: Tensor) -> Tensor:

@@ -46,23 +46,31 @@ class Provenance:
         data_fingerprint: Fingerprint of the content of the data set.
         protocol: Name of the protocol, for example `kfold(fold=0 of 5)`.
         options: The protocol's options (conf/protocol); empty if only its name is known.
+        votes_fingerprint: Fingerprint of the votes that its soft targets were made from; None if there were none.
     """
 
     data: str
     data_fingerprint: str
     protocol: str
     options: Mapping[str, Any]
+    votes_fingerprint: str | None = None
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Provenance | None:
         """Read the provenance in a checkpoint or a weights file; None (unknown) if it is missing or incomplete."""
         stored = stored or {}
-        data, fingerprint, protocol = (stored.get(key) for key in ("data", "data_fingerprint", "protocol"))
-        if not (data and fingerprint and protocol):
+        texts: list[Any] = [stored.get(key) for key in ("data", "data_fingerprint", "protocol")]
+        if not all(isinstance(text, str) and text for text in texts):
             return None
-        config = stored.get("config")
+        config, votes = stored.get("config"), stored.get("votes_fingerprint")
         options = config.get("protocol") if isinstance(config, Mapping) else None
-        return cls(data, fingerprint, protocol, options if isinstance(options, Mapping) else {})
+        options = options if isinstance(options, Mapping) else {}
+        return cls(*texts, options, votes if isinstance(votes, str) else None)
+
+    def has_data(self, faces: FaceArrays) -> bool:
+        """Whether the network was trained on this content; votes count if both make soft targets of them."""
+        votes = {self.votes_fingerprint, faces.votes_fingerprint} - {None}
+        return self.data_fingerprint == faces.fingerprint and len(votes) < 2
 
     def matches(self, faces: FaceArrays, split: Split) -> bool:
         """Whether the network was trained with exactly these images in these parts."""

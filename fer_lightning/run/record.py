@@ -88,6 +88,7 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "seed": config.seed,
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
+        "votes_fingerprint": faces.votes_fingerprint,
         "synthetic": faces.is_synthetic,
         "protocol": split.name,
         "leaky": split.is_leaky,

@@ -279,7 +279,7 @@ class StartPoint:
             )
         origin = Provenance.read(self.hyperparameters["provenance"])
         assert origin is not None  # `read` refuses an unknown one
-        changed = origin.data_fingerprint != faces.fingerprint
+        changed = not origin.has_data(faces)
         if changed and config.resume == "auto":
             raise ValueError(
                 f"resume=auto: the data have changed since {self.path} was written; remove resume=auto to start "

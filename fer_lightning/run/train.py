@@ -281,6 +281,7 @@ def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fre
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
+        "votes_fingerprint": faces.votes_fingerprint,
         "image_shape": list(faces.images.shape[1:]),
         "protocol": datamodule.split.name,
         "objective": config.objective,

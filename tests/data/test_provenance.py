@@ -203,6 +203,24 @@ def test_an_unknown_protocol_may_have_used_every_image() -> None:
     assert refusal(replace(known, protocol="mine"), *split("official", CSV), "test") is not None
 
 
+def test_votes_belong_to_the_data_if_targets_are_made_from_them() -> None:
+    """Under `soft`, moving one vote from the second emotion to a third changes targets, but no label."""
+    faces = replace(data(), votes=np.tile(np.float32([6, 4, 0, 0, 0, 0, 0, 0, 0, 0]), (COUNT, 1)))
+    votes = np.tile(np.float32([6, 0, 4, 0, 0, 0, 0, 0, 0, 0]), (COUNT, 1))
+    one, other = (fer_plus(f, rule="soft").faces for f in (faces, replace(faces, votes=votes)))
+    assert one is not None
+    assert other is not None
+    assert one.fingerprint == other.fingerprint
+    stored = {"data": one.name, "data_fingerprint": one.fingerprint, "protocol": "fer_plus(soft)"}
+    known = read(stored | {"votes_fingerprint": one.votes_fingerprint})
+    assert (known.has_data(one), known.has_data(other)) == (True, False)
+    assert (read(stored).has_data(one), read(stored).has_data(other)) == (True, True)  # its votes are not known
+    assert faces.votes_fingerprint is None  # votes that are not used
+    majority = fer_plus(faces).faces
+    assert majority is not None
+    assert majority.votes_fingerprint is None  # they determine labels only
+
+
 @pytest.mark.parametrize(
     "stored",
     [
@@ -211,6 +229,7 @@ def test_an_unknown_protocol_may_have_used_every_image() -> None:
         {"format": "pt"},
         {"data": "fer2013", "protocol": "official"},
         {"data": "fer2013", "protocol": "official", "data_fingerprint": ""},
+        {"data": "fer2013", "protocol": 1, "data_fingerprint": "0"},
     ],
 )
 def test_a_provenance_without_data_or_protocol_is_unknown(stored: dict[str, str] | None) -> None:

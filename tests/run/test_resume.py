@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -22,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fer_lightning.files import write_json
+from fer_lightning.labels import FERPLUS_COLUMNS, FERPLUS_POSITIONS
 from fer_lightning.run import resume
 from fer_lightning.run.job import Job
 from fer_lightning.run.resolvers import register_resolvers
@@ -165,6 +168,23 @@ def test_changed_data_are_refused(composed, tmp_path: Path, monkeypatch) -> None
         match=r"another version of synthetic .* may have been trained or selected on images of val",
     ):
         train(composed(*options, f"resume={last}"))
+
+
+def test_changed_votes_are_refused_if_they_are_the_targets(composed, tmp_path: Path, monkeypatch) -> None:
+    for targets, refused in (("votes", True), ("labels", False)):
+        options = [*TINY, "trainer.max_epochs=2", f"data.targets={targets}", f"paths.output_dir={tmp_path / targets}"]
+        stop_after(1, composed(*options), monkeypatch)
+        with monkeypatch.context() as patch:
+            patch.setattr("fer_lightning.data.sources.synthetic._simulate_votes", lambda labels, rng: votes_for(labels))
+            with pytest.raises(CompactHydraException, match="the data have changed") if refused else nullcontext():
+                train(composed(*options, "resume=auto"))
+
+
+def votes_for(labels: np.ndarray) -> np.ndarray:
+    """Ten votes for each label, none for another emotion."""
+    votes = np.zeros((len(labels), len(FERPLUS_COLUMNS)), np.float32)
+    votes[np.arange(len(labels)), np.array(FERPLUS_POSITIONS)[labels]] = 10
+    return votes
 
 
 def test_a_leaky_run_is_resumed_only_under_its_own_protocol(composed, tmp_path: Path, monkeypatch) -> None:

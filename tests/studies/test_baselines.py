@@ -215,6 +215,17 @@ def test_seeds_under_several_protocols_are_not_averaged(root: Path) -> None:
         baselines(root)
 
 
+def test_seeds_with_other_votes_are_not_averaged(root: Path) -> None:
+    file = root / "results" / "measured_seed0.json"
+    record = json.loads(file.read_text())
+    other = root / "results" / "measured_seed1.json"
+    other.write_text(json.dumps(record | {"seed": 1, "votes_fingerprint": "1"}))
+    assert len(baselines(root)) > 0  # the votes of the first are not known
+    file.write_text(json.dumps(record | {"votes_fingerprint": "0"}))
+    with pytest.raises(ValueError, match=r"several protocols, data sets or votes"):
+        baselines(root)
+
+
 def test_a_header_includes_its_continuation_lines(root: Path) -> None:
     assert header_of(root / "conf" / "experiment" / "waiting.yaml") == {
         "Source": "a paper of two lines", "Claim": "99% (no protocol)", "Needs": "a GPU",

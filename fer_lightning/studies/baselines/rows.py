@@ -247,8 +247,9 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{files}: `{other[0]['command']}` is of another experiment; move it away")
     if any(record.get("synthetic") for record in records):
         raise ValueError(f"{files} was measured on synthetic faces, which is not a result; delete it")
-    if len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
-        raise ValueError(f"{files} are of several protocols or data sets and cannot be one row; move one away")
+    votes = {record.get("votes_fingerprint") for record in records} - {None}
+    if len(votes) > 1 or len({(record["protocol"], record["data_fingerprint"]) for record in records}) > 1:
+        raise ValueError(f"{files} are of several protocols, data sets or votes and cannot be one row; move one away")
     if len(recipes := {_recipe(record) for record in records}) > 1:
         commands = " and ".join(f"`{' '.join(overrides)}`" for overrides, _ in sorted(recipes))
         raise ValueError(f"{files} are of several recipes, {commands}, and cannot be one row; move one away")
