@@ -23,6 +23,7 @@ from training_step import Step, batches, config_of, data_of
 
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.job import Job
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.train import build_module
 from fer_lightning.run.trainer import build_trainer, quiet
 from fer_lightning.training.callbacks import TrainingProgress
@@ -63,7 +64,7 @@ def config_for(case: str, steps: int) -> DictConfig:
 def lightning(config, skip: int) -> float:
     pl.seed_everything(0, verbose=False)
     datamodule = prepare_data(config)
-    module = build_module(config, Job.current(), datamodule)
+    module = build_module(config, Job.current(), datamodule, StartPoint())
     timer = EpochTimer(skip)
     progress = TrainingProgress("val/accuracy", "max", Console(quiet=True))
     trainer = build_trainer(

@@ -18,6 +18,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.run.job import Job
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.train import build_module
 from fer_lightning.run.trainer import choose_precision
 from fer_lightning.training.allocator import keep_freed_memory
@@ -65,7 +66,7 @@ class Step:
 
     def __init__(self, config: DictConfig, datamodule: FERDataModule) -> None:
         pl.seed_everything(0, verbose=False)
-        module = build_module(config, Job.current(), datamodule).to(DEVICE)
+        module = build_module(config, Job.current(), datamodule, StartPoint()).to(DEVICE)
         self.network, self.loss = module.network.train(), module.loss
         self.optimizer = build_optimizer(to_container(config.optimizer), self.network)
         self.precision = choose_precision(config.trainer.precision, self.network, DEVICE.type)

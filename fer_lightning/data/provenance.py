@@ -4,14 +4,13 @@ The rule assumes that the name of a data set determines its images, and which of
 PrivateTest. FER2013's csv and Kaggle's JPEGs of it agree in both; so do two versions of one data set that differ in
 size or in some rows. Only equal fingerprints mean the same images in the same order.
 
-A network may have been initialised or distilled from another network, which its own provenance does not record. If that
-network passed this rule for the val and the test part, it was trained and selected on no image of the data set that the
-provenance of the later training does not cover.
+A network may have been initialised or distilled from others. Their trainings belong to its provenance, and the rule
+applies to each of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols.split import Split, is_leaky
-from fer_lightning.data.protocols.standard import kaggle, kfold, official
+from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
 from fer_lightning.labels import USAGES
 
 _TRAINING, _PUBLIC, _PRIVATE = ({usage} for usage in USAGES)
@@ -32,9 +31,13 @@ _SEEN: Final[Mapping[str, tuple[set[str], set[str]]]] = {
 }
 """For each protocol, the usages of the images that it trains on and of those that it selects the epoch on."""
 
-_REPRODUCIBLE: Final[Mapping[str, Callable[..., Split]]] = {"official": official, "kaggle": kaggle, "kfold": kfold}
-"""The protocols whose split is recreated to compare single images. Not `subset`: the network may have been initialised
-from one that was trained on more of the same usage."""
+_REPRODUCIBLE: Final[Mapping[str, Callable[..., Split]]] = {
+    "official": official,
+    "subset": subset,
+    "kaggle": kaggle,
+    "kfold": kfold,
+}
+"""The protocols whose split is recreated to compare single images."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Provenance:
         protocol: Name of the protocol, for example `kfold(fold=0 of 5)`.
         options: The protocol's options (conf/protocol); empty if only its name is known.
         votes_fingerprint: Fingerprint of the votes that its soft targets were made from; None if there were none.
+        earlier: The trainings of the networks that it was initialised or distilled from; they have no `earlier`.
     """
 
     data: str
@@ -54,18 +58,33 @@ class Provenance:
     protocol: str
     options: Mapping[str, Any]
     votes_fingerprint: str | None = None
+    earlier: tuple[Provenance, ...] = ()
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Provenance | None:
         """Read the provenance in a checkpoint or a weights file; None (unknown) if it is missing or incomplete."""
         stored = stored or {}
         texts: list[Any] = [stored.get(key) for key in ("data", "data_fingerprint", "protocol")]
-        if not all(isinstance(text, str) and text for text in texts):
+        listed = stored.get("earlier", [])
+        if not all(isinstance(text, str) and text for text in texts) or not isinstance(listed, list):
             return None
+        earlier = []
+        for entry in listed:
+            training = cls.read({**entry, "earlier": []}) if isinstance(entry, Mapping) else None
+            if training is None:
+                return None
+            earlier.append(training)
         config, votes = stored.get("config"), stored.get("votes_fingerprint")
         options = config.get("protocol") if isinstance(config, Mapping) else None
-        options = options if isinstance(options, Mapping) else {}
-        return cls(*texts, options, votes if isinstance(votes, str) else None)
+        data, fingerprint, protocol = texts
+        return cls(
+            data=data,
+            data_fingerprint=fingerprint,
+            protocol=protocol,
+            options=options if isinstance(options, Mapping) else {},
+            votes_fingerprint=votes if isinstance(votes, str) else None,
+            earlier=tuple(earlier),
+        )
 
     def has_data(self, faces: FaceArrays) -> bool:
         """Whether the network was trained on this content; votes count if both make soft targets of them."""
@@ -88,6 +107,31 @@ class Provenance:
         return split if split.name == self.protocol else None
 
 
+def earlier_trainings(origins: Iterable[Provenance], faces: FaceArrays, split: Split) -> list[dict[str, Any]]:
+    """Return the value of `earlier` in the stored provenance of a training.
+
+    Args:
+        origins: The provenance of each network that the training starts or distils from.
+        faces: The data set of the training.
+        split: Its parts; trainings on the same parts are omitted.
+    """
+    found = {
+        (training.data, training.data_fingerprint, training.protocol): training
+        for origin in origins
+        for training in (*origin.earlier, origin)
+        if not training.matches(faces, split)
+    }
+    return [
+        {
+            "data": training.data,
+            "data_fingerprint": training.data_fingerprint,
+            "protocol": training.protocol,
+            "config": {"protocol": dict(training.options)},
+        }
+        for training in found.values()
+    ]
+
+
 def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> str | None:
     """Return why a network must not be measured on a part; None if it was certainly not trained or selected on it.
 
@@ -103,6 +147,21 @@ def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> s
     Returns:
         A clause whose subject is the network: `was trained on ..., which trains on 13 of the 20 images of val ...`.
     """
+    if reason := _refusal_of_training(origin, faces, split, part):
+        return reason
+    for training in origin.earlier:
+        if reason := _refusal_of_training(training, faces, split, part):
+            return f"was initialised or distilled from a network that {reason}"
+    return None
+
+
+def refusal_to_train(origin: Provenance, faces: FaceArrays, split: Split) -> str | None:
+    """Return why a training must not start or distil from a network, since it uses val and test; None if it may."""
+    return refusal(origin, faces, split, "val") or refusal(origin, faces, split, "test")
+
+
+def _refusal_of_training(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> str | None:
+    """`refusal` without the earlier trainings."""
     if is_leaky(origin.protocol):
         return f"was trained under {origin.protocol}, which leaks: it may have been trained on any image"
     if part == "train" or origin.matches(faces, split):
@@ -127,11 +186,6 @@ def refusal(origin: Provenance, faces: FaceArrays, split: Split, part: str) -> s
         f"was trained on {version}{origin.data} under {origin.protocol}: it may have been trained or selected on "
         f"images of {part} of {faces.name} under {split.name}"
     )
-
-
-def refusal_to_train(origin: Provenance, faces: FaceArrays, split: Split) -> str | None:
-    """Return why a training must not start or distil from a network, since it uses val and test; None if it may."""
-    return refusal(origin, faces, split, "val") or refusal(origin, faces, split, "test")
 
 
 def _kind(protocol: str) -> str:

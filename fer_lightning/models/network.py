@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -231,7 +232,7 @@ def load_weights(network: FERNetwork, path: Path) -> None:
 
 
 def weights_origin(path: Path) -> dict[str, Any]:
-    """Return the provenance in a weights file (data and protocol), empty if it has none.
+    """Return the provenance in a weights file (data, protocol, earlier trainings), empty if it has none.
 
     Args:
         path: A file for `load_weights`; a checkpoint of this project or a `.safetensors` with metadata has one.
@@ -241,8 +242,9 @@ def weights_origin(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
-                return dict(file.metadata() or {})
-        return dict(read_torch_file(path)["hyper_parameters"]["provenance"] or {})
+                metadata = file.metadata() or {}
+                return {**metadata, "earlier": json.loads(metadata.get("earlier", "[]"))}
+        return dict(read_torch_file(path, mmap=True)["hyper_parameters"]["provenance"] or {})
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):  # not a file of this project
         return {}
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from fer_lightning.config import build, check, flatten, to_container
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import FERDataModule
-from fer_lightning.data.provenance import Provenance, refusal_to_train
+from fer_lightning.data.provenance import Provenance, earlier_trainings, refusal_to_train
 from fer_lightning.files import write_json
 from fer_lightning.models.cost import cost
 from fer_lightning.models.network import count_parameters, weights_origin
@@ -105,7 +105,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if start.path:
                 prepared.datamodule.first_epoch = start.epoch
                 console.print(f"continues after epoch {start.epoch} from {start.path}", soft_wrap=True)
-            module = build_module(config, job, prepared.datamodule, fresh=not start.path)
+            module = build_module(config, job, prepared.datamodule, start)
             head = description(config, job, prepared.datamodule)
             if first:  # from here on the folder belongs to this run
                 RunState(settings(config)).write(folder)
@@ -178,14 +178,18 @@ def check_weights(config: DictConfig, datamodule: FERDataModule) -> None:
     Raises:
         ValueError: They were, or may have been.
     """
-    weights = config.model.get("weights")
-    origin = Provenance.read(weights_origin(Path(weights))) if weights else None
-    if origin is None:  # no weights, or weights of other projects, such as timm's from ImageNet
-        return
-    if reason := refusal_to_train(origin, datamodule.faces, datamodule.split):
+    origin = weights_provenance(config)
+    if origin and (reason := refusal_to_train(origin, datamodule.faces, datamodule.split)):
         raise ValueError(
-            f"model.weights={weights} {reason}; remove it, or keep the data and the protocol of its training"
+            f"model.weights={config.model.weights} {reason}; remove it, or keep the data and the protocol of its "
+            "training"
         )
+
+
+def weights_provenance(config: DictConfig) -> Provenance | None:
+    """Return the provenance of `model.weights`; None without weights, or for those of other projects such as timm."""
+    weights = config.model.get("weights")
+    return Provenance.read(weights_origin(Path(weights))) if weights else None
 
 
 def assemble(
@@ -267,23 +271,25 @@ def load_best_epoch(module: FERModule, checkpoint: str, resume: str | None) -> d
     return row
 
 
-def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, *, fresh: bool = True) -> FERModule:
+def build_module(config: DictConfig, job: Job, datamodule: FERDataModule, start: StartPoint) -> FERModule:
     """Build the module of a run, including its provenance.
 
     Args:
         config: The composed configuration.
         job: Hydra's view of the run.
         datamodule: Its data, and how often each class is drawn.
-        fresh: Whether to load `model.weights` or pretrained weights; False when a checkpoint provides the weights.
+        start: Its start point; if that is a checkpoint, neither `model.weights` nor pretrained weights are loaded.
     """
-    faces = datamodule.faces
-    omitted = () if fresh else ("weights", "pretrained")
+    faces, split = datamodule.faces, datamodule.split
+    omitted = ("weights", "pretrained") if start.path else ()
+    origin = Provenance.read(start.hyperparameters["provenance"]) if start.path else weights_provenance(config)
     provenance = {
         "data": faces.name,
         "data_fingerprint": faces.fingerprint,
         "votes_fingerprint": faces.votes_fingerprint,
         "image_shape": list(faces.images.shape[1:]),
-        "protocol": datamodule.split.name,
+        "protocol": split.name,
+        "earlier": earlier_trainings([origin] if origin else [], faces, split),
         "objective": config.objective,
         "overrides": [redact(override) for override in job.overrides],
         "config_sources": list(job.sources),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def prune(path: Path, overrides: Sequence[str]) -> Path:
     trained.module.network = pruned
     rows.append(_row("pruned", pruned, trained.predict("val")))
     origin = {key: trained.provenance[key] for key in ("data", "data_fingerprint", "protocol")}
+    origin["earlier"] = json.dumps(trained.provenance.get("earlier", []))
     with atomic_write(file) as aside:
         safetensors.torch.save_file(pruned.state_dict(), aside, metadata=origin)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)

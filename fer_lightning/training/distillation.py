@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.datamodule import Batch, FERDataModule
 from fer_lightning.data.protocols.split import Split
-from fer_lightning.data.provenance import Provenance, refusal_to_train
+from fer_lightning.data.provenance import Provenance, earlier_trainings, refusal_to_train
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.training.errors import user_errors
 from fer_lightning.training.module import FERModule, load_module
@@ -99,7 +99,7 @@ class Distiller(Callback):
         self.teacher: Ensemble | None = None
 
     def load(self, student: FERModule, faces: FaceArrays, split: Split, view: float = 1.0) -> Ensemble:
-        """Load the teachers of a student as one network.
+        """Load the teachers of a student as one network, and add their trainings to the student's provenance.
 
         Args:
             student: The module that is trained.
@@ -115,6 +115,7 @@ class Distiller(Callback):
         if not isinstance(student.loss, DistillationLoss):
             raise ValueError("callbacks=distillation needs the loss with a teacher term: add loss=distillation")
         modules = [load_module(path) for path, _ in self._members]
+        origins = []
         for (path, _), module in zip(self._members, modules, strict=True):
             if module.classes != student.classes:
                 raise ValueError(
@@ -129,6 +130,9 @@ class Distiller(Callback):
                 )
             if reason := refusal_to_train(origin, faces, split):
                 raise ValueError(f"teacher {path} {reason}; name one trained on the data and protocol of this run")
+            origins.append(origin)
+        if own := Provenance.read(student.hparams["provenance"]):
+            student.hparams["provenance"]["earlier"] = earlier_trainings([own, *origins], faces, split)
         networks = [module.network_for_whole_images() for module in modules]
         for network in networks:
             network.crop = min(1.0, network.crop / view)

@@ -67,7 +67,7 @@ class FERModule(pl.LightningModule):
         evaluation: conf/eval; the test-time views.
         classes: Class names.
         class_counts: Images of each class in the train part.
-        provenance: Origin of the network (data set, fingerprint, protocol, config); only stored.
+        provenance: Origin of the network (data set, fingerprint, protocol, config, earlier trainings); only stored.
         on_nan: At a loss that is not finite, `stop` the training or `skip` the batch's update.
 
     Attributes:

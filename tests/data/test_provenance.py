@@ -15,7 +15,7 @@ from fer_lightning.data.protocols.fer_plus import fer_plus
 from fer_lightning.data.protocols.leaky import leaky_augmented, leaky_pooled, leaky_selected, stored_copies
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
-from fer_lightning.data.provenance import Provenance, refusal
+from fer_lightning.data.provenance import Provenance, earlier_trainings, refusal
 from fer_lightning.labels import USAGES
 
 PROTOCOLS: dict[str, tuple[Callable[..., Split], dict[str, Any]]] = {
@@ -58,10 +58,10 @@ SAME_NAME = {  # another version of the data set, or the other format of FER2013
         x x x x x x x x x x
         x x x x x x x x x x""",
 }
-SAME_CONTENT = {  # the only difference: a network of kaggle or kfold is measured on its own validation part
+SAME_CONTENT = {  # a network of kaggle or kfold is measured on its own validation part, one of subset on kaggle's
     "val": """
         . . . . x x x x . x
-        . . . . x x x x . x
+        . . . . . x x x . x
         . . . . x x x x . x
         . . . . x x x x . x
         . . . . . x x x . x
@@ -115,6 +115,13 @@ def provenance(protocol: str, faces: Callable[[], FaceArrays]) -> Provenance:
     return read(stored | {"config": {"protocol": options}})
 
 
+def fine_tuned(origin: Provenance) -> Provenance:
+    """Returns the provenance of a network that was initialised with that one and trained on unrelated images."""
+    used, parts = split("official", UNRELATED)
+    stored = {"data": used.name, "data_fingerprint": used.fingerprint, "protocol": parts.name}
+    return read(stored | {"earlier": earlier_trainings([origin], used, parts)})
+
+
 def images(faces: FaceArrays, split: Split, *parts: str) -> set[bytes]:
     """Returns the names of the images in some parts; a stored copy has the name of its original."""
     return {name.split(b",")[0] for part in parts for name in faces.names[split.indices[part]].tolist()}
@@ -130,6 +137,7 @@ CSV, OTHER_VERSION = data, partial(data, other_version=True)
 JPEGS = partial(data, "fer2013_kaggle", other_version=True)
 OWN, OWN_OTHER_VERSION = partial(data, "own"), partial(data, "own", other_version=True)
 OTHER = partial(data, "RAF-DB", seed=1)
+UNRELATED = partial(data, "unrelated", seed=2)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -151,15 +159,14 @@ def test_the_truth_table(
     for origin in ORIGINS:
         reasons = {name: refusal(provenance(origin, trained_on), *split(name, measured_on), part) for name in PROTOCOLS}
         found.append(" ".join("x" if reason else "." for reason in reasons.values()))
+        later = fine_tuned(provenance(origin, trained_on))
+        again = {name: refusal(later, *split(name, measured_on), part) for name in PROTOCOLS}
+        beginning = "was initialised or distilled from a network that "
+        assert again == {name: reason and beginning + reason for name, reason in reasons.items()}
         for name, reason in reasons.items():
             used = has_used(split(origin, trained_on), split(name, measured_on), part)
             assert reason or not used, f"{origin} then {name}: measured on images of its training"
-            if trained_on is measured_on and origin not in (
-                "subset",
-                "leaky_pooled",
-                "leaky_selected",
-                "leaky_augmented",
-            ):
+            if trained_on is measured_on and not origin.startswith("leaky_"):
                 assert used or not reason, f"{origin} then {name}: {reason}"
     assert found == [" ".join(row.split()) for row in table[part].strip().splitlines()]
 
@@ -178,12 +185,26 @@ def test_single_images_are_compared_if_the_split_can_be_recreated() -> None:
         assert refusal(read(stored | {"config": {"protocol": invalid}}), faces, smaller, "val") is not None, invalid
 
 
-def test_a_subset_counts_as_all_of_its_usage() -> None:
-    """The network may have been initialised from one that was trained on more of it."""
-    faces = data()
-    training = np.setdiff1d(np.flatnonzero(faces.usage == "Training"), split("subset", CSV)[1].indices["train"])
+def test_a_subset_does_not_hide_what_its_weights_have_seen() -> None:
+    faces, part = split("subset", CSV)
+    training = np.setdiff1d(np.flatnonzero(faces.usage == "Training"), part.indices["train"])
     unseen = Split("kaggle(val_fraction=0.1)", {"val": training[:5]})
-    assert refusal(provenance("subset", CSV), faces, unseen, "val") is not None
+    alone = provenance("subset", CSV)
+    assert refusal(alone, faces, unseen, "val") is None
+    initialised = replace(alone, earlier=(provenance("official", CSV),))
+    assert refusal(initialised, faces, unseen, "val") == (
+        "was initialised or distilled from a network that was trained on fer2013 under official, which trains on 5 of "
+        "the 5 images of val under kaggle(val_fraction=0.1)"
+    )
+
+
+def test_earlier_trainings_are_a_flat_list_without_the_training_itself() -> None:
+    faces, parts = split("official", CSV)
+    first, second = provenance("kfold_0", OTHER), provenance("official", UNRELATED)
+    origin = replace(second, earlier=(first,))
+    stored = earlier_trainings([origin, origin, provenance("official", CSV)], faces, parts)
+    own = {"data": faces.name, "data_fingerprint": faces.fingerprint, "protocol": parts.name}
+    assert read(own | {"earlier": stored}).earlier == (first, second)
 
 
 def test_a_part_is_compared_by_its_images() -> None:
@@ -230,6 +251,8 @@ def test_votes_belong_to_the_data_if_targets_are_made_from_them() -> None:
         {"data": "fer2013", "protocol": "official"},
         {"data": "fer2013", "protocol": "official", "data_fingerprint": ""},
         {"data": "fer2013", "protocol": 1, "data_fingerprint": "0"},
+        {"data": "fer2013", "protocol": "official", "data_fingerprint": "0", "earlier": [{"data": "fer2013"}]},
+        {"data": "fer2013", "protocol": "official", "data_fingerprint": "0", "earlier": "fer2013"},
     ],
 )
 def test_a_provenance_without_data_or_protocol_is_unknown(stored: dict[str, str] | None) -> None:

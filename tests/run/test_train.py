@@ -316,6 +316,17 @@ def test_weights_trained_on_measured_images_are_refused(composed, tiny_runs, tmp
     assert train(composed(*TINY, *leaky)) >= 0  # of unknown provenance, as weights of other projects are
 
 
+def test_a_checkpoint_names_what_its_initial_weights_were_trained_on(composed, tiny_runs, tmp_path: Path) -> None:
+    pretrained = checkpoint(tiny_runs[0])
+    pretrained["hyper_parameters"]["provenance"] |= {"data": "elsewhere", "data_fingerprint": "f"}
+    torch.save(pretrained, tmp_path / "pretrained.ckpt")
+    start = [*TINY, "model=sequential_cnn", f"model.weights={tmp_path}/pretrained.ckpt"]
+    for more in ([], ["trainer.max_epochs=2", f"resume={tmp_path}/run/checkpoints/last.ckpt"]):
+        train(composed(*start, *more))
+    [earlier] = checkpoint(tmp_path / "run")["hyper_parameters"]["provenance"]["earlier"]
+    assert (earlier["data"], earlier["data_fingerprint"], earlier["protocol"]) == ("elsewhere", "f", "official")
+
+
 @pytest.mark.parametrize(
     ("devices", "gpus", "one"), [([1], 4, True), ("auto", 1, True), ("auto", 2, False), (2, 2, False)]
 )

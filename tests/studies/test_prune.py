@@ -10,7 +10,7 @@ from conftest import TINY, draw_faces_cached
 from fer_lightning import __main__ as entry
 from fer_lightning.config import to_container
 from fer_lightning.data.sources import synthetic
-from fer_lightning.models.network import build_network
+from fer_lightning.models.network import build_network, weights_origin
 from fer_lightning.reporting import figures
 from fer_lightning.run.train import train
 from fer_lightning.training.module import load_module
@@ -46,6 +46,15 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
     train(composed(*overrides, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
     fine_tuned = load_module(tmp_path / "run" / "checkpoints" / "best.ckpt").network
     assert torch.allclose(fine_tuned.state_dict()["body.layers.0.0.weight"], first_pruned, atol=1e-6)
+
+
+def test_pruned_weights_name_the_earlier_trainings(run: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    earlier = {"data": "elsewhere", "data_fingerprint": "f", "protocol": "official", "config": {"protocol": {}}}
+    content["hyper_parameters"]["provenance"]["earlier"] = [earlier]
+    torch.save(content, run / "checkpoints" / "best.ckpt")
+    assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
+    assert weights_origin(run / "pruned.safetensors")["earlier"] == [earlier]
 
 
 def test_experiment_pruned_mobile_starts_from_weights(

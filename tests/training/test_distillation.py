@@ -257,6 +257,16 @@ def test_an_unfit_teacher_is_refused(tiny_runs: list[Path]) -> None:
         distiller.load(other, *DATA)
 
 
+def test_a_student_inherits_the_trainings_of_its_teachers(tiny_runs: list[Path], tmp_path: Path) -> None:
+    content = torch.load(tiny_runs[0] / BEST, weights_only=True)
+    content["hyper_parameters"]["provenance"] |= {"data": "elsewhere", "data_fingerprint": "f"}
+    torch.save(content, tmp_path / "teacher.ckpt")
+    pupil = student(tiny_runs[1])
+    Distiller([str(tmp_path / "teacher.ckpt"), str(tiny_runs[0])]).load(pupil, *DATA)
+    [earlier] = pupil.hparams["provenance"]["earlier"]
+    assert (earlier["data"], earlier["protocol"]) == ("elsewhere", "official")
+
+
 def test_a_teacher_trained_on_its_students_test_images_is_refused(tiny_runs: list[Path], tmp_path: Path) -> None:
     pupil, distiller = student(tiny_runs[1]), Distiller([str(tiny_runs[0])])
     with pytest.raises(
