@@ -42,7 +42,8 @@ class Timeline:
 
 
 def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{seconds % 60:04.1f}"
+    minutes, tenths = divmod(round(seconds * 10), 600)
+    return f"{minutes}:{tenths / 10:04.1f}"
 
 
 def rows_of(source: Source, faces: Sequence[Prediction], classes: Sequence[str]) -> list[Row]:

@@ -19,6 +19,7 @@ from fer_lightning.inference import images
 from fer_lightning.inference.detect import DetectedFace, crop
 from fer_lightning.inference.images import ImageError, read_image, to_input
 from fer_lightning.inference.predict import FERPredictor, Prediction
+from fer_lightning.inference.results import Timeline
 from fer_lightning.inference.video import frames
 from fer_lightning.labels import EMOTIONS
 
@@ -443,6 +444,13 @@ def test_frames_are_read_at_the_given_rate(small_bundle, video, capfd) -> None:
     shown = capfd.readouterr()
     assert pd.read_csv(io.StringIO(shown.out))["seconds"].tolist() == [0, 0.5, 1, 1.5]
     assert shown.err.startswith(f"{video}: 0:00.0-")
+
+
+def test_a_timeline_rounds_times_to_tenths_with_carry() -> None:
+    timeline = Timeline()
+    for seconds in (0.0, 59.96, 61.0, 119.97):
+        timeline.add(seconds, [])
+    assert str(timeline) == "0:00.0-2:00.0 no face"
 
 
 def test_a_video_with_a_late_start_and_a_gap_keeps_the_rate(video, monkeypatch) -> None:
