@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.app.heatmaps import HeatMap
-from fer_lightning.inference.detect import Box
-from fer_lightning.inference.predict import Prediction
+from fer_lightning.inference.predict import Box, Prediction
 
 Image = NDArray[np.uint8]
 

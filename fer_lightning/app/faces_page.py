@@ -13,10 +13,10 @@ from fer_lightning.app.cards import Image, draw_boxes, escaped, face_card, shrin
 from fer_lightning.app.choices import Choice, Model, available_choices
 from fer_lightning.app.heatmaps import HeatMap
 from fer_lightning.files import one_line
-from fer_lightning.inference.detect import Box, FaceDetector, crop, detector
+from fer_lightning.inference.detect import FaceDetector, crop, detector
 from fer_lightning.inference.images import ImageError, read_image, to_uint8
 from fer_lightning.inference.media import IMAGE_SUFFIXES
-from fer_lightning.inference.predict import Prediction
+from fer_lightning.inference.predict import Box, Prediction
 
 LIMITS = (
     "A model predicts the expression that people would see in a photo of the face. It does not know what "

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_lightning.files import atomic_write, user_cache
+from fer_lightning.inference.predict import Box
 
 Image = NDArray[np.uint8]
-Box = tuple[int, int, int, int]
-"""x, y, width and height in pixels of the image; may extend beyond the image."""
 
 Eyes = tuple[tuple[float, float], tuple[float, float]]
 """x and y of the eye on the left of the image, then of the other."""
@@ -50,7 +49,7 @@ class DetectedFace:
     """A detected face.
 
     Attributes:
-        box: Bounding box.
+        box: Bounding box; may extend beyond the image.
         eyes: Positions of both eyes; None if the detector did not find both.
     """
 
