@@ -29,6 +29,8 @@ MAX_PIXELS_UNSCALED: Final = 1 << 18
 MAX_BYTES: Final = 50_000_000
 """Files with more bytes are rejected without reading them."""
 
+# Stricter than `inference/images.py`, which also accepts GIF, AVIF, 16 bits, larger files and arrays: an image of a
+# data set is refused rather than converted, so that its pixels and the fingerprint depend on no such conversion.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _EXTENSIONS: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
 _GRAY_MODES: Final = frozenset(("1", "L", "LA", "La"))
@@ -85,14 +87,14 @@ def find_image_tree(paths: Iterable[str], source: str) -> ImageTree:
     unassigned: list[str] = []
     prefixes: set[str] = set()
     for path in filter(is_image_path, paths):
-        *parents, split, folder, _ = ("", "", "", *path.split("/"))[-(path.count("/") + 3) :]
+        split, folder, file = ["", "", *path.split("/")][-3:]
         usage = usage_of_folder(split)
         if usage is None:
             unassigned.append(path)
             continue
-        prefix = "".join(f"{part}/" for part in parents if part)
-        prefixes.add(prefix)
-        found.append((path[len(prefix) :], folder, usage_of_image(path) or usage))
+        name = f"{split}/{folder}/{file}"
+        prefixes.add(path.removesuffix(name))
+        found.append((name, folder, usage_of_image(path) or usage))
     if not found:
         raise DataError(
             f"{source} contains neither FER2013's csv nor images in split/class/ folders such as "
