@@ -211,15 +211,11 @@ class FERDataModule(pl.LightningDataModule):
         self.mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = (
             build(augmentation["mix"]) if augmentation["mix"] else None
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the memory map is read-only, and nothing writes to it
-            self._host_tensors = {"images": torch.from_numpy(faces.images), "labels": torch.from_numpy(faces.labels)}
+        self._host_tensors = _tensors(faces)
         if isinstance(policy, BatchedAugmentation) and policy.flips_alternate:
             generator = torch.Generator().manual_seed(seed)
             flipped = torch.randint(2, (len(faces),), generator=generator, dtype=torch.bool)  # in even epochs
             self._host_tensors["flipped"] = flipped
-        if faces.targets is not None:
-            self._host_tensors["targets"] = torch.from_numpy(faces.targets)
         self._device_tensors: dict[str, Tensor] = {}
 
     @property
@@ -333,6 +329,14 @@ def _with_vote_targets(faces: FaceArrays, protocol: str) -> FaceArrays:
     if faces.votes is None:
         raise DataError(f"data.targets=votes, but {faces.name} has no votes; give data.votes_path=fer2013new.csv")
     return replace(faces, targets=soft_targets(faces.votes, faces.labels))
+
+
+def _tensors(faces: FaceArrays) -> dict[str, Tensor]:
+    """Return `images`, `labels` and, if it has soft targets, `targets` as tensors that share the memory."""
+    arrays = {"images": faces.images, "labels": faces.labels, "targets": faces.targets}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the memory map is read-only, and nothing writes to it
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
 
 
 def to_unit_range(images: Tensor) -> Tensor:

@@ -104,18 +104,7 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
     """Parse a block of whole lines; `numbered` is the row number of the first and the block."""
     first_row, block = numbered
     text = np.frombuffer(block, np.uint8)
-    row_end = np.flatnonzero(text == _NEWLINE)
-    row_start = np.concatenate(([0], row_end[:-1] + 1))
-    commas = np.flatnonzero(text == _COMMA)
-    first_comma = np.searchsorted(commas, row_start)
-    fields = np.diff(first_comma, append=len(commas)) + 1
-    problems = {
-        int(row): f"{fields[row]} columns, the header has {columns.total}"
-        for row in np.flatnonzero(fields != columns.total)
-    }
-    whole = np.flatnonzero(fields == columns.total)
-    inner = commas[first_comma[whole, None] + np.arange(columns.total - 1)]
-    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))  # field i is between edges i and i + 1
+    whole, edges, problems = _split_rows(text, columns.total)
 
     labels = np.full(len(whole), -1)
     emotion = _text_fields(text, edges[:, columns.emotion] + 1, edges[:, columns.emotion + 1])
@@ -134,7 +123,7 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
     short = stop - start < 2 * SIDE * SIDE - 1  # too short for 2,304 numbers; a block may have many such rows
     for at in np.flatnonzero(short):
         problems[int(whole[at])] = str(_parse_pixels_or_error(block[start[at] : stop[at]]))
-    whole, labels, usage, start, stop = (column[~short] for column in (whole, labels, usage, start, stop))
+    whole, labels, usage, start, stop = whole[~short], labels[~short], usage[~short], start[~short], stop[~short]
     images, parsed = _parse_pixels(text, start, stop)
     for at in np.flatnonzero(~parsed):
         pixels = _parse_pixels_or_error(block[start[at] : stop[at]])
@@ -152,6 +141,27 @@ def _parse(columns: _Columns, numbered: tuple[int, bytes]) -> Chunk:
         np.array(names, "S"),
         tuple(f"row {first_row + row}: {problems[row]}" for row in sorted(problems)),
     )
+
+
+def _split_rows(text: NDArray[np.uint8], columns: int) -> tuple[_Positions, _Positions, dict[int, str]]:
+    """Find the fields of each row.
+
+    Returns:
+        The rows with `columns` fields, (n,); their edges, (n, columns + 1): field i is between edges i and i + 1; and
+        the problem of each other row.
+    """
+    row_end = np.flatnonzero(text == _NEWLINE)
+    row_start = np.concatenate(([0], row_end[:-1] + 1))
+    commas = np.flatnonzero(text == _COMMA)
+    first_comma = np.searchsorted(commas, row_start)
+    fields = np.diff(first_comma, append=len(commas)) + 1
+    whole = np.flatnonzero(fields == columns)
+    inner = commas[first_comma[whole, None] + np.arange(columns - 1)]
+    edges = np.column_stack((row_start[whole] - 1, inner, row_end[whole]))
+    problems = {
+        int(row): f"{fields[row]} columns, the header has {columns}" for row in np.flatnonzero(fields != columns)
+    }
+    return whole, edges, problems
 
 
 def _text_fields(text: NDArray[np.uint8], start: _Positions, stop: _Positions) -> NDArray[np.bytes_]:
