@@ -265,7 +265,7 @@ class StartPoint:
 
         Raises:
             ValueError: The class names or their order differ, the network may have been trained or selected on images
-                that the run selects or measures on, or, with `resume=auto`, the data differ.
+                that the run selects or measures on, or, with `resume=auto` or `paths.results_dir`, the data differ.
         """
         from fer_lightning.data.provenance import Provenance, refusal_to_train
 
@@ -284,6 +284,11 @@ class StartPoint:
             raise ValueError(
                 f"resume=auto: the data have changed since {self.path} was written; remove resume=auto to start "
                 f"a new run, or give {prefix} to continue with other data"
+            )
+        if changed and config.paths.results_dir:
+            raise ValueError(
+                f"{prefix} was trained on other data than this {faces.name}, and a record in "
+                f"paths.results_dir={config.paths.results_dir} must be of one data set: start a new run"
             )
         # a leaky run may be resumed under its own protocol
         if not origin.matches(faces, split) and (reason := refusal_to_train(origin, faces, split)):

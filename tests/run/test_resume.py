@@ -23,6 +23,8 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from fer_lightning.data.protocols.standard import official
+from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.files import write_json
 from fer_lightning.labels import FERPLUS_COLUMNS, FERPLUS_POSITIONS
 from fer_lightning.run import resume
@@ -274,6 +276,16 @@ def test_a_row_of_the_results_has_one_recipe(composed, tmp_path: Path) -> None:
     assert StartPoint.find(composed(*options), folder, Console()).path is not None
     with pytest.raises(ValueError, match=r"model\.dropout .* \(now 0\.4\).* must be of one recipe"):
         StartPoint.find(composed(*options, "model.dropout=0.4"), folder, Console())
+
+
+def test_a_row_of_the_results_has_one_data_set(composed, tmp_path: Path) -> None:
+    train(composed(*TINY))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    faces = draw_faces(220, image_size=24)
+    for options in ([], ["paths.results_dir=results"]):
+        config = composed(*TINY, f"resume={last}", *options)
+        with pytest.raises(ValueError, match="must be of one data set") if options else nullcontext():
+            StartPoint.read(last).check_data(config, faces, official(faces), Console())
 
 
 def test_class_weights_follow_the_current_sampler(composed, tmp_path: Path) -> None:
