@@ -31,7 +31,7 @@ data set, `seed` of the random draws of this batch, and `target` float (B, class
 `label`, for mixed images the class with the largest weight; losses read `target` if present."""
 
 RESIDENT_LIMIT = 2 * 1024**3
-"""Data sets of up to this many bytes are kept on the training device; FER2013 has 82.7 million."""
+"""Data sets of up to this many bytes are stored on the training device; FER2013 has 82.7 million."""
 
 _READ_AHEAD_THREADS: Final = 2  # one batch per thread
 

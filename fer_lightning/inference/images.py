@@ -26,7 +26,7 @@ MIN_SIDE: Final = 8
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF")
 _KNOWN: Final = "JPEG, PNG, BMP, WebP, TIFF, PPM, GIF or AVIF"
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in `FERNetwork`
-_GRAY: Final = frozenset(("1", "L", "LA", "La"))
+_GRAY: Final = frozenset(("1", "L", "LA"))
 
 
 class ImageError(ValueError):

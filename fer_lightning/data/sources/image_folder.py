@@ -33,7 +33,7 @@ MAX_BYTES: Final = 50_000_000
 # data set is refused rather than converted, so that its pixels and the fingerprint depend on no such conversion.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _EXTENSIONS: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
-_GRAY_MODES: Final = frozenset(("1", "L", "LA", "La"))
+_GRAY_MODES: Final = frozenset(("1", "L", "LA"))
 _CHUNK_SIZE: Final = 32  # images per thread task
 _LARGE_PIXELS: Final = 1 << 22  # pixels
 _large_image_lock = threading.Lock()  # a decoded large image may take hundreds of megabytes
