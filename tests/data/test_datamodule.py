@@ -294,7 +294,7 @@ def test_large_data_sets_stream_by_default(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc/self/smaps")
 def test_streaming_keeps_only_a_few_batches_of_the_file_in_memory(tmp_path: Path) -> None:
     def mapped_kib() -> int:  # KiB of the file in memory now
-        rows = Path("/proc/self/smaps").read_text().split("images.npy\n")
+        rows = Path("/proc/self/smaps").read_text().split(f"{tmp_path}/images.npy\n")
         assert len(rows) == 2
         return int(re.search(r"Rss: +(\d+) kB", rows[1])[1])
 
