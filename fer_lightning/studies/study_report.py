@@ -193,14 +193,17 @@ def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> P
     for title, plot_figure in figures:
         try:
             with warnings.catch_warnings(action="ignore"):  # about equal importances of few trials
-                body = plot_figure().to_html(full_html=False, include_plotlyjs=script)
+                figure = plot_figure().update_layout(title=None, margin_t=30)  # the heading is more precise
+                body = figure.to_html(full_html=False, include_plotlyjs=script)
             script = False
         except Exception as error:  # usually too few trials; the other plots are still written
             body = f"<p>not plotted: {html.escape(str(error))}</p>"
         sections.append(f"<h2>{html.escape(title)}</h2>\n{body}")
     name = html.escape(study.study_name)
     path.write_text(
-        f"<!doctype html><meta charset='utf-8'><title>{name}</title><h1>{name}</h1>\n" + "\n".join(sections), "utf-8"
+        f"<!doctype html><meta charset='utf-8'><title>{name}</title><style>body {{font-family: sans-serif}}</style>"
+        f"<h1>{name}</h1>\n" + "\n".join(sections),
+        "utf-8",
     )
     log.info("plots of the study: %s", os.path.relpath(path))
     return path

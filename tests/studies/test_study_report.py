@@ -116,7 +116,7 @@ def test_a_bad_trial_is_pruned_and_the_best_is_reproducible(train, arguments, st
     assert [run.data.tags["trial"] for run in (trained, pruned)] == ["0", "1"]
     assert [run.data.params["optimizer.lr"] for run in (trained, pruned)] == ["0.002", "30"]
     assert not any(name.startswith("test") for run in (trained, pruned) for name in run.data.metrics)
-    assert artifacts(store, trained) == {"checkpoints", "config.yaml", "record.json", "train.log"}
+    assert artifacts(store, trained) == {"checkpoints", "config.yaml", "record.json"}
     assert artifacts(store, pruned) == set()
     expected = {"best/val/loss": good.value, "trials/complete": 1, "trials/pruned": 1, "trials/fail": 0, "epochs": 3}
     assert expected.items() <= parent.data.metrics.items()
@@ -131,6 +131,7 @@ def test_a_bad_trial_is_pruned_and_the_best_is_reproducible(train, arguments, st
     page = (folder / "study.html").read_text()
     for title in ("Optimization history", "Parallel coordinates", "Slices", "Timeline", "Epochs of each trial"):
         assert title in page
+    assert "Optimization History Plot" not in page  # a second title
     assert {"study.html", "optimization_results.yaml"} <= set(artifacts(store, parent))
 
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
