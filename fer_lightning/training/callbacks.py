@@ -143,5 +143,5 @@ class TrainingProgress(Callback):
 
     def _stop(self) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.live.stop()  # Progress.stop() prints an empty line outside of a terminal
             self._progress = None
