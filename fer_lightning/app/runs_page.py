@@ -33,7 +33,7 @@ def page() -> None:
 
 
 def show_baselines() -> None:
-    """Show the table of measured baselines with their confusion matrices."""
+    """Show the table of measured baselines, and command, F1 and confusion matrix of the selected one."""
     try:
         rows = baselines()
     except ValueError as error:  # a record in results/ is damaged or misplaced
@@ -50,15 +50,23 @@ def show_baselines() -> None:
     )
     cells = [row.cells() for row in measured]
     st.dataframe(pd.DataFrame([{column: row[column] for column in README_COLUMNS} for row in cells]), hide_index=True)
-    for row in measured:
-        for record in row.records:
-            with st.expander(f"{row.name}, seed {record['seed']}"):
-                st.code(record["command"], language="bash", wrap_lines=True)
-                f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
-                st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
-                matrix = ROOT / "docs" / "images" / f"{row.name}_confusion_matrix.png"
-                if matrix.exists():
-                    st.image(matrix, width="stretch")
+    runs = [(row.name, record) for row in measured for record in row.records]
+    position = st.selectbox(
+        "Details of",
+        range(len(runs)),
+        index=None,
+        format_func=lambda i: f"{runs[i][0]}, seed {runs[i][1]['seed']}",
+        placeholder="select a system",
+    )
+    if position is None:
+        return
+    name, record = runs[position]
+    st.code(record["command"], language="bash", wrap_lines=True)
+    f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
+    st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
+    matrix = ROOT / "docs" / "images" / f"{name}_confusion_matrix.png"
+    if matrix.exists():
+        st.image(matrix, width="stretch")
 
 
 @st.cache_data(ttl=30, show_spinner="Searching for runs")

@@ -402,6 +402,9 @@ def test_the_results_page_shows_measured_systems_and_runs(run_with_checkpoint: P
     assert "custom_cnn" in published["experiment"].tolist()
     assert own.loc[0, ["Run", "Test accuracy"]].tolist() == ["small seed=0", 0.625]
     assert [tab.label for tab in app.tabs] == ["Confusion matrix"]
+    assert not app.code
+    app.selectbox[0].select("custom_cnn, seed 0").run()
+    assert app.code[0].value == "python train.py experiment=custom_cnn paths.results_dir=results"
 
 
 def test_every_run_can_be_selected(run_with_checkpoint: Path) -> None:
