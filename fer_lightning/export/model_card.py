@@ -20,12 +20,12 @@ recognition of people at work or in education is prohibited in the European Unio
 
 The prediction is the label that annotators would choose for the appearance of a face, not what the person feels. How
 people move their faces when they feel something varies with culture, situation and person, and the same movement has
-different meanings (Barrett et al. 2019, *Emotional Expressions Reconsidered*). FER2013's labels are noisy: people
-agreed with them on about 65% of the images (Goodfellow et al. 2013).
+different meanings (Barrett et al. 2019, *Emotional Expressions Reconsidered*). Labels are noisy: people agreed with
+those of FER2013 on about 65% of the images (Goodfellow et al. 2013).
 
-The data does not record age, gender, skin colour or origin of the people in it, so the fairness of the network was not
-measured. Faces that are turned away, occluded, very dark or smaller than the input are outside of the training
-distribution. Every face is assigned one of the classes; a low highest probability indicates an uncertain prediction."""
+Differences in accuracy by age, gender, skin colour or origin were not measured. Faces that are turned away, occluded,
+very dark or smaller than the input are outside of the training distribution. Every face is assigned one of the classes;
+a low highest probability indicates an uncertain prediction."""
 
 
 def model_card(bundle: Mapping[str, Any], confusion_matrix: Sequence[Sequence[int]]) -> str:
