@@ -34,7 +34,7 @@ def usage() -> str:
     return (
         "usage: python -m fer_lightning VERB [key=value ...]\n\n"
         f"{verbs}\n\n"
-        "`python -m fer_lightning VERB --help` describes one verb, `python train.py --help` training.\n"
+        "`python -m fer_lightning VERB --help` describes a subcommand, `python train.py --help` training.\n"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +55,8 @@ def _run(given: Mapping[str, str], overrides: Sequence[str]) -> int:
     except ExportError as error:
         print(f"fer export: {error}; the export was discarded", file=sys.stderr)
         return 1
-    console.print(f"bundle: {os.path.relpath(bundle.path)}", soft_wrap=True, highlight=False)
+    folder = bundle.path.relative_to(Path.cwd()) if bundle.path.is_relative_to(Path.cwd()) else bundle.path
+    console.print(f"bundle: {folder}", soft_wrap=True, highlight=False)
     if to_mlflow:
         from fer_lightning.export.mlflow_run import log_model
 

@@ -64,8 +64,8 @@ def save_diagram(calibration: Calibration, path: Path) -> Path:
     """Save the reliability diagrams of the test part before and after as a PNG."""
     panels = {}
     for title, temperature in (
-        ("before", 1.0),
-        (f"temperature {calibration.temperature:.2f}", calibration.temperature),
+        ("Before", 1.0),
+        (f"Temperature {calibration.temperature:.2f}", calibration.temperature),
     ):
         predictions = scale_logits(calibration.test, temperature)
         bins = reliability(predictions.probabilities, predictions.labels)

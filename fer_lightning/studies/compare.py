@@ -253,10 +253,10 @@ def verdict(result: Mapping[str, Any]) -> str:
     """Conclude a comparison of two networks in one sentence."""
     test, accuracy = result["mcnemar"], result["accuracy"]
     if test["p"] >= 0.05:
-        return f"The difference in accuracy is not significant (p = {test['p']:.2g})."
+        return "The difference in accuracy is not significant."
     better = "A" if accuracy["difference"] > 0 else "B"
     return (
-        f"{better} is significantly more accurate (p = {test['p']:.2g}). This holds for these two networks; "
+        f"{better} is significantly more accurate. This holds for these two networks; "
         "to compare recipes, use compare 'A_seed*' 'B_seed*'."
     )
 

@@ -27,8 +27,8 @@ Evaluates a checkpoint with the data, protocol and views of its own run, or with
   eval.split=val                             PublicTest instead of PrivateTest: select on it, never on the test part
   data=fer2013 data.path=fer2013.csv         the data set, if it has moved
 
-The report is written beside the checkpoint's run to evaluate_VIEWS_PART/; the name also lists what differs from the
-run: data, protocol, last.ckpt, eval.KEY=VALUE.
+The report is written to evaluate_VIEWS_PART/ in the run's folder; the name also lists what differs from the run, such
+as the data set, the protocol or last.ckpt.
 """
 
 

@@ -51,7 +51,7 @@ def write_ensemble_report(
         name: (row["test"]["accuracy"], *row["test"]["accuracy_interval"])
         for name, row in {**named, "ensemble": record}.items()
     }
-    figure = figures.intervals(dots, "accuracy on the test part, 95% intervals", marked="ensemble")
+    figure = figures.intervals(dots, "Accuracy on the test part, 95% intervals", marked="ensemble")
     figures.save(figure, folder / "members.png")
 
 
