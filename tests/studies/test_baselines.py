@@ -449,7 +449,7 @@ def test_the_subcommand_lists_rows_and_refuses_wrong_arguments(capsys: pytest.Ca
     assert entry.main(["baselines", "erase"]) == 2
     assert "erase" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnets"]) == 2
-    assert "vggnets is not a row of the table" in capsys.readouterr().err
+    assert "vggnets is not a row; did you mean 'vggnet'?" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--seeds", "a"]) == 2
     assert "give numbers" in capsys.readouterr().err
     assert entry.main(["baselines", "run", "vggnet", "--at_once", "0"]) == 2

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from fer_lightning.config import CONF
+from fer_lightning.config import CONF, nearest
 from fer_lightning.studies.baselines.page import show, write
 from fer_lightning.studies.baselines.rows import baselines
 from fer_lightning.studies.baselines.runner import OUT_OF_TIME, Runner
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         known = [row.name for row in baselines()]
         for name in chosen.names:
             if name not in known:
-                raise ValueError(f"{name} is not a row of the table; the rows are {', '.join(known)}")
+                suggestion = nearest(name, known)
+                raise ValueError(f"{name} is not a row{suggestion} `python -m fer_lightning baselines` lists the rows")
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds):
             raise ValueError(f"--seeds is {chosen.seeds!r}; give numbers such as 0,1,2")
         if chosen.minutes is not None and not chosen.minutes > 0:
