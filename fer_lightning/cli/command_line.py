@@ -236,9 +236,10 @@ def _explain(error: Exception, overrides: Sequence[str], conf: Path) -> str:
         if key == "ensemble":
             return "ensemble is not a group of a run: `python -m fer_lightning baselines run NAME` trains its members"
         try:
-            config = compose("config", [word for word in overrides if not word.lstrip("+~").startswith(key)])
+            rest = [word for word in overrides if not word.lstrip("+~").startswith(key)]
+            config = compose("config", rest, return_hydra_config=True)
         except HydraException:  # more than one override is wrong
-            config = compose("config")
+            config = compose("config", return_hydra_config=True)
         keys: Any = OmegaConf.to_container(config)
         known = [*flatten(keys), *groups(conf)]
         if options := _options_with(key, conf):
