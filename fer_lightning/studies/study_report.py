@@ -187,7 +187,8 @@ def write_plots(study: optuna.Study, objectives: Sequence[str], path: Path) -> P
             target = None if len(objectives) == 1 else partial(_value, i=i, sign=sign)
             figures.append((f"{title}: {name}", partial(plot, study, target=target, target_name=name)))
     if len(objectives) == 1:
-        figures.append(("Epochs of each trial", partial(plots.plot_intermediate_values, study)))
+        labels = {"xaxis_title": "epoch", "yaxis_title": objectives[0]}
+        figures.append(("Epochs of each trial", lambda: plots.plot_intermediate_values(study).update_layout(labels)))
     figures.append(("Timeline", partial(plots.plot_timeline, study)))
     sections, script = [], True
     for title, plot_figure in figures:
