@@ -156,7 +156,9 @@ class StartPoint:
                 )
             return cls.read(path, state if same else None)
         if state is None:
-            console.print("resume=auto: no earlier run with this configuration was found; starting a new run")
+            console.print(
+                "resume=auto: no earlier run with this configuration was found; starting a new run", soft_wrap=True
+            )
             return cls()
         if not same:
             raise ValueError(
@@ -166,7 +168,7 @@ class StartPoint:
         if last.is_file():
             return cls.read(last, state)
         if state.objective is None:
-            console.print(f"resume=auto: the run in {folder} completed no epoch; it starts again")
+            console.print(f"resume=auto: the run in {folder} completed no epoch; it starts again", soft_wrap=True)
         return cls(state)
 
     @classmethod
