@@ -27,15 +27,18 @@ class EMA(WeightAveraging):
         super().__init__()
         self.update_starting_at_step = update_starting_at_step
         self._decay = decay
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # each averaged weight or buffer, and the network's current one
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether to update: after every step from `update_starting_at_step` on."""
         return step_idx is not None and step_idx >= self.update_starting_at_step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Move the average to the network's device."""
+        """Move the average to the network's device, and find its tensors once: each search walks all modules."""
         assert self._average_model is not None
-        self._average_model.module.to(pl_module.device)
+        average = self._average_model.module.to(pl_module.device)
+        averages, currents = (chain(module.parameters(), module.buffers()) for module in (average, pl_module))
+        self._pairs = [(averaged.data, current.data) for averaged, current in zip(averages, currents, strict=True)]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -46,38 +49,34 @@ class EMA(WeightAveraging):
         if average is None or trainer.global_step <= self._latest_update_step:
             return
         if self.should_update(step_idx=trainer.global_step - 1):
-            pairs = self._pairs(pl_module)
             if average.n_averaged:  # on the CPU, so that reading it waits for no GPU
-                floats = [(averaged, current) for averaged, current in pairs if averaged.is_floating_point()]
+                floats = [(averaged, current) for averaged, current in self._pairs if averaged.is_floating_point()]
                 torch._foreach_lerp_([averaged for averaged, _ in floats], [c for _, c in floats], 1 - self._decay)
             else:
-                for averaged, current in pairs:
-                    averaged.copy_(current)
+                self._copy_network()
             average.n_averaged += 1
             self._latest_update_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the network into an average without a step, as a checkpoint is written next."""
-        self._copy_until_first_step(pl_module)
+        self._copy_until_first_step()
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate with the average, which before its first step is a copy of the network."""
-        self._copy_until_first_step(pl_module)
+        self._copy_until_first_step()
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the average into the network."""
-        self._copy_until_first_step(pl_module)
+        self._copy_until_first_step()
+        self._pairs = []  # they would keep the network's memory on the GPU
         super().on_train_end(trainer, pl_module)
 
-    def _copy_until_first_step(self, pl_module: pl.LightningModule) -> None:
+    def _copy_until_first_step(self) -> None:
         """Copy the network into the average as long as no step was averaged."""
         if self._average_model is not None and not self._average_model.n_averaged:
-            for averaged, current in self._pairs(pl_module):
-                averaged.copy_(current)
+            self._copy_network()
 
-    def _pairs(self, pl_module: pl.LightningModule) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of each averaged weight or buffer and the network's current one."""
-        assert self._average_model is not None
-        averages, currents = (chain(m.parameters(), m.buffers()) for m in (self._average_model.module, pl_module))
-        return [(averaged.data, current.data) for averaged, current in zip(averages, currents, strict=True)]
+    def _copy_network(self) -> None:
+        for averaged, current in self._pairs:
+            averaged.copy_(current)
