@@ -64,12 +64,12 @@ def strip_folders(override: str) -> str:
 
 def train_command(overrides: Iterable[str]) -> str:
     """Return the shell command that repeats a run, with passwords redacted."""
-    return redact(shlex.join(["python", "train.py", *overrides]))
+    return shlex.join(["python", "train.py", *map(redact, overrides)])
 
 
 def verb_command(verb: str, arguments: Iterable[str]) -> str:
     """Return the shell command that repeats a subcommand, with passwords redacted."""
-    return redact(shlex.join(["python", "-m", "fer_lightning", verb, *arguments]))
+    return shlex.join(["python", "-m", "fer_lightning", verb, *map(redact, arguments)])
 
 
 def overrides_of(command: str) -> list[str]:

@@ -70,7 +70,9 @@ def test_commands_are_ready_to_paste_and_hide_passwords() -> None:
     assert train_command(given) == "python train.py experiment=custom_cnn 'data.path=my faces.csv'"
     assert overrides_of(train_command(given)) == given
     shown = verb_command("evaluate", ["checkpoint=a b", "tracking.uri=http://me:secret@host"])
-    assert shown == "python -m fer_lightning evaluate 'checkpoint=a b' tracking.uri=http://me:***@host"
+    assert shown == "python -m fer_lightning evaluate 'checkpoint=a b' 'tracking.uri=http://me:***@host'"
+    hidden = train_command(["tracking.uri=http://host/?token=it's", "seed=1"])
+    assert overrides_of(hidden) == ["tracking.uri=http://host/?token=***", "seed=1"]
 
 
 def test_every_published_command_can_be_parsed() -> None:

@@ -67,9 +67,13 @@ def retrain_command(trial: FrozenTrial) -> str:
     for option in ("config_path", "config_name", "config_dir"):
         if value := getattr(options, option, None):
             program += [f"--{option.replace('_', '-')}", value]
-    command = shlex.join(["python", *program, *trial.user_attrs.get(OVERRIDES, [])])
-    command = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", command)  # no passwords in files and terminals
-    return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s']+", r"\1***", command, flags=re.IGNORECASE)
+    return shlex.join(["python", *program, *map(_redact, trial.user_attrs.get(OVERRIDES, []))])
+
+
+def _redact(override: str) -> str:
+    """Replace passwords in URIs, as files and terminals must not show them."""
+    override = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", override)
+    return re.sub(r"([?&]\w*(?:password|token|odbc_connect)=)[^&\s]+", r"\1***", override, flags=re.IGNORECASE)
 
 
 def _counts(study: optuna.Study) -> dict[str, int]:

@@ -10,7 +10,7 @@ from hydra_plugins.fer_optuna_sweeper._study import OVERRIDES
 @pytest.mark.parametrize(
     ("override", "redacted"),
     [
-        ("tracking.uri=http://me:se/cret@host", "tracking.uri=http://me:***@host"),
+        ("tracking.uri=http://me:se/cret@host", "'tracking.uri=http://me:***@host'"),
         ("tracking.uri=postgresql://host/db?user=me&password=secret", "password=***'"),
         ("tracking.uri=http://host?Token=secret&x=1", "Token=***&x=1'"),
     ],
