@@ -266,8 +266,23 @@ def _options_with(key: str, conf: Path) -> list[str]:
     """Return the options of the key's group, as `group=option`, that have this key."""
     group, _, rest = key.partition(".")
     files = sorted((conf / group).glob("*.yaml")) if rest and group in groups(conf) else []
-    contents: dict[str, Any] = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
-    return [f"{group}={option}" for option, content in contents.items() if rest in flatten(content or {})]
+    return [f"{group}={file.stem}" for file in files if rest in _keys(file)]
+
+
+def _keys(option: Path) -> set[str]:
+    """Return the keys of an option, with those of the options of its group in its defaults list."""
+    if not option.is_file():  # of another group
+        return set()
+    content: Any = OmegaConf.to_container(OmegaConf.load(option)) or {}
+    defaults = content.pop("defaults", [])
+    keys = set(flatten(content))
+    for entry in defaults:
+        if isinstance(entry, str):
+            keys |= _keys(option.parent / f"{entry}.yaml")
+        else:  # an option of a group inside of this one
+            [(group, name)] = entry.items()
+            keys |= {f"{group}.{key}" for key in _keys(option.parent / group / f"{name}.yaml")}
+    return keys
 
 
 def split_arguments(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:

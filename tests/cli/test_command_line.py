@@ -44,7 +44,8 @@ def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
     assert "monitor: val/accuracy" in done.stdout
 
 
-def test_default_data_is_synthetic_without_and_fer2013_with_a_csv(tmp_path: Path) -> None:
+def test_default_data_is_synthetic_without_and_fer2013_with_a_csv(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("FER_DATA_DIR", raising=False)  # set by `_no_data_folder`
     assert "synthetic_faces" in run_python(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")

@@ -248,6 +248,12 @@ def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model:
         ("-m optimizer.lr=tag(log,interval(1,2))", "optimizer.lr=tag(log,interval(1,2)) is a search range"),
         ("loss.gamma=2", "loss.gamma is a key of loss=focal: add that option"),
         ("data.path=fer2013.csv", "data.path is a key of data=fer2013 or data=folder: add that option"),
+        ("eval.views.size=0.9", "eval.views.size is a key of eval=five_crop or eval=ten_crop: add that option"),
+        (
+            "augmentation.policy.shear=2 augmentation=light",
+            "augmentation.policy.shear is a key of augmentation=batched_light or augmentation=batched_standard or "
+            "augmentation=batched_strong or augmentation=cutmix or augmentation=mixup: add that option",
+        ),
         ("ensemble=ours_ensemble", "ensemble is not a group of a run"),
         ("--cfg job optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
         ("-m --cfg job", "--cfg shows the configuration of one run"),
