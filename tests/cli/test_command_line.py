@@ -69,6 +69,7 @@ def test_a_multirun_has_a_parent_run_and_a_child_for_each_value(tmp_path: Path) 
         str(ROOT / "train.py"), "model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *tiny, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+    assert "\nRuns by val/accuracy, best first." in done.stdout
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
