@@ -63,6 +63,17 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
         )
     except (TypeError, RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"optimizer or scheduler: {error}") from None
+    check_parts(config, body)
+    check_all_views(config)
+    check_limits(config)
+
+
+def check_parts(config: DictConfig, body: nn.Module) -> None:
+    """Build the callbacks and the augmentation, and check those that depend on the network.
+
+    Raises:
+        ValueError: A part cannot be built or does not fit the network.
+    """
     parts = {f"callbacks.{name}": part for name, part in config.callbacks.items()}
     parts |= {f"augmentation.{name}": part for name, part in config.augmentation.items()}
     for name, part in {**parts, "finetune.callback": config.finetune.callback}.items():
@@ -78,7 +89,14 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
             built.check_stages(len(body.stages()))  # type: ignore[operator]
         if isinstance(built, ProgressiveResizing):
             check_sides(built.sides, body, to_container(config.model))
-    check_all_views(config)
+
+
+def check_limits(config: DictConfig) -> None:
+    """Check the numbers of batches in `trainer.limit_..._batches`.
+
+    Raises:
+        ValueError: A number is not above 0, or a fraction is above 1.
+    """
     for key in ("train", "val", "test"):
         limit = config.trainer[f"limit_{key}_batches"]
         fraction = isinstance(limit, float)

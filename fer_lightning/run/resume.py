@@ -230,7 +230,11 @@ class StartPoint:
             old_target, new_target = stored[part].get("_target_"), config[part]["_target_"]
             if old_target != new_target:
                 raise ValueError(f"{prefix} was trained with {part} {old_target}; it cannot continue with {new_target}")
-        # a state dict restores these values, whatever the configuration contains
+        self._check_restored(config)
+
+    def _check_restored(self, config: DictConfig) -> None:
+        """Refuse other values of options that the checkpoint's state restores, whatever the configuration contains."""
+        stored, callbacks = self.hyperparameters, to_container(config.get("callbacks") or {})
         restored: dict[str, tuple[str, ...]] = {
             "optimizer": (),
             "loss": ("_target_", "class_weights"),

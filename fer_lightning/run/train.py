@@ -97,33 +97,33 @@ def train(config: DictConfig) -> float | tuple[float, float]:
             if first:
                 stack.enter_context(lock_folder(folder))
             prepared = prepare_run(config, job, folder, console)
-            start = prepared.start
-            if config.resume == "auto" and start.state and (reached := start.state.objective) is not None:
-                message = f"{folder}: this run has finished, {config.objective} {reached}; nothing is left to do"
-                console.print(message, soft_wrap=True)
-                return reached
+        state = prepared.start.state
+        if config.resume == "auto" and state and (reached := state.objective) is not None:
+            message = f"{folder}: this run has finished, {config.objective} {reached}; nothing is left to do"
+            console.print(message, soft_wrap=True)
+            return reached
+        return train_prepared(config, job, prepared, folder, console)
+
+
+def train_prepared(
+    config: DictConfig, job: Job, prepared: PreparedRun, folder: Path, console: Console
+) -> float | tuple[float, float]:
+    """Train, measure and report a prepared run; the result is that of `train`."""
+    datamodule, start, first = prepared.datamodule, prepared.start, is_first_process()
+    with ExitStack() as stack:
+        with user_errors():
             if start.path:
-                prepared.datamodule.first_epoch = start.epoch
+                datamodule.first_epoch = start.epoch
                 console.print(f"continues after epoch {start.epoch} from {start.path}", soft_wrap=True)
-            module = build_module(config, job, prepared.datamodule, start)
-            head = description(config, job, prepared.datamodule)
+            module = build_module(config, job, datamodule, start)
+            head = description(config, job, datamodule)
             if first:  # from here on the folder belongs to this run
                 RunState(settings(config)).write(folder)
             resumed = start.state is not None
-            loggers = stack.enter_context(open_tracking(config, job, head, prepared.datamodule.faces, folder, resumed))
+            loggers = stack.enter_context(open_tracking(config, job, head, datamodule.faces, folder, resumed))
             training = assemble(config, job, folder, module, loggers, console)
-        trainer, datamodule = training.trainer, prepared.datamodule
-        tables.run_header(
-            console,
-            faces=datamodule.faces,
-            split=datamodule.split,
-            model=job.choices.get("model", type(module.network.body).__name__),
-            parameters=count_parameters(module.network),
-            device=str(trainer.strategy.root_device),
-            precision=str(trainer.precision),
-            folder=folder,
-        )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
+        print_header(console, job, training, datamodule, folder)
+        training.trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
         with user_errors():
             best_row = load_best_epoch(module, training.best.best_model_path, config.resume)
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)
@@ -206,6 +206,21 @@ def assemble(
         callbacks.append(Pruning(job.trial, config.objective))
     trainer = build_trainer(config, folder, module.network, logger=loggers, callbacks=callbacks)
     return Training(module, trainer, progress, best)
+
+
+def print_header(console: Console, job: Job, training: Training, datamodule: FERDataModule, folder: Path) -> None:
+    """Print what is trained, on which data and device."""
+    network, trainer = training.module.network, training.trainer
+    tables.run_header(
+        console,
+        faces=datamodule.faces,
+        split=datamodule.split,
+        model=job.choices.get("model", type(network.body).__name__),
+        parameters=count_parameters(network),
+        device=str(trainer.strategy.root_device),
+        precision=str(trainer.precision),
+        folder=folder,
+    )
 
 
 def measure(

@@ -215,6 +215,28 @@ def parse_space(
     Raises:
         SpaceError: A parameter is invalid; the message names it and the reason.
     """
+    parameters: list[Parameter] = []
+    fixed: dict[str, str] = {}
+    fixed_values: dict[str, Any] = {}
+    for name, (override, when) in _entries(params, arguments, loader).items():
+        if not override.is_sweep_override():
+            fixed[name] = str(override.input_line)
+            fixed_values[name] = override.value()
+            continue
+        wanted = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in when.items()}
+        parameters.append(_parameter(override, wanted))
+
+    def value_of(name: str) -> Any:
+        return fixed_values[name] if name in fixed_values else config_value(name)
+
+    _check_conditions(parameters, value_of)
+    return Space(tuple(parameters), fixed, value_of)
+
+
+def _entries(
+    params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader
+) -> dict[str, tuple[Override, Mapping[str, Any]]]:
+    """Return the override and the condition of each name; those of the command line replace those of `params`."""
     parser = OverridesParser.create(config_loader=loader)
     entries: dict[str, tuple[Override, Mapping[str, Any]]] = {}
     for key, value in params.items():
@@ -230,21 +252,11 @@ def parse_space(
     for argument in arguments:
         override = _parse(parser, argument)
         entries[_name(override)] = override, entries.get(_name(override), (None, {}))[1]
+    return entries
 
-    parameters: list[Parameter] = []
-    fixed: dict[str, str] = {}
-    fixed_values: dict[str, Any] = {}
-    for name, (override, when) in entries.items():
-        if not override.is_sweep_override():
-            fixed[name] = str(override.input_line)
-            fixed_values[name] = override.value()
-            continue
-        wanted = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in when.items()}
-        parameters.append(_parameter(override, wanted))
 
-    def value_of(name: str) -> Any:
-        return fixed_values[name] if name in fixed_values else config_value(name)
-
+def _check_conditions(parameters: Sequence[Parameter], value_of: Callable[[str], Any]) -> None:
+    """Refuse conditions on a later parameter, on a name that has no value, and on values that cannot occur."""
     earlier: dict[str, Parameter] = {}
     for parameter in parameters:
         for name, values in parameter.when.items():
@@ -259,7 +271,6 @@ def parse_space(
                     f"{parameter.name}: its condition needs {name} in {list(values)}, but it is one of {list(choices)}"
                 )
         earlier[parameter.name] = parameter
-    return Space(tuple(parameters), fixed, value_of)
 
 
 def _name(override: Override) -> str:
