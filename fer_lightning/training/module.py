@@ -251,11 +251,11 @@ class FERModule(pl.LightningModule):
                 schedule.scheduler.step(logged_metric(self.trainer.callback_metrics, str(schedule.monitor)))
 
     def on_train_start(self) -> None:
-        """Set schedules to the step of the current epoch: a resumed run may have another batch size."""
+        """Set the schedules of a resumed run to its epoch, as its batch size or number of epochs may have changed."""
         steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
         for schedule in self.trainer.lr_scheduler_configs:
             scheduler, done = schedule.scheduler, self.trainer.current_epoch * steps
-            if isinstance(scheduler, LambdaLR) and scheduler.last_epoch != done:
+            if isinstance(scheduler, LambdaLR) and done:
                 scheduler.last_epoch = done - 1
                 scheduler.step()
 

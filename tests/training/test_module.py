@@ -12,6 +12,7 @@ from fer_lightning.config import to_container
 from fer_lightning.models.tta import centre_crop
 from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
+from fer_lightning.training.optim import cosine
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -125,6 +126,26 @@ def test_only_consecutive_skipped_batches_stop_a_training(monkeypatch: pytest.Mo
     assert [step(31 + number, math.nan) for number in range(SKIPPED_IN_A_ROW - 1)] == [None] * (SKIPPED_IN_A_ROW - 1)
     with pytest.raises(NonFiniteLossError, match=f"{SKIPPED_IN_A_ROW} batches in a row were skipped"):
         step(40, math.nan)
+
+
+def test_the_first_step_of_a_run_resumed_for_more_epochs_has_the_rate_of_the_longer_schedule() -> None:
+    options = {"steps_per_epoch": 5, "warmup_epochs": 0, "final_fraction": 0.0}
+    module = small_module()
+    short, long = (torch.optim.SGD(module.parameters(), lr=1.0) for _ in range(2))
+    ended = cosine(short, epochs=2, **options)["scheduler"]
+    for _ in range(10):
+        short.step()
+        ended.step()
+    resumed = cosine(long, epochs=4, **options)["scheduler"]
+    long.load_state_dict(short.state_dict())
+    resumed.load_state_dict(ended.state_dict())
+    schedule = SimpleNamespace(scheduler=resumed)
+    module._trainer = SimpleNamespace(
+        estimated_stepping_batches=20, max_epochs=4, current_epoch=2, lr_scheduler_configs=[schedule]
+    )
+    module.on_train_start()
+    assert long.param_groups[0]["lr"] == pytest.approx(0.5)  # half of the cosine; at the end of the shorter one it is 0
+    assert resumed.last_epoch == 10
 
 
 def test_dropout_depends_on_the_seed_of_the_batch() -> None:
