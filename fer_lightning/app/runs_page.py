@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from fer_lightning.app.cards import escaped
 from fer_lightning.app.choices import OUTPUTS
-from fer_lightning.config import ROOT
+from fer_lightning.reporting import figures
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run_folder import CONFIDENTLY_WRONG, CONFUSION_MATRIX, PER_CLASS_F1, RECORD, TRAINING_CURVES
 from fer_lightning.studies.baselines.rows import README_COLUMNS, baselines
@@ -60,13 +61,12 @@ def show_baselines() -> None:
     )
     if position is None:
         return
-    name, record = runs[position]
+    record = runs[position][1]
     st.code(record["command"], language="bash", wrap_lines=True)
-    f1 = pd.Series(record["test"]["per_class_f1"], name="F1")
-    st.bar_chart(f1, horizontal=True, height=240, x_label="F1", y_label="")
-    matrix = ROOT / "docs" / "images" / f"{name}_confusion_matrix.png"
-    if matrix.exists():
-        st.image(matrix, width="stretch")
+    f1, matrix = record["test"]["per_class_f1"], record["test"].get("confusion_matrix")  # older records have no matrix
+    st.bar_chart(pd.Series(f1, name="F1"), horizontal=True, height=240, x_label="F1", y_label="")
+    if matrix:
+        st.pyplot(figures.confusion_matrix(np.array(matrix), list(f1)))
 
 
 @st.cache_data(ttl=30, show_spinner="Searching for runs")

@@ -405,6 +405,7 @@ def test_the_results_page_shows_measured_systems_and_runs(run_with_checkpoint: P
     assert not app.code
     app.selectbox[0].select("custom_cnn, seed 0").run()
     assert app.code[0].value == "python train.py experiment=custom_cnn paths.results_dir=results"
+    assert len(app.get("image")) == 2  # the run's and the system's confusion matrix
 
 
 def test_every_run_can_be_selected(run_with_checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -61,6 +62,21 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "results" / "measured_seed0.json").write_text(json.dumps(record))
     (tmp_path / "README.md").write_text(f"head\n{page.MARKS[0]}\nold\n{page.MARKS[1]}\ntail\n")
     return tmp_path
+
+
+WITH_MATRIX = [
+    path for path in sorted((ROOT / "results").glob("*.json")) if "confusion_matrix" in path.read_text("utf-8")
+]
+
+
+@pytest.mark.parametrize("path", WITH_MATRIX, ids=lambda path: path.stem)
+def test_published_scores_follow_from_their_confusion_matrix(path: Path) -> None:
+    test = json.loads(path.read_text("utf-8"))["test"]
+    matrix = np.array(test["confusion_matrix"])
+    f1 = 2 * matrix.diagonal() / (matrix.sum(axis=0) + matrix.sum(axis=1))
+    assert matrix.sum() == test["n"]
+    assert matrix.trace() / test["n"] == pytest.approx(test["accuracy"], abs=1e-6)
+    assert list(test["per_class_f1"].values()) == pytest.approx(f1.tolist(), abs=1e-6)
 
 
 def test_measured_rows_come_first_and_the_others_are_marked_not_run(root: Path) -> None:
