@@ -1,6 +1,6 @@
 """Does any malformed input cause an unhandled exception, a hang, or more than 1 GiB of memory?
 
-Hypothesis generates inputs for everything that reads untrusted files or arguments (tests/malformed.py): data sets and
+Hypothesis generates inputs for everything that reads untrusted files or arguments (tests/malformed/): data sets and
 their archives, votes, images, caches, checkpoints, weights, bundles, records, command lines. Each target runs in its
 own process, limited to 1 GiB of address space beyond what it has after its imports and first inputs.
 

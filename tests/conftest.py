@@ -1,34 +1,30 @@
-"""Shared fixtures and helpers: composition of conf/, small synthetic runs, the real data if available."""
+"""Fixtures: composition of conf/, small synthetic runs, a bundle, a database, the real data if available."""
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from helpers.bundles import describe
+from helpers.faces import draw_faces_cached
+from helpers.fer2013 import REAL_DATA
+from helpers.processes import free_port
+from helpers.runs import TINY_TRACKED
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
 import fer_lightning  # noqa: F401  # before torchvision
+from fer_lightning.config import CONF
 from fer_lightning.data.sources import synthetic
 from fer_lightning.data.sources.locate import find_fer2013
 from fer_lightning.export import graphs
@@ -36,25 +32,9 @@ from fer_lightning.labels import EMOTIONS
 from fer_lightning.models.network import FERNetwork, build_network
 from fer_lightning.run.resolvers import register_resolvers
 
-ROOT = Path(__file__).parents[1]
-
 settings.register_profile("ci", derandomize=True)  # CI must be reproducible
 if os.environ.get("CI"):
     settings.load_profile("ci")
-REAL_DATA = Path(os.environ.get("FER_TEST_DATA", ROOT.parent / "shared" / "data"))
-
-TINY = [
-    "data=synthetic",
-    "data.count=200",
-    "data.image_size=24",
-    "model.image_size=24",
-    "trainer.max_epochs=1",
-    "trainer.batch_size=32",
-    "trainer.precision=32-true",
-    "tracking=none",
-    "eval.bootstrap=20",
-]
-"""Overrides with which any run takes about a second."""
 
 Compose = Callable[..., DictConfig]
 
@@ -101,7 +81,7 @@ def composed(tmp_path: Path) -> Iterator[Compose]:
             del config["hydra"]
         return config
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         yield compose_with
     HydraConfig.instance().cfg = None
 
@@ -129,28 +109,21 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-def start_process(function: Callable[..., object], *arguments: object) -> multiprocessing.Process:
-    """Start a function in a new process, without the seconds of importing the package.
-
-    A fork of this process would hang in PyTorch: the threads of its pool are not copied.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fer_lightning.run.train"])
-    process = context.Process(target=function, args=arguments, daemon=True)
-    with pytest.MonkeyPatch.context() as patch:  # else it would run the main script, which Streamlit's tests replace
-        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
-        process.start()
-    return process
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report without figures, which take longer than a small training."""
+    monkeypatch.setattr("fer_lightning.reporting.figures.save", lambda figure, path: path)
 
 
-draw_faces_cached = functools.cache(synthetic.draw_faces)
-"""For tests that read the same synthetic faces many times."""
+@pytest.fixture
+def faces_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw each synthetic data set once for all tests of a process."""
+    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
 
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three finished runs on the same synthetic faces, with their overrides in the checkpoints."""
-    from fer_lightning.reporting import figures
     from fer_lightning.run.job import Job
     from fer_lightning.run.train import train
 
@@ -162,52 +135,20 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "other_seed": ["model=sequential_cnn", "seed=1"],
         "flipped": ["model=custom_cnn", "eval=flip"],
     }.items():
-        overrides = tuple(o for o in [*TINY, *choices] if not o.startswith("tracking"))
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
+        overrides = (*TINY_TRACKED, *choices)
+        with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
             patch.setattr(synthetic, "draw_faces", draw_faces_cached)
-            patch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
+            patch.setattr("fer_lightning.reporting.figures.save", lambda figure, path: path)
             patch.setattr(Job, "current", classmethod(lambda cls, o=overrides, n=name: Job({"model": n}, o, None)))
             train(compose("config", overrides=[*overrides, "tracking=none", f"paths.output_dir={folder / name}"]))
         runs.append(folder / name)
     return runs
 
 
-@contextmanager
-def tracking_server(folder: Path, backend: str, port: int | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run an `mlflow server` over a database, by default on a free port; yield its URL and a function to kill it."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-
-    def stop() -> None:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 300
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"mlflow server did not start: {(folder / 'log').read_text()[-2000:]}")
-                time.sleep(0.2)
-        yield url, stop
-    finally:
-        stop()
-
-
-def free_port() -> int:
-    """A free TCP port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a local MLflow store for tests with their own runs or experiments: creating one takes seconds."""
+    return tmp_path_factory.mktemp("mlruns")
 
 
 @pytest.fixture
@@ -239,24 +180,6 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def described(folder: Path, **changes: object) -> Path:
-    """Write the other files of a bundle beside its `model.onnx`."""
-    graph = {"file": "model.onnx", "sha256": sha256((folder / "model.onnx").read_bytes()).hexdigest()}
-    description = {
-        "format": 1,
-        "name": "small",
-        "classes": list(EMOTIONS),
-        "input": {"size": 48, "channels": 1},
-        "graphs": {"float": graph},
-        "scores": {"test": {"accuracy": 0.5}},
-        "training": {"data": "fer2013", "data_fingerprint": "0", "protocol": "official", "command": "python train.py"},
-        **changes,
-    }
-    (folder / "bundle.json").write_text(json.dumps(description))
-    (folder / "MODEL_CARD.md").write_text("# small\n")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def small_network() -> FERNetwork:
     """A network with random weights whose predictions differ between images."""
@@ -273,10 +196,4 @@ def small_bundle(small_network: FERNetwork, tmp_path_factory: pytest.TempPathFac
     """The folder of that network's bundle; tests must not change it."""
     folder = tmp_path_factory.mktemp("bundle")
     graphs.write_onnx(small_network, folder / "model.onnx", channels=1, size=48)
-    return described(folder)
-
-
-@pytest.fixture
-def describe() -> Callable[..., Path]:
-    """`described`, for tests that change a bundle."""
-    return described
+    return describe(folder)

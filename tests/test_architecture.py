@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from fer_lightning.config import ROOT
 
 PACKAGE = ROOT / "fer_lightning"
 

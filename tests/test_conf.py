@@ -7,14 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, draw_faces_cached
+from helpers.runs import TINY, TINY_TRACKED
 
-from fer_lightning.config import check, to_container
-from fer_lightning.data.sources import synthetic
-from fer_lightning.reporting import figures
+from fer_lightning.config import CONF, ROOT, check, to_container
 from fer_lightning.run.train import train
 
-CONF = ROOT / "conf"
 NOT_RUN_HERE = {
     ("trainer", "gpu"): "needs a GPU",
     ("trainer", "ddp"): "starts processes of its own: tests/training/test_ddp.py",
@@ -81,12 +78,11 @@ def test_option_composes_and_passes_the_checks(composed, group: str, option: str
 
 
 @pytest.mark.parametrize(("group", "option"), [o for o in options() if o[0] != "search"], ids=lambda value: value)
-def test_option_runs(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, option: str) -> None:
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
+def test_option_runs(composed, tmp_path: Path, group: str, option: str) -> None:
     if (group, option) in NOT_RUN_HERE:
         pytest.skip(NOT_RUN_HERE[group, option])
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)  # figures take longer than the training
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
-    tiny = [o for o in TINY if not (group == "tracking" and o == "tracking=none")]
+    tiny = TINY_TRACKED if group == "tracking" else TINY
     if group == "data":
         tiny = [o for o in tiny if not o.startswith("data=")]
     if group == "debug":

@@ -4,7 +4,8 @@ import ast
 import re
 
 import pytest
-from conftest import ROOT
+
+from fer_lightning.config import ROOT
 
 FILES = [
     *(ROOT / "train.py", *(ROOT / "fer_lightning").rglob("*.py")),

@@ -1,6 +1,19 @@
+"""Atomic writes and free names."""
+
+import os
 from pathlib import Path
 
-from fer_lightning.files import free_path, unique_folder
+import pytest
+
+from fer_lightning.files import free_path, unique_folder, write_json
+
+
+def test_a_file_is_synchronised_with_a_writable_handle(tmp_path: Path, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    modes: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_json(tmp_path / "record.json", {})
+    assert modes[0] == os.O_RDWR  # Windows requires it
 
 
 def test_a_taken_name_gets_a_number_before_the_suffix(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 import json
 from pathlib import Path
 
-from conftest import ROOT
-
 from fer_lightning import overrides
+from fer_lightning.config import ROOT
 from fer_lightning.overrides import (
     drop_overrides,
     drop_replaced,

@@ -7,12 +7,11 @@ from fer_lightning.run.train import train
 
 
 def test_custom_cnn_trains_on_fer2013(composed, tmp_path: Path, real_data: Path) -> None:
-    (tmp_path / "fer2013-kaggle.zip").symlink_to(
-        real_data / "fer2013-kaggle.zip"
-    )  # the cache is written beside the link
+    archive = tmp_path / "fer2013-kaggle.zip"
+    archive.symlink_to(real_data / archive.name)  # the cache is written beside the link
     train(
         composed(
-            "experiment=custom_cnn", f"data.path={tmp_path}/fer2013-kaggle.zip", "trainer.max_epochs=1",
+            "experiment=custom_cnn", f"data.path={archive}", "trainer.max_epochs=1",
             "trainer.limit_train_batches=3", "trainer.limit_val_batches=3", "tracking=none", "eval.bootstrap=50",
             f"paths.results_dir={tmp_path}/results",
         )

@@ -9,16 +9,14 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import ROOT, TINY, draw_faces_cached
+from helpers.runs import TINY
 from omegaconf import DictConfig
 from torch import nn
 
-from fer_lightning.config import build, to_container
-from fer_lightning.data.sources import synthetic
+from fer_lightning.config import ROOT, build, to_container
 from fer_lightning.models.emonext import EmoNeXt
 from fer_lightning.models.network import build_network, count_parameters
 from fer_lightning.models.timm_body import TimmBody
-from fer_lightning.reporting import figures
 from fer_lightning.run.preflight import build_meta_body
 from fer_lightning.run.train import train
 from fer_lightning.studies.baselines.rows import Baseline, header_of
@@ -355,7 +353,7 @@ def drop_rates(network: EmoNeXt) -> list[float]:
     return [module.drop_prob for module in network.backbone.modules() if type(module).__name__ == "DropPath"]
 
 
-def test_emonexts_drop_rate_increases_to_that_of_the_last_block(tmp_path: Path) -> None:
+def test_emonexts_drop_rate_increases_to_that_of_the_last_block() -> None:
     options = {"num_classes": 7, "channels": 3, "image_size": 32}
     assert drop_rates(EmoNeXt("test_convnext", **options)) == []
     network = EmoNeXt("test_convnext", **options, drop_path=0.1)
@@ -410,11 +408,8 @@ def test_the_tuned_vggnet_differs_from_vggnet_in_weights_rate_and_epochs(compose
     assert tuned["model"]["weights"] == (RUNS / "vggnet_seed0" / "checkpoints" / "best.ckpt").as_posix()
 
 
-def test_the_tuned_vggnet_starts_from_a_run_of_vggnet(
-    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
+def test_the_tuned_vggnet_starts_from_a_run_of_vggnet(composed, tmp_path: Path) -> None:
     overrides = [*TINY, "model.width=8"]
     train(composed("experiment=vggnet", *overrides, f"paths.output_dir={tmp_path / 'first'}"))
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"

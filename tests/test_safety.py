@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from malformed import HYPERPARAMETERS, MODEL, good_cache, good_checkpoint, image, network, npy, png_of_size
+from helpers.images import encoded, noise, png_of_size
+from helpers.valid_files import HYPERPARAMETERS, MODEL, description, good_cache, good_checkpoint, graph, network, npy
 
-from fer_lightning.app import command
 from fer_lightning.app.choices import Choice
-from fer_lightning.config import TARGET_PREFIXES, build
+from fer_lightning.config import ROOT, TARGET_PREFIXES, build
 from fer_lightning.data.arrays import DataError
 from fer_lightning.data.sources.cache import load
 from fer_lightning.data.sources.readers import read_faces
@@ -196,7 +195,7 @@ def test_every_allowed_target_writes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert called > 200
 
 
-def test_a_checkpoint_does_not_determine_output_paths(tmp_path: Path) -> None:
+def test_a_checkpoint_does_not_determine_output_paths() -> None:
     """The overrides of its training are applied, except those of outputs, tracking and worker processes."""
     module = FERModule(**HYPERPARAMETERS)
     module.hparams["provenance"]["overrides"] = [
@@ -360,7 +359,7 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, content: bytes) -
 def test_large_images_of_a_data_set_must_be_resized(tmp_path: Path) -> None:
     path = tmp_path / "set" / "train" / "happy" / "1.png"
     path.parent.mkdir(parents=True)
-    path.write_bytes(image(size=(600, 600)))
+    path.write_bytes(encoded(noise(600, 600)))
     with pytest.raises(DataError, match=r"600x600 pixels are too many without resizing: set data\.image_size"):
         read_faces(tmp_path / "set", cache=False)
     assert read_faces(tmp_path / "set", cache=False, image_size=48).images.shape == (1, 48, 48)
@@ -369,7 +368,6 @@ def test_large_images_of_a_data_set_must_be_resized(tmp_path: Path) -> None:
 def test_a_graph_reads_no_file_outside_of_its_bundle(tmp_path: Path) -> None:
     """ONNX may store weights in external files; a graph that names one is refused."""
     onnx = pytest.importorskip("onnx")
-    from malformed import description, graph
 
     model = onnx.load_from_string(graph())
     [weight] = model.graph.initializer
@@ -390,18 +388,6 @@ def test_a_graph_reads_no_file_outside_of_its_bundle(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ network access
-
-
-def test_the_app_is_local_unless_an_address_is_given(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    served: list[str] = []
-    monkeypatch.setattr(command, "serve", lambda address, port: served.append(address) or 0)
-    assert command.main([]) == 0
-    assert "only this machine can open it" in capsys.readouterr().out
-    assert command.main(["--address", "0.0.0.0"]) == 0
-    assert "ANYBODY" in capsys.readouterr().out
-    assert served == ["localhost", "0.0.0.0"]
 
 
 def test_every_documented_ui_is_local() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
 
+from fer_lightning.config import ROOT
 from fer_lightning.data.sources.readers import read_faces
 
 

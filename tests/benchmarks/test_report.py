@@ -5,7 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from fer_lightning.config import ROOT
 
 REPORT = runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
 page = REPORT["page"]

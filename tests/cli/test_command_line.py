@@ -1,27 +1,15 @@
 """Command lines of train.py, in separate processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
-from mlflow import MlflowClient
+from helpers.processes import run_python, run_train
+from helpers.runs import TINY_TRACKED
+from helpers.tracking import client_of, parent_and_children
 
 from fer_lightning.cli.command_line import check_command_line
-from fer_lightning.config import CONF
+from fer_lightning.config import CONF, ROOT
 from fer_lightning.run.resolvers import register_resolvers
-
-
-def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_help_lists_groups_and_options_without_importing_torch(tmp_path: Path) -> None:
@@ -35,8 +23,8 @@ def test_help_lists_groups_and_options_without_importing_torch(tmp_path: Path) -
 
 
 def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
-    done = run_python(
-        str(ROOT / "train.py"), "data=fer2013", "model=custom_cnn", "loss=focal", "loss.gamma=2", "optimizer=adamw",
+    done = run_train(
+        "data=fer2013", "model=custom_cnn", "loss=focal", "loss.gamma=2", "optimizer=adamw",
         "scheduler=plateau", "augmentation=strong", "--cfg", "job", "--resolve", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -44,37 +32,32 @@ def test_cfg_job_resolves_everything(tmp_path: Path) -> None:
     assert "monitor: val/accuracy" in done.stdout
 
 
-def test_default_data_is_synthetic_without_and_fer2013_with_a_csv(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.delenv("FER_DATA_DIR", raising=False)  # set by `_no_data_folder`
-    assert "synthetic_faces" in run_python(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+def test_default_data_is_synthetic_without_and_fer2013_with_a_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FER_DATA_DIR", raising=False)
+    assert "synthetic_faces" in run_train("--cfg", "job", cwd=tmp_path).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fer2013.csv").write_text("emotion,pixels,Usage\n")
-    assert "read_fer2013" in run_python(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path).stdout
+    assert "read_fer2013" in run_train("--cfg", "job", cwd=tmp_path).stdout
 
 
 def test_a_user_error_is_one_sentence(tmp_path: Path) -> None:
-    done = run_python(str(ROOT / "train.py"), "data=fer2013", "tracking=none", cwd=tmp_path)
+    done = run_train("data=fer2013", "tracking=none", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.startswith("FER2013 not found in ")
     assert len(done.stderr.splitlines()) == 1
     assert not list((tmp_path / "outputs").glob("*/*"))
-    done = run_python(str(ROOT / "train.py"), "model=custom_cnm", cwd=tmp_path)
+    done = run_train("model=custom_cnm", cwd=tmp_path)
     assert done.returncode != 0
     assert "custom_cnn" in done.stderr
 
 
 def test_a_multirun_has_a_parent_run_and_a_child_for_each_value(tmp_path: Path) -> None:
-    tiny = [option for option in TINY if option != "tracking=none"]
-    done = run_python(
-        str(ROOT / "train.py"), "model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *tiny, cwd=tmp_path
-    )
+    done = run_train("model=sequential_cnn", "-m", "optimizer.lr=1e-4,3e-4", *TINY_TRACKED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\nRuns by val/accuracy, best first." in done.stdout
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
-    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if run is not parent]
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    _, children = parent_and_children(client_of(tmp_path / "mlruns"))
     assert {run.data.params["optimizer.lr"] for run in children} == {"0.0001", "0.0003"}
     assert {run.data.params["model"] for run in children} == {"sequential_cnn"}
     assert all("optimizer.lr=" in run.info.run_name for run in children)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.faces import face_arrays
 
-from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
+from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.datamodule import EpochSampler, FaceDataset, FERDataModule, StreamingLoader, to_unit_range
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.labels import EMOTIONS, FERPLUS_COLUMNS
@@ -29,21 +30,11 @@ MIXED = {"policy": None, "mix": {"_target_": "fer_lightning.data.augmentation.mi
 def random_faces(count: int = 40, votes: bool = False) -> FaceArrays:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 12, 12), dtype=np.uint8)
-    labels = np.where(np.arange(count) % 10 == 0, 1, 3).astype(np.int64)
-    usage = np.array(["Training"] * count)
+    labels = np.where(np.arange(count) % 10 == 0, 1, 3)
     table = np.zeros((count, len(FERPLUS_COLUMNS)), dtype=np.float32)
     table[:, 1] = 6  # happiness
     table[:, 0] = 2  # neutral
-    return FaceArrays(
-        images,
-        labels,
-        usage,
-        EMOTIONS,
-        "random",
-        content_fingerprint(images, labels, usage, EMOTIONS),
-        np.array([f"row {i}".encode() for i in range(count)]),
-        table if votes else None,
-    )
+    return face_arrays(images, labels, ["Training"] * count, votes=table if votes else None)
 
 
 def split(count: int = 40) -> Split:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.faces import face_arrays
 
-from fer_lightning.data.arrays import FaceArrays, content_fingerprint
+from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols.fer_plus import fer_plus
 from fer_lightning.data.protocols.leaky import leaky_augmented, leaky_pooled, leaky_selected, stored_copies
 from fer_lightning.data.protocols.split import Split
@@ -89,9 +90,9 @@ def data(name: str = "fer2013", *, other_version: bool = False, seed: int = 0) -
     votes[np.arange(COUNT), labels] = 10
     votes[::7] = 1  # FER+ drops these
     order = random.permutation(COUNT)[20:] if other_version else np.arange(COUNT)
-    images, labels, usage = images[order], labels[order], usage[order]
-    fingerprint = content_fingerprint(images, labels, usage, ("a", "b", "c"))
-    return FaceArrays(images, labels, usage, ("a", "b", "c"), name, fingerprint, names[order], votes[order])
+    return face_arrays(
+        images[order], labels[order], usage[order], classes="abc", name=name, names=names[order], votes=votes[order]
+    )
 
 
 @cache

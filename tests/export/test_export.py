@@ -2,8 +2,6 @@ import base64
 import copy
 import dataclasses
 import json
-import subprocess
-import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, draw_faces_cached
+from helpers.predictions import probabilities_of
+from helpers.processes import run_train
+from helpers.runs import TINY, edited_checkpoint
 
 from fer_lightning import __main__ as entry
-from fer_lightning.data.sources import synthetic
+from fer_lightning.config import ROOT
 from fer_lightning.export import build, graphs, mlflow_run
 from fer_lightning.export import source as sources
 from fer_lightning.export.build import ExportFaces, LabelledFaces, evenly_spaced
@@ -26,7 +26,6 @@ from fer_lightning.inference.bundle import Bundle
 from fer_lightning.inference.predict import FERPredictor
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.models.network import FERNetwork, build_network, training_input_size
-from fer_lightning.reporting import figures
 from fer_lightning.studies import trained
 from fer_lightning.training.module import load_module
 
@@ -45,9 +44,8 @@ ONE_BLOCK = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    subprocess.run(
-        [sys.executable, "train.py", *RUN, f"hydra.run.dir={folder}"], cwd=ROOT, check=True, capture_output=True
-    )
+    done = run_train(*RUN, f"hydra.run.dir={folder}", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -91,16 +89,15 @@ def test_a_bundle_predicts_like_the_checkpoint(run: Path, tmp_path: Path, capsys
     predictions = FERPredictor.load(out).predict(faces)
     with torch.no_grad():
         expected = (network(faces) / temperature).softmax(dim=1).numpy()
-    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
+    np.testing.assert_allclose([probabilities_of(p) for p in predictions], expected, atol=1e-5)
 
 
-def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
+@pytest.mark.usefixtures("faces_drawn_once")
+def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tmp_path: Path) -> None:
     best = run / "checkpoints" / "best.ckpt"
-    content = torch.load(best, weights_only=True)
-    content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
-    content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
-    torch.save(content, tmp_path / "crops.ckpt")
+    with edited_checkpoint(best, tmp_path / "crops.ckpt") as content:
+        content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
+        content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
     assert entry.main(["export", f"checkpoint={tmp_path}/crops.ckpt", f"out={tmp_path}/bundle"]) == 0
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.input_size == 24
@@ -112,13 +109,12 @@ def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tm
     with torch.no_grad():
         expected = (network(faces[..., 3:21, 3:21]) / temperature).softmax(dim=1).numpy()
     predictions = FERPredictor(bundle).predict(faces)
-    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
+    np.testing.assert_allclose([probabilities_of(p) for p in predictions], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
     members_argument = f"members=[{','.join(map(str, tiny_runs))}]"
     assert entry.main(["ensemble", members_argument, "weights=fitted", "publish=three", "eval=plain"]) == 0
     folder = Path("outputs") / "ensembles" / "three"
@@ -145,7 +141,7 @@ def test_an_ensemble_is_exported_as_one_graph(tiny_runs: list[Path], tmp_path: P
         vote = sum(weight * network(faces).softmax(dim=1) for weight, network in zip((0.6, 0.4), networks, strict=True))
     expected = (vote.log() / described["temperature"]["value"]).softmax(dim=1).numpy()
     predictions = FERPredictor.load(folder / "bundle").predict(faces)
-    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected, atol=1e-5)
+    np.testing.assert_allclose([probabilities_of(p) for p in predictions], expected, atol=1e-5)
 
     del record["command"]
     (folder / "record.json").write_text(json.dumps(record))
@@ -350,9 +346,7 @@ def test_an_mlflow_model_gives_the_same_predictions(small_bundle: Path, tmp_path
     predictions = model.predict(pd.DataFrame({"image": [image, image]}))
     [expected] = FERPredictor(bundle).predict(image)
     assert predictions["label"].tolist() == [expected.label] * 2
-    np.testing.assert_allclose(
-        predictions[[f"p_{name}" for name in EMOTIONS]].iloc[0], list(expected.probabilities.values())
-    )
+    np.testing.assert_allclose(predictions[[f"p_{name}" for name in EMOTIONS]].iloc[0], probabilities_of(expected))
     # as `mlflow models serve` parses a request
     request = json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode()}]})
     data, _ = _split_data_and_params(request)
@@ -378,7 +372,7 @@ def test_onnx_predicts_like_pytorch_on_real_faces(real_data: Path, small_bundle:
         expected = small_network(torch.from_numpy(faces)).double().softmax(dim=1).numpy()
     predictions = predictor.predict(images)
     assert len(predictions) == 1000
-    probabilities = np.array([list(prediction.probabilities.values()) for prediction in predictions])
+    probabilities = np.array([probabilities_of(prediction) for prediction in predictions])
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     assert (probabilities.argmax(axis=1) == expected.argmax(axis=1)).all()
 
@@ -405,9 +399,8 @@ def test_the_calibration_with_the_least_loss_is_chosen(
 
 
 def test_a_network_trained_under_a_leaky_protocol_is_not_exported(run: Path, tmp_path: Path, capsys) -> None:
-    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    content["hyper_parameters"]["provenance"]["protocol"] = "leaky_all(copies=1)"
-    torch.save(content, tmp_path / "leaky.ckpt")
+    with edited_checkpoint(run / "checkpoints" / "best.ckpt", tmp_path / "leaky.ckpt") as content:
+        content["hyper_parameters"]["provenance"]["protocol"] = "leaky_all(copies=1)"
     out = tmp_path / "bundle"
     assert entry.main(["export", f"checkpoint={tmp_path}/leaky.ckpt", f"out={out}"]) == 2
     assert "was trained under leaky_all(copies=1), which leaks" in capsys.readouterr().err

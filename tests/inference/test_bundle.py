@@ -4,8 +4,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.bundles import describe
 
+from fer_lightning.config import ROOT
 from fer_lightning.inference import bundle as bundles
 from fer_lightning.inference.bundle import Bundle, BundleError, bundled_models
 from fer_lightning.inference.predict import FERPredictor
@@ -64,7 +65,7 @@ def test_an_altered_graph_is_refused(copied: Path, tmp_path: Path) -> None:
         ({"graphs": {"float": {"file": "/etc/passwd", "sha256": "0"}}}, "outside of the bundle"),
     ],
 )
-def test_an_invalid_description_is_refused(copied: Path, describe, changes: dict, message: str) -> None:
+def test_an_invalid_description_is_refused(copied: Path, changes: dict, message: str) -> None:
     describe(copied, **changes)
     with pytest.raises(BundleError, match=message):
         Bundle.load(copied)
@@ -74,13 +75,13 @@ def test_an_invalid_description_is_refused(copied: Path, describe, changes: dict
     "changes",
     [{"classes": ["yes", "no"]}, {"input": {"size": 64, "channels": 1}}, {"input": {"size": 48, "channels": 3}}],
 )
-def test_a_graph_must_match_its_description(copied: Path, describe, changes: dict) -> None:
+def test_a_graph_must_match_its_description(copied: Path, changes: dict) -> None:
     describe(copied, **changes)
     with pytest.raises(BundleError, match="does not match"):
         FERPredictor.load(copied)
 
 
-def test_an_invalid_graph_is_refused(copied: Path, describe) -> None:
+def test_an_invalid_graph_is_refused(copied: Path) -> None:
     (copied / "model.onnx").write_bytes(b"no graph")
     describe(copied)
     with pytest.raises(BundleError, match="cannot run"):

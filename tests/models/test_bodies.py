@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from fer_lightning.config import CONF
 from fer_lightning.models.emonext import EmoNeXt, SpatialTransformer
 from fer_lightning.models.hybrid import InceptionBlock, ResInception
 from fer_lightning.models.keras_cnn import KerasCNN
@@ -20,12 +21,10 @@ from fer_lightning.models.small_resnet import SmallResNet
 from fer_lightning.models.vgg import VGG
 from fer_lightning.models.vgg19 import VGG19
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
-
 
 def body(option: str, image_size: int, num_classes: int = 7, **changes: object) -> nn.Module:
     """Build the body that conf/model describes on the meta device."""
-    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{option}.yaml"))
     options = {k: v for k, v in config.items() if k not in ("_target_", "mean", "std", "weights")}
     classes = {c.__name__: c for c in (ResMaskNet, EmoNeXt, ResInception, SmallResNet, VGG19, KerasCNN)}
     body_class = classes[config["_target_"].rsplit(".", 1)[-1]]
@@ -177,7 +176,7 @@ def test_timm_backbones_load_published_weights(
 ) -> None:
     published = timm.create_model(name, num_classes=1000).state_dict()
     safetensors.torch.save_file(published, tmp_path / "backbone.safetensors")
-    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{option}.yaml"))
     changes = {"name": name, "image_size": 32} | ({"depths": [1, 1, 1, 1]} if option == "resmasknet" else {})
     loaded = build_network({**config, **changes, "weights": str(tmp_path / "backbone.safetensors")}, 7)
     own = loaded.body.backbone.state_dict()

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from fer_lightning.config import CONF
 from fer_lightning.models.network import FERNetwork, build_network, count_parameters, is_dense, load_weights
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
-OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 OVERRIDES: dict[str, dict] = {
     "timm": {"name": "test_vit"},
     "resmasknet": {"name": "test_resnet", "depths": [3, 2, 1, 1]},
@@ -30,7 +30,7 @@ TINY = {"name": "test_resnet"}  # a miniature for tests in timm, 0.4 M parameter
 
 
 def config(option: str, **changes: object) -> dict:
-    merged = OmegaConf.merge(OmegaConf.load(CONF / f"{option}.yaml"), changes)
+    merged = OmegaConf.merge(OmegaConf.load(CONF / "model" / f"{option}.yaml"), changes)
     return OmegaConf.to_container(merged, resolve=True)
 
 

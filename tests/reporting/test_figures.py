@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import REAL_DATA
+from helpers.fer2013 import REAL_DATA
 from matplotlib.figure import Figure
 from PIL import Image
 

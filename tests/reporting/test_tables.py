@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
+from helpers.faces import face_arrays
 from rich.console import Console
 
-from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.reporting import tables
@@ -23,16 +23,7 @@ def captured_console(width=80, tty=False, encoding="utf-8"):
 
 
 def faces(name="fer2013"):
-    labels = np.array([0, 0, 1, 3, 3, 3, 6, 6])
-    return FaceArrays(
-        images=np.zeros((8, 48, 48), np.uint8),
-        labels=labels,
-        usage=np.array(["Training"] * 8),
-        classes=EMOTIONS,
-        name=name,
-        fingerprint="0123456789abcdef" * 4,
-        names=np.array([b"row"] * 8),
-    )
+    return face_arrays(np.zeros((8, 48, 48)), [0, 0, 1, 3, 3, 3, 6, 6], ["Training"] * 8, name=name)
 
 
 def header(console, data):
@@ -68,9 +59,10 @@ def scores(n=3589, accuracy=0.6512):
 
 def test_header_shows_data_model_and_device():
     console, text = captured_console()
-    header(console, faces())
+    data = faces()
+    header(console, data)
     for fact in (
-        "fer2013, 48x48 gray, 0123456789ab",
+        f"fer2013, 48x48 gray, {data.fingerprint[:12]}",
         "official",
         "train 6, val 1, test 1",
         "angry 2, disgust 1, fear 0, happy 3",

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from helpers.runs import TINY
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
 import fer_lightning.models
 from fer_lightning.cli.command_line import check_command_line
+from fer_lightning.config import ROOT
 from fer_lightning.run.preflight import dry_run
 from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.resume import StartPoint
@@ -21,6 +22,12 @@ from fer_lightning.run.train import train
     ("override", "named"),
     [
         ("optimizer.lr=-1", r"optimizer\.lr is -1; it must be a number above 0"),
+        ("trainer.batch_size=0", r"trainer\.batch_size"),
+        ("trainer.precision=bf16-true", r"trainer\.precision"),
+        ("trainer.limit_val_batches=2.5", "limit_val_batches"),
+        ("data.targets=ballots", r"data\.targets"),
+        ("data.sampler=sorted", r"data\.sampler"),
+        ("resume=nowhere.ckpt", r"nowhere\.ckpt"),
         ("optimizer.lr=.nan", r"optimizer\.lr is"),
         ("optimizer.weight_decay=-0.1", r"optimizer\.weight_decay is -0\.1; it must be 0 or more"),
         ("model.dropout=1.5", r"model\.dropout is 1\.5; it must be a number from 0 to below 1"),
@@ -207,6 +214,12 @@ def test_a_monitor_that_is_not_logged_is_named(composed, monkeypatch, key: str) 
     monkeypatch.setattr("fer_lightning.run.train.prepare_data", lambda _: pytest.fail("data were read"))
     with pytest.raises(CompactHydraException, match=r"monitor is 'val/macrof1'; did you mean 'val/macro_f1'\?"):
         train(composed(*TINY, *f"{key}=val/macrof1".split()))
+
+
+def test_a_setting_that_lightning_refuses_is_reported_in_one_sentence(composed) -> None:
+    with pytest.raises(CompactHydraException, match="gradient_clip_algorithm") as caught:
+        train(composed(*TINY, "trainer.gradient_clip_algorithm=foo"))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_class_is_named_after_the_data_are_read(composed) -> None:

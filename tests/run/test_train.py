@@ -10,24 +10,21 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, TINY
+from helpers.runs import TINY, TINY_TRACKED, load_checkpoint
+from helpers.tracking import client_of, tracked_runs
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
-from mlflow.tracking import MlflowClient
 from omegaconf import open_dict, read_write
 from pytorch_lightning.utilities import rank_zero_only
 
+from fer_lightning.config import ROOT
 from fer_lightning.run.job import Job
 from fer_lightning.run.record import result_path
 from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.train import train
 from fer_lightning.run.trainer import become_first_process, check_devices, choose_precision
-from fer_lightning.training.module import FERModule, load_module
-
-
-def checkpoint(run: Path, name: str = "best") -> dict:
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+from fer_lightning.training.module import load_module
 
 
 def test_a_run_writes_all_files_to_its_folder(composed, tmp_path: Path) -> None:
@@ -47,7 +44,7 @@ def test_a_run_writes_all_files_to_its_folder(composed, tmp_path: Path) -> None:
         "record.json",
     ):
         assert (run / name).stat().st_size > 0, name
-    saved = checkpoint(run)
+    saved = load_checkpoint(run, "best")
     assert saved["history"][-1]["val/accuracy"] == pytest.approx(objective)
     assert saved["state_dict"]["loss.weight"].max() > 1
     provenance = saved["hyper_parameters"]["provenance"]
@@ -75,57 +72,16 @@ def test_the_seed_determines_the_metrics(composed, tmp_path: Path) -> None:
     rows = []
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
         train(composed(*TINY, f"seed={seed}", "augmentation=mixup", f"paths.output_dir={tmp_path / name}"))
-        rows.append(checkpoint(tmp_path / name, "last")["history"])
+        rows.append(load_checkpoint(tmp_path / name)["history"])
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "optimizer"),
-    [("cosine", "adamw"), ("plateau", "adamw"), ("onecycle", "adamw"), ("step", "adamw"), ("onecycle", "muon")],
-)
-def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
-    composed, tmp_path: Path, scheduler: str, optimizer: str
-) -> None:
-    options = [
-        *TINY, f"scheduler={scheduler}", f"optimizer={optimizer}", "augmentation=cutmix",
-        "callbacks=ema", "callbacks.ema.update_starting_at_step=1", "trainer.max_epochs=4", "model.dropout=0.5",
-    ]  # fmt: skip
-    if scheduler == "plateau":
-        options += ["scheduler.patience=0"]
-    if scheduler == "step":
-        options += ["scheduler.every_epochs=1"]
-    train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
-    stopped = tmp_path / "stopped"
-
-    class StopError(Exception):
-        pass
-
-    start = FERModule.on_train_epoch_start
-
-    def stop_after_two(self: FERModule) -> None:
-        if self.current_epoch == 2:
-            raise StopError
-        start(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FERModule, "on_train_epoch_start", stop_after_two)
-        with pytest.raises(StopError):
-            train(composed(*options, f"paths.output_dir={stopped}"))
-    assert len(checkpoint(stopped, "last")["history"]) == 2
-    train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
-    whole, resumed = checkpoint(tmp_path / "whole", "last"), checkpoint(stopped, "last")
-    assert resumed["history"] == whole["history"]
-    assert all(torch.equal(v, resumed["state_dict"][k]) for k, v in whole["state_dict"].items())
-
-
 def test_mlflow_holds_the_settings_and_the_scores_of_a_run(composed, tmp_path: Path) -> None:
-    tiny = [o for o in TINY if o != "tracking=none"]
-    train(composed(*tiny, "model=sequential_cnn", "optimizer.lr=3e-4", "trainer.max_epochs=2"))
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    experiment = client.get_experiment_by_name("fer_lightning")
-    assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id], "params.model = 'sequential_cnn'")
+    train(composed(*TINY_TRACKED, "model=sequential_cnn", "optimizer.lr=3e-4", "trainer.max_epochs=2"))
+    client = client_of(tmp_path / "mlruns")
+    [run] = tracked_runs(client)
+    assert run.data.params["model"] == "sequential_cnn"
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("sequential_cnn ")
     assert run.info.run_name.endswith("optimizer.lr=3e-4 trainer.max_epochs=2 seed=0")
@@ -141,41 +97,6 @@ def test_mlflow_holds_the_settings_and_the_scores_of_a_run(composed, tmp_path: P
     assert "test_deduplicated/macro_f1" in run.data.metrics
     artifacts = {f.path for f in client.list_artifacts(run.info.run_id)}
     assert artifacts >= {"confusion_matrix.png", "record.json", "predictions.parquet", "checkpoints"}
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("optimizer.lr=-1", "optimizer.lr"),
-        ("trainer.batch_size=0", "trainer.batch_size"),
-        ("loss.label_smoothing=2", "loss.label_smoothing"),
-        ("data.targets=ballots", "data.targets"),
-        ("resume=nowhere.ckpt", "nowhere.ckpt"),
-        ("trainer.precision=bf16-true", "trainer.precision"),
-        ("trainer.gradient_clip_algorithm=foo", "gradient_clip_algorithm"),
-        ("trainer.limit_val_batches=2.5", "limit_val_batches"),
-        ("data.sampler=sorted", "data.sampler"),
-        ("objective=val/beauty", "val/beauty"),
-    ],
-)
-def test_a_wrong_setting_is_reported_in_one_sentence(composed, override: str, named: str) -> None:
-    with pytest.raises(CompactHydraException, match=named) as caught:
-        train(composed(*TINY, override))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_run_is_not_overwritten(composed, tmp_path: Path) -> None:
-    train(composed(*TINY))
-    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(CompactHydraException, match=r"run holds another run, with optimizer\.lr 0\.0\d+ \(now 0\.5\)"):
-        train(composed(*TINY, "optimizer.lr=0.5"))
-    with pytest.raises(CompactHydraException, match="run already holds this run: add resume=auto"):
-        train(composed(*TINY))
-    (tmp_path / "run" / ".resume.json").write_text("")
-    with pytest.raises(CompactHydraException, match="run holds another run: give this run another folder"):
-        train(composed(*TINY))
-    (tmp_path / "run" / ".resume.json").write_bytes(files[tmp_path / "run" / ".resume.json"])
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
 
 
 def test_passwords_are_not_written_to_checkpoints_and_hidden_files(composed, tmp_path: Path) -> None:
@@ -254,10 +175,10 @@ def test_a_compiled_network_trains_alike_with_the_same_parameter_names(composed,
         "objective_mode=min",
     ]
     plain_loss = train(composed(*overrides))
-    plain = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    plain = load_checkpoint(tmp_path / "run", "best")["state_dict"]
     fast = ["trainer.compile=true", f"paths.output_dir={tmp_path / 'compiled'}"]
     assert train(composed(*overrides, *fast)) == pytest.approx(plain_loss, abs=1e-3)
-    compiled = torch.load(tmp_path / "compiled" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    compiled = load_checkpoint(tmp_path / "compiled", "best")["state_dict"]
     assert compiled.keys() == plain.keys()
 
 
@@ -268,7 +189,7 @@ def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(composed) 
 
 def test_the_objective_is_that_of_the_best_epoch(composed, tmp_path: Path) -> None:
     value = train(composed(*TINY, "objective=val/loss", "objective_mode=min", "trainer.max_epochs=3"))
-    history = checkpoint(tmp_path / "run", "last")["history"]
+    history = load_checkpoint(tmp_path / "run")["history"]
     assert value == pytest.approx(min(row["val/loss"] for row in history))
     assert math.isfinite(value)
 
@@ -276,10 +197,10 @@ def test_the_objective_is_that_of_the_best_epoch(composed, tmp_path: Path) -> No
 def test_epochs_without_validation_have_no_scores_and_are_not_selected(composed, tmp_path: Path) -> None:
     every = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "scheduler=plateau", "scheduler.patience=0"]
     value = train(composed(*TINY, *every, f"paths.output_dir={tmp_path / 'run'}"))
-    history = checkpoint(tmp_path / "run", "last")["history"]
+    history = load_checkpoint(tmp_path / "run")["history"]
     assert [("val/accuracy" in row, "train/loss" in row) for row in history] == [(False, True), (True, True)] * 2
     assert value == max(history[1]["val/accuracy"], history[3]["val/accuracy"])
-    assert checkpoint(tmp_path / "run", "best")["history"][-1]["epoch"] in (2, 4)
+    assert load_checkpoint(tmp_path / "run", "best")["history"][-1]["epoch"] in (2, 4)
     assert (tmp_path / "run" / "training_curves.png").is_file()
 
 
@@ -354,14 +275,6 @@ def test_an_srun_task_that_trains_alone_writes_its_record(composed, monkeypatch,
     monkeypatch.setattr(rank_zero_only, "rank", 2)
     train(composed(*TINY))
     assert (tmp_path / "run" / "record.json").is_file()
-
-
-def test_every_process_refuses_to_overwrite_a_run(composed, monkeypatch, tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    with pytest.raises(CompactHydraException, match="holds another run: give this run another folder"):
-        train(composed(*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))
 
 
 def test_bfloat16_that_a_gpu_only_emulates_is_not_selected(monkeypatch) -> None:

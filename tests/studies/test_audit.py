@@ -4,22 +4,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.faces import face_arrays
 
 from fer_lightning import __main__ as entry
-from fer_lightning.data.arrays import FaceArrays, content_fingerprint
+from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.sources.readers import read_faces, read_fer2013
 from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.run.train import train
 from fer_lightning.studies.audit import findings as study
 from fer_lightning.studies.audit.report import lists, write_report
-
-
-def as_faces(images, labels, usage, votes=None, classes=EMOTIONS) -> FaceArrays:
-    images, labels, usage = np.asarray(images, np.uint8), np.asarray(labels, np.int64), np.asarray(usage)
-    names = np.array([f"row {i + 1}".encode() for i in range(len(images))])
-    fingerprint = content_fingerprint(images, labels, usage, classes)
-    return FaceArrays(images, labels, usage, classes, "by_hand", fingerprint, names, votes)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,7 @@ def by_hand() -> study.Audit:
     votes[7] = [4, 0, 0, 0, 0, 0, 0, 0, 1, 5]
     votes[1] = [1, 8, 0, 0, 0, 0, 0, 0, 1, 0]
     labels = [6, 6, 6, 6, 6, 0, 6, 6, 6]
-    return study.audit(as_faces(images, labels, usage, votes))
+    return study.audit(face_arrays(images, labels, usage, votes=votes))
 
 
 def test_every_finding_matches_the_hand_made_images(by_hand: study.Audit) -> None:
@@ -78,7 +72,7 @@ def test_lists_contain_image_part_and_label(by_hand: study.Audit) -> None:
 def test_near_copies_include_their_exact_copies() -> None:
     generated = np.asarray(draw_faces(70, seed=3).images[:4])
     shifted = np.roll(generated[1], 1, axis=1)
-    found = study.audit(as_faces([*generated, generated[1], shifted, shifted], [6] * 7, ["Training"] * 7))
+    found = study.audit(face_arrays([*generated, generated[1], shifted, shifted], [6] * 7, ["Training"] * 7))
     _, near = found.links
     assert sorted(map(sorted, near.tolist())) == [[1, 5], [1, 6], [4, 5], [4, 6]]
     assert len(lists(found)["near_duplicates"]) == 4
@@ -134,7 +128,7 @@ def test_small_trainings_reveal_flipped_labels(composed, tmp_path: Path, monkeyp
     flipped = np.random.default_rng(0).choice(np.flatnonzero(usage != "PrivateTest"), 50, replace=False)
     labels = true.copy()
     labels[flipped] = (labels[flipped] + 1) % 3
-    faces = as_faces(generated.images[selected], labels, usage, classes=classes)
+    faces = face_arrays(generated.images[selected], labels, usage, classes=classes)
 
     def flipped_faces(**_) -> FaceArrays:
         return faces

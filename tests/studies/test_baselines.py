@@ -1,17 +1,17 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.processes import start_python, wait_for
 
 from fer_lightning import __main__ as entry
+from fer_lightning.config import ROOT
 from fer_lightning.models import tta
 from fer_lightning.reporting.records import SUPERSEDED, publish
 from fer_lightning.studies.baselines import page
@@ -258,12 +258,13 @@ def test_every_experiment_states_its_source_and_the_cost_of_a_run() -> None:
 
 
 FAKE_TRAINING = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 options = dict(argument.split("=", 1) for argument in sys.argv[1:])
 folder = pathlib.Path(options["hydra.run.dir"])
 (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 (folder / "checkpoints" / "last.ckpt").touch()
 if options["experiment"] == "waiting" and "resume" not in options:
+    (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
 (folder / "record.json").write_text(json.dumps(options))
 if "paths.results_dir" in options:
@@ -279,9 +280,14 @@ pathlib.Path("results", f"{name}_seed0.json").write_text(json.dumps(runs))
 """
 
 
-def test_a_run_stops_in_time_resumes_and_is_not_repeated(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_stops_in_time_resumes_and_is_not_repeated(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (root / "train.py").write_text(FAKE_TRAINING)
-    assert Runner(time.monotonic() + 8, root=root).run_rows([("waiting", 1)]) == OUT_OF_TIME
+    last = root / RUNS / "waiting_seed1" / "checkpoints" / "last.ckpt"
+    clock = SimpleNamespace(sleep=time.sleep, monotonic=lambda: 9.0 if last.exists() else 7.0)
+    monkeypatch.setattr("fer_lightning.studies.baselines.runner.time", clock)
+    assert Runner(deadline=8.0, root=root).run_rows([("waiting", 1)]) == OUT_OF_TIME
     assert "time limit reached" in capfd.readouterr().out
     assert not (root / "results" / "waiting_seed1.json").exists()
     runner = Runner(root=root)
@@ -321,21 +327,13 @@ sys.exit(command.main(["run", "waiting"]))
 
 
 def test_no_training_outlives_a_terminated_runner(root: Path) -> None:
-    (root / "train.py").write_text(
-        FAKE_TRAINING.replace("import json,", "import os, json,").replace(
-            "time.sleep(600)", "(folder / 'pid').write_text(str(os.getpid())); time.sleep(600)"
-        )
-    )
-    process = subprocess.Popen([sys.executable, "-c", TERMINATED, str(root)], cwd=ROOT)
-    file = root / RUNS / "waiting_seed0" / "pid"
-    deadline = time.monotonic() + 60
-    while not (file.exists() and file.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    (root / "train.py").write_text(FAKE_TRAINING)
+    process = start_python("-c", TERMINATED, str(root), cwd=ROOT)
+    training = wait_for((root / RUNS / "waiting_seed0" / "pid").read_text, process, ignore=(FileNotFoundError,))
     process.terminate()
     assert process.wait(timeout=60) == OUT_OF_TIME
     with pytest.raises(ProcessLookupError):
-        os.kill(int(file.read_text()), 0)
+        os.kill(int(training), 0)
 
 
 WAITS_FOR_ANOTHER = """

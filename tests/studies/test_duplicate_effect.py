@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.faces import face_arrays
 from scipy.stats import binomtest
 
 from fer_lightning import __main__ as entry
-from fer_lightning.data.arrays import FaceArrays, content_fingerprint
+from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.sources.synthetic import draw_faces, synthetic_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.studies.audit.duplicate_effect import CopiesElsewhere, _accuracy, accuracy_by_copies, table_rows
@@ -26,11 +27,9 @@ def found() -> Audit:
     generated = np.asarray(draw_faces(70, seed=3).images)
     new = generated[20], generated[40]
     images = np.stack([*generated[:4], generated[0], generated[1], np.roll(generated[2], 1, axis=1), *new, new[0]])
-    labels = np.array([HAPPY, SAD, NEUTRAL, NEUTRAL, HAPPY, HAPPY, NEUTRAL, SAD, SAD, SAD])
-    usage = np.array(["Training", "PublicTest", "Training", "Training", *["PrivateTest"] * 6])
-    names = np.array([f"row {i + 1}".encode() for i in range(10)])
-    fingerprint = content_fingerprint(images, labels, usage, EMOTIONS)
-    return audit(FaceArrays(images, labels, usage, EMOTIONS, "by_hand", fingerprint, names))
+    labels = [HAPPY, SAD, NEUTRAL, NEUTRAL, HAPPY, HAPPY, NEUTRAL, SAD, SAD, SAD]
+    usage = ["Training", "PublicTest", "Training", "Training", *["PrivateTest"] * 6]
+    return audit(face_arrays(images, labels, usage))
 
 
 def write_measurement(

@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, draw_faces_cached
+from helpers.runs import edited_checkpoint
 
 from fer_lightning import __main__ as entry
-from fer_lightning.config import check
-from fer_lightning.data.sources import synthetic
-from fer_lightning.reporting import figures
+from fer_lightning.config import ROOT, check
 from fer_lightning.studies import trained
 from fer_lightning.studies.ensemble import command, recipe
 from fer_lightning.studies.ensemble.command import Member
@@ -26,19 +24,12 @@ RECIPES = sorted(path.stem for path in (ROOT / "conf" / "ensemble").glob("*.yaml
 
 
 @pytest.fixture
-def runs(tiny_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def runs(tiny_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces_drawn_once: None) -> list[Path]:
     """Copies of the tiny runs in the test's own working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
     for run in tiny_runs:
         shutil.copytree(run, Path("runs") / run.name)
     return [Path("runs") / run.name for run in tiny_runs]
-
-
-@pytest.fixture
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write reports without their figures, which take most of the time."""
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
 
 
 def members_argument(runs: list[Path]) -> str:
@@ -80,7 +71,7 @@ def test_an_ensemble_is_the_mean_of_its_members(runs: list[Path], capsys: pytest
     assert entry.main(["compare", "outputs/ensembles/three", str(runs[0])]) == 0
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_members_are_patterns_or_checkpoints_with_other_views(runs: list[Path]) -> None:
     arguments = ["ensemble", f"members=[runs/*e*,{runs[0]}/checkpoints/last.ckpt]", "eval=flip", "publish=two"]
     assert entry.main(arguments) == 0
@@ -104,7 +95,7 @@ def test_a_pattern_may_end_in_a_class_of_characters(runs: list[Path]) -> None:
     assert command.parse_members(f"{runs[0].parent}/smal[kl]") == [runs[0]]
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_the_published_record_of_another_command_is_not_overwritten(
     runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +107,7 @@ def test_the_published_record_of_another_command_is_not_overwritten(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_predictions_of_a_network_are_cached(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     member = members_argument(runs[1:2])
     assert entry.main(["ensemble", member, "publish=first"]) == 0
@@ -136,7 +127,7 @@ def test_predictions_of_a_network_are_cached(runs: list[Path], monkeypatch: pyte
     assert predicted == ["val", "test"]
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_labels_of_the_test_part_do_not_change_the_voting(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     voting = ["weights=fitted", "choose=greedy"]
     assert entry.main(["ensemble", members_argument(runs), *voting, "publish=before"]) == 0
@@ -164,9 +155,8 @@ def test_labels_of_the_test_part_do_not_change_the_voting(runs: list[Path], monk
 
 def test_members_must_have_the_same_protocol(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = runs[1] / "checkpoints" / "best.ckpt"
-    content = torch.load(checkpoint, weights_only=True)
-    content["hyper_parameters"]["provenance"]["protocol"] = "kaggle"
-    torch.save(content, checkpoint)
+    with edited_checkpoint(checkpoint) as content:
+        content["hyper_parameters"]["provenance"]["protocol"] = "kaggle"
     assert entry.main(["ensemble", members_argument(runs)]) == 2
     message = capsys.readouterr().err
     assert "small" in message
@@ -218,7 +208,7 @@ def test_recipes_compose_and_state_their_claim(composed, name: str) -> None:
         assert bool(config.data.votes_path) == on_fer_plus
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_a_recipe_uses_the_runs_of_its_members(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("conf/ensemble").mkdir(parents=True)
     Path("conf/ensemble/both.yaml").write_text(
@@ -282,7 +272,7 @@ def test_networks_of_other_data_protocols_or_classes_are_incompatible(difference
         command.check_compatible(trained_run(), trained_run(**difference))
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_a_record_counts_the_members_with_a_weight(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "vote_weights", lambda *arguments: torch.tensor([0.75, 0.0, 0.25]))
     assert entry.main(["ensemble", members_argument(runs), "publish=two"]) == 0

@@ -1,26 +1,21 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import TINY
+from helpers.runs import edited_checkpoint
 
 from fer_lightning import __main__ as entry
-from fer_lightning.run.job import Job
-from fer_lightning.run.train import train
 from fer_lightning.studies.trained import TrainedRun, compose_for
 
 
 @pytest.fixture
-def run(composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished tiny run, whose checkpoint contains its overrides."""
-    overrides = tuple(o for o in TINY if not o.startswith("tracking"))
-    job = Job({"model": "custom_cnn"}, overrides, None)
-    monkeypatch.setattr(Job, "current", classmethod(lambda cls: job))
-    train(composed(*TINY))
-    return tmp_path / "run"
+def run(tiny_runs: list[Path], tmp_path: Path) -> Path:
+    """A copy of a finished tiny run, whose checkpoint contains its overrides."""
+    return shutil.copytree(tiny_runs[1], tmp_path / "run")
 
 
 def test_evaluate_reproduces_the_scores_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +64,7 @@ def test_wrong_arguments_give_a_message_and_status_2(
     assert "Traceback" not in shown.err
 
 
-def test_evaluate_refuses_other_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in {"text.ckpt": b"hello", "empty.ckpt": b""}.items():
         (tmp_path / name).write_bytes(content)
         assert entry.main(["evaluate", f"checkpoint={tmp_path / name}"]) == 2
@@ -99,9 +94,8 @@ def test_images_trained_on_are_not_used_for_evaluation(run: Path, capsys: pytest
     assert "which selects on 20 of the 40 images of test under kaggle" in capsys.readouterr().err
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=kfold"]) == 0  # the same PrivateTest
     checkpoint = run / "checkpoints" / "best.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["hyper_parameters"]["provenance"]["protocol"] = "leaky_pooled"
-    torch.save(saved, checkpoint)
+    with edited_checkpoint(checkpoint) as saved:
+        saved["hyper_parameters"]["provenance"]["protocol"] = "leaky_pooled"
     assert entry.main(["evaluate", f"checkpoint={run}", "protocol=official"]) == 2
     assert "leaks" in capsys.readouterr().err
 
@@ -129,9 +123,8 @@ def test_a_network_of_a_leaky_protocol_or_of_unknown_provenance_is_never_measure
         ValueError, match=r"under leaky_pooled, which leaks: .*; train a network under protocol=official"
     ):
         trained.predict("test")
-    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
-    torch.save(saved, run / "checkpoints" / "best.ckpt")
+    with edited_checkpoint(run / "checkpoints" / "best.ckpt") as saved:
+        del saved["hyper_parameters"]["provenance"]["data_fingerprint"]
     with pytest.raises(ValueError, match="the data of its training are unknown"):
         TrainedRun.load(run)
 
@@ -169,17 +162,15 @@ def test_reports_on_other_data_have_their_own_folder(run: Path) -> None:
 
 def test_an_overridden_group_drops_the_keys_of_the_old_option(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["hyper_parameters"]["provenance"]["overrides"] += ["protocol=kfold", "protocol.fold=1"]
-    torch.save(saved, checkpoint)
+    with edited_checkpoint(checkpoint) as saved:
+        saved["hyper_parameters"]["provenance"]["overrides"] += ["protocol=kfold", "protocol.fold=1"]
     assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
 
 
 def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["hyper_parameters"]["provenance"]["config"]["protocol"] = {"_target_": "somewhere.kfold", "fold": 1}
-    torch.save(saved, checkpoint)
+    with edited_checkpoint(checkpoint) as saved:
+        saved["hyper_parameters"]["provenance"]["config"]["protocol"] = {"_target_": "somewhere.kfold", "fold": 1}
     with pytest.raises(ValueError, match=r"_target_ kfold \(now official\), fold 1 \(now nothing\); add protocol=NAME"):
         TrainedRun.load(checkpoint)
     assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
@@ -199,18 +190,16 @@ def test_options_of_another_conf_are_an_error_with_a_remedy(run: Path, capsys: p
 
 def test_the_device_that_a_network_was_trained_on_is_not_required_elsewhere(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer.devices=[1]"]
-    torch.save(saved, checkpoint)
+    with edited_checkpoint(checkpoint) as saved:
+        saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer.devices=[1]"]
     assert TrainedRun.load(checkpoint).config.trainer.devices == 1
     assert TrainedRun.load(checkpoint, ["trainer.devices=[1]"]).config.trainer.devices == [1]
 
 
 def test_a_network_trained_in_several_processes_is_evaluated_in_one(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer=ddp", "trainer.devices=2"]
-    torch.save(saved, checkpoint)
+    with edited_checkpoint(checkpoint) as saved:
+        saved["hyper_parameters"]["provenance"]["overrides"] += ["trainer=ddp", "trainer.devices=2"]
     trained = TrainedRun.load(checkpoint)
     assert (trained.config.trainer.devices, trained.config.trainer.strategy) == (1, "auto")
     assert len(trained.predict("test").labels) == json.loads((run / "record.json").read_text())["test"]["n"]

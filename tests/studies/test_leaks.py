@@ -7,25 +7,23 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from conftest import ROOT, TINY
+from helpers.runs import TINY, TINY_TRACKED
 from hydra.errors import CompactHydraException
 
 from fer_lightning import __main__ as entry
+from fer_lightning.config import ROOT
 from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.overrides import merge_overrides
 from fer_lightning.run.train import train
 from fer_lightning.studies import leaks
 
-OVERRIDES = [option for option in TINY if option != "tracking=none"]
-
-
 FINGERPRINT = draw_faces(200, image_size=24).fingerprint
-"""The fingerprint of the faces of OVERRIDES."""
+"""The fingerprint of the faces of the tiny runs."""
 
 
 def record(protocol: str, accuracy: float, *overrides: str) -> dict:
     part = {"n": 1000, "accuracy": accuracy, "accuracy_interval": [accuracy - 0.03, accuracy + 0.03]}
-    given = overrides or OVERRIDES
+    given = overrides or TINY_TRACKED
     settings = [o for o in leaks.SETTINGS if o.split("=")[0] not in {option.split("=")[0] for option in given}]
     arguments = [*settings, *given, f"protocol={protocol}", "data.path=my/fer2013.csv"]
     return {
@@ -54,11 +52,11 @@ def test_protocols_without_a_record_are_trained_and_written(folder: Path) -> Non
         name: 0.5 for name in leaks.PROTOCOLS if name not in ("official", "leaky_augmented", "leaky_oversampled")
     }
     write_records(folder, **existing)
-    runs = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, OVERRIDES))
+    runs = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, TINY_TRACKED))
     killed = runs / "leaky_oversampled" / "record.json"  # finished before its process was killed
     killed.parent.mkdir(parents=True)
     killed.write_text(json.dumps(record("leaky_oversampled", 0.84)))
-    assert leaks.run(OVERRIDES, folder) == 0
+    assert leaks.run(TINY_TRACKED, folder) == 0
     found = leaks.read_records(folder)
     assert list(found) == list(leaks.PROTOCOLS)
     assert found["leaky_pooled"]["test"]["accuracy"] == 0.5
@@ -71,7 +69,7 @@ def test_protocols_without_a_record_are_trained_and_written(folder: Path) -> Non
     assert "protocol=official" in found["official"]["command"]
     report = (runs / "leaky_augmented" / "classification_report.txt").read_text()
     assert report.startswith("synthetic, leaky_augmented(copies=2), test\n")
-    assert leaks.run(OVERRIDES, folder) == 0  # nothing is left to train: that would take a process and seconds
+    assert leaks.run(TINY_TRACKED, folder) == 0  # nothing is left to train: that would take a process and seconds
     for path in ("record.json", leaks.COLLECTED):
         (runs / "official" / path).unlink()
     (folder / "results" / "leaks" / "official.json").unlink()
@@ -79,14 +77,14 @@ def test_protocols_without_a_record_are_trained_and_written(folder: Path) -> Non
     (runs / "official" / ".resume.json").write_text(
         json.dumps(state | {"objective": None})
     )  # killed before it finished
-    assert leaks.run(OVERRIDES, folder) == 0
+    assert leaks.run(TINY_TRACKED, folder) == 0
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     shutil.rmtree(folder / "results")
     for name in ("official", "leaky_augmented"):  # as if killed after the trainings, before records were collected
         (runs / name / leaks.COLLECTED).unlink()
-    leaks.collect(merge_overrides(leaks.SETTINGS, [*OVERRIDES, "seed=1"]), folder)
+    leaks.collect(merge_overrides(leaks.SETTINGS, [*TINY_TRACKED, "seed=1"]), folder)
     assert leaks.read_records(folder) == {}
-    leaks.collect(merge_overrides(leaks.SETTINGS, OVERRIDES), folder)
+    leaks.collect(merge_overrides(leaks.SETTINGS, TINY_TRACKED), folder)
     assert leaks.read_records(folder).keys() == {"official", "leaky_augmented"}
     assert leaks.read_records(folder)["official"]["test"] == found["official"]["test"]
     leaks.write(folder)
@@ -97,14 +95,14 @@ def test_protocols_without_a_record_are_trained_and_written(folder: Path) -> Non
 
 def test_a_record_that_was_deleted_is_measured_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(folder, **dict.fromkeys(leaks.PROTOCOLS, 0.5))
-    run = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, OVERRIDES)) / "official"
+    run = folder / leaks.folder_of(merge_overrides(leaks.SETTINGS, TINY_TRACKED)) / "official"
     run.mkdir(parents=True)
     (run / "record.json").write_text(json.dumps(record("official", 0.5)))
-    assert leaks.run(OVERRIDES, folder) == 0  # all is there
+    assert leaks.run(TINY_TRACKED, folder) == 0  # all is there
     (folder / "results" / "leaks" / "official.json").unlink()
     training = Mock(wait=lambda: 0 if run.exists() else 9)
     monkeypatch.setattr("subprocess.Popen", lambda command: training)
-    assert leaks.run(OVERRIDES, folder) == 9  # it trains, in a folder of its own
+    assert leaks.run(TINY_TRACKED, folder) == 9  # it trains, in a folder of its own
     assert "official" not in leaks.read_records(folder)
     assert (run.with_name("official_1") / "record.json").is_file()
 

@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY, draw_faces_cached
+from helpers.runs import TINY, edited_checkpoint
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import to_container
-from fer_lightning.data.sources import synthetic
 from fer_lightning.models.network import build_network, weights_origin
-from fer_lightning.reporting import figures
 from fer_lightning.run.train import train
 from fer_lightning.training.module import load_module
 
@@ -21,14 +19,14 @@ def run(tiny_runs: list[Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_runs[0], tmp_path / "trained"))
 
 
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
-    run: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    run: Path, tmp_path: Path, request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     best = run / "checkpoints" / "best.ckpt"
-    content = torch.load(best, weights_only=True)
-    content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
-    torch.save(content, best)
+    with edited_checkpoint(best) as content:
+        content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
     assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
     shown = capsys.readouterr().out
     original = load_module(best).network
@@ -39,8 +37,6 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
     kept = [channel for channel in first if any(torch.equal(channel, other) for other in first_pruned)]
     assert len(kept) == 16
     command = next(line for line in shown.splitlines() if line.startswith("python train.py --config-dir=my "))
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
     overrides = [o for o in shlex.split(command)[3:] if not o.startswith(("trainer.max_epochs", "optimizer.lr"))]
     composed = request.getfixturevalue("composed")  # after the subcommand, which composes too
     train(composed(*overrides, "tracking=none", "optimizer.lr=1e-12", "trainer.max_epochs=1", "seed=3"))
@@ -49,19 +45,15 @@ def test_a_pruned_network_is_fine_tuned_by_the_printed_command(
 
 
 def test_pruned_weights_name_the_earlier_trainings(run: Path) -> None:
-    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     earlier = {"data": "elsewhere", "data_fingerprint": "f", "protocol": "official", "config": {"protocol": {}}}
-    content["hyper_parameters"]["provenance"]["earlier"] = [earlier]
-    torch.save(content, run / "checkpoints" / "best.ckpt")
+    with edited_checkpoint(run / "checkpoints" / "best.ckpt") as content:
+        content["hyper_parameters"]["provenance"]["earlier"] = [earlier]
     assert entry.main(["prune", f"checkpoint={run}", "model.width=16", "model.hidden=64"]) == 0
     assert weights_origin(run / "pruned.safetensors")["earlier"] == [earlier]
 
 
-def test_experiment_pruned_mobile_starts_from_weights(
-    composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
+def test_experiment_pruned_mobile_starts_from_weights(composed, tmp_path: Path) -> None:
     overrides = ["experiment=pruned_mobile", *TINY, "eval=plain", "model.widths=[8,8,16]"]
     model = to_container(composed(*overrides).model) | {"weights": None}
     file = tmp_path / "pruned.safetensors"

@@ -2,14 +2,11 @@
 
 import json
 import logging
-import os
 import runpy
 import shlex
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,21 +15,18 @@ import optuna
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY, tracking_server
+from helpers.processes import start_python, wait_for
+from helpers.runs import TINY, TINY_TRACKED
+from helpers.tracking import client_of, parent_and_children, tracking_server
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
+from fer_lightning.config import ROOT
 from fer_lightning.studies.study_report import study_summary, write_plots
 
-SMALL = [*(o for o in TINY if not o.startswith("tracking")), "model.width=4"]
+SMALL = [*TINY_TRACKED, "model.width=4"]
 Train = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for all tests, since creating one takes seconds; each test has its own experiment."""
-    return tmp_path_factory.mktemp("mlruns")
 
 
 @pytest.fixture
@@ -79,19 +73,14 @@ def runs(request: pytest.FixtureRequest, store: Path) -> Callable[[], tuple[Run,
     """Return the test's only parent run, and its children by trial number."""
 
     def search() -> tuple[Run, list[Run]]:
-        client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-        experiment = client.get_experiment_by_name(request.node.name)
-        found = client.search_runs([experiment.experiment_id])
-        [parent] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-        children = [run for run in found if run is not parent]
-        assert {run.data.tags["mlflow.parentRunId"] for run in children} <= {parent.info.run_id}
+        parent, children = parent_and_children(client_of(store), request.node.name)
         return parent, sorted(children, key=lambda run: int(run.data.tags.get("trial", -1)))
 
     return search
 
 
 def artifacts(store: Path, run: Run) -> set[str]:
-    return {file.path for file in MlflowClient(f"sqlite:///{store}/mlflow.db").list_artifacts(run.info.run_id)}
+    return {file.path for file in client_of(store).list_artifacts(run.info.run_id)}
 
 
 BAD_AND_GOOD = [
@@ -145,7 +134,7 @@ def test_a_bad_trial_is_pruned_and_the_best_is_reproducible(train, arguments, st
     assert again["history"][-1]["val/loss"] == good.value
 
 
-def test_a_resume_adds_only_the_missing_trials(train, arguments, study, runs, tmp_path, capsys):
+def test_a_resume_adds_only_the_missing_trials(train, arguments, study, runs, capsys):
     for total, trials in ((1, 1), (1, 1), (3, 3)):
         assert train(*arguments, *BAD_AND_GOOD, f"hydra.sweeper.n_trials={total}") == 0
         shown = capsys.readouterr().out
@@ -198,27 +187,17 @@ def test_a_list_of_values_is_still_a_plain_multirun(train, arguments, runs, tmp_
 def test_the_trial_of_a_killed_worker_is_marked_and_repeated(train, arguments, study, runs, tmp_path):
     command = [*arguments, "search=loss", "hydra.sweeper.n_trials=1"]
     timeouts = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=5"]
-    worker = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *command, *timeouts, "trainer.max_epochs=3000"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
+    endless = [str(ROOT / "train.py"), *command, *timeouts, "trainer.max_epochs=3000"]
+    worker = start_python(*endless, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 300
-        while not has_reported(tmp_path / "outputs" / "sweeps"):
-            assert worker.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(lambda: has_reported(tmp_path / "outputs" / "sweeps"), worker)
     finally:
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         worker.wait()
     name = study().study_name
     parent, [child] = runs()
     assert [parent.info.status, child.info.status] == ["RUNNING", "RUNNING"]
-    time.sleep(2.1)  # the grace period
-    assert train(*command, *timeouts, "trainer.max_epochs=1", f"hydra.sweeper.study_name={name}") == 0
+    assert train(*command, *timeouts, "trainer.max_epochs=1", f"hydra.sweeper.study_name={name}") == 0  # it waits
     lost, repeated = study().trials
     assert (lost.user_attrs["lost"], repeated.state) == (True, TrialState.COMPLETE)
     assert repeated.params == lost.params
@@ -298,27 +277,21 @@ def test_two_workers_share_postgresql_with_an_mlflow_server(postgresql: str, tmp
         connection.execute("CREATE DATABASE mlflow")  # Optuna and MLflow need separate databases
     with tracking_server(tmp_path, postgresql.removesuffix("postgres") + "mlflow") as (url, _):
         command = [
-            sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "hydra/sweeper=fer_optuna",
+            str(ROOT / "train.py"), "-m", *SMALL, "hydra/sweeper=fer_optuna",
             "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=shared",
             f"hydra.sweeper.storage={postgresql}", f"tracking.uri={url}", f"paths.mlruns_dir={tmp_path / 'local'}",
         ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        workers = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(2)]
+        workers = [start_python(*command, cwd=tmp_path) for _ in range(2)]
         assert [worker.wait(timeout=180) for worker in workers] == [0, 0]
         study = optuna.load_study(study_name="shared", storage=postgresql)
         assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
-        client = MlflowClient(url)
-        runs = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
-        [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-        children = {run.data.tags["trial"]: run for run in runs if run is not parent}
-        assert set(children) == {"0", "1", "2"}
-        assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+        parent, children = parent_and_children(MlflowClient(url))
+        assert {run.data.tags["trial"] for run in children} == {"0", "1", "2"}
         assert parent.data.tags["best_trial"] == str(study.best_trial.number)
     assert not (tmp_path / "local" / "mlflow.db").exists()
 
 
 def test_the_median_pruner_prunes_no_trial_before_epoch_10() -> None:
-
     options = yaml.safe_load((ROOT / "conf" / "hydra" / "sweeper" / "pruner" / "median_from_epoch_10.yaml").read_text())
     pruner = getattr(optuna.pruners, options.pop("_target_").rpartition(".")[2])(**options)
     study = optuna.create_study(direction="maximize", pruner=pruner)

@@ -2,33 +2,28 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+from helpers.processes import start_python
+from helpers.sweeps import OpenStudy, Start, Sweep
 
-ROOT = Path(__file__).parents[2]
+from fer_lightning.config import ROOT
+
 TOY = Path(__file__).parent / "toy_app"
-Start = Callable[..., "subprocess.Popen[str]"]
-Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts the toy app in `tmp_path`; processes that still run after the test are killed."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(TOY)]))
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str) -> "subprocess.Popen[str]":
-        path = os.pathsep.join([str(ROOT), str(TOY)])
-        process = subprocess.Popen(
-            [sys.executable, str(TOY / "app.py"), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        process = start_python(
+            str(TOY / "app.py"), *arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         started.append(process)
         return process
@@ -65,7 +60,7 @@ def sweep(start_sweep: Start) -> Sweep:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Callable[..., optuna.Study]:
+def study(tmp_path: Path) -> OpenStudy:
     """Loads the study `toy`; waits up to `timeout` seconds while a worker writes."""
     # Read only: a new worker fails if the reader creates the tables at the same time.
     url = f"sqlite:///file:{tmp_path / 'outputs' / 'sweeps' / 'toy.db'}?mode=ro&uri=true"

@@ -5,21 +5,15 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
+from helpers.processes import run_python, wait_for
+from helpers.sweeps import OpenStudy, Start, Sweep
 from optuna.trial import TrialState
-
-Start = Callable[..., "subprocess.Popen[str]"]
-Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
-Open = Callable[[], optuna.Study]
 
 
 def results(tmp_path: Path) -> dict:
@@ -27,7 +21,7 @@ def results(tmp_path: Path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def test_states_of_pruned_failed_nan_and_complete_trials(sweep: Sweep, study: Open, tmp_path: Path):
+def test_states_of_pruned_failed_nan_and_complete_trials(sweep: Sweep, study: OpenStudy, tmp_path: Path):
     outcomes = "outcome=choice(raise,not_a_number,none,memory,two,prune,value)"
     command = [outcomes, "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=20", "x=3"]
     done = sweep(*command)
@@ -62,16 +56,10 @@ def test_states_of_pruned_failed_nan_and_complete_trials(sweep: Sweep, study: Op
 
     [retrain] = re.findall(r"Retrain: +python (.*)", again.stdout)
     assert retrain == results(tmp_path)["retrain"].removeprefix("python ")
-    command = [sys.executable, *shlex.split(retrain)]
-    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, env=path_env())
-    assert printed.stdout.endswith("loss 4.0\n")
+    assert run_python(*shlex.split(retrain), cwd=tmp_path).stdout.endswith("loss 4.0\n")
 
 
-def path_env() -> dict[str, str]:
-    return {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def test_too_many_failures_stop_the_sweep(sweep: Sweep, study: Open):
+def test_too_many_failures_stop_the_sweep(sweep: Sweep, study: OpenStudy):
     done = sweep("x=interval(0,1)", "outcome=raise", "hydra.sweeper.max_failures=1")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == (
@@ -81,7 +69,7 @@ def test_too_many_failures_stop_the_sweep(sweep: Sweep, study: Open):
     assert len(study().trials) == 2
 
 
-def test_a_resumed_sweep_equals_an_uninterrupted_one(sweep: Sweep, study: Open, tmp_path: Path):
+def test_a_resumed_sweep_equals_an_uninterrupted_one(sweep: Sweep, study: OpenStudy, tmp_path: Path):
     space = ["x=interval(-2,2)", "y=choice(0,1,2)", "hydra.sweeper.sampler.seed=5"]
     space += ["hydra.sweeper.sampler.n_startup_trials=2"]  # TPE from the third trial on
     observers = f"hydra.sweeper.observers=[{{_target_: observers.EventLog, path: {tmp_path / 'events'}}}]"
@@ -102,10 +90,10 @@ def test_a_resumed_sweep_equals_an_uninterrupted_one(sweep: Sweep, study: Open, 
     assert len({json.dumps(p) for p in resumed}) == 6
 
 
-def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, study: Open, tmp_path: Path):
+def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, study: OpenStudy, tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=10", f"log={tmp_path / 'log'}", "hydra.sweeper.n_trials=2"]
     worker = start_sweep(*command, "sleep=1")
-    wait_for(lambda: any(t.intermediate_values for t in study().trials), worker)
+    wait_for(lambda: any(t.intermediate_values for t in study().trials), worker, ignore=(Exception,))  # no database yet
     worker.send_signal(signal.SIGINT)
     output, _ = worker.communicate(timeout=300)
     assert worker.returncode == 130
@@ -124,27 +112,14 @@ def test_ctrl_c_then_the_same_command_repeats_the_trial(start_sweep: Start, stud
     assert "2 complete, 1 lost and repeated" in output
 
 
-def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sweep, study: Open):
+def test_a_job_that_asks_to_be_requeued_ends_the_sweep_with_its_status(sweep: Sweep, study: OpenStudy):
     done = sweep("x=interval(0,1)", "outcome=requeue", "hydra.sweeper.n_trials=2")
     assert done.returncode == 75
     assert done.stdout.splitlines()[-1] == "fer_optuna: stopped at 0 of 2 trials; run the same command to resume"
     assert "stopped by SystemExit 75" in next(iter(study().trials)).user_attrs["failure"]
 
 
-def wait_for(condition: Callable[[], bool], worker: "subprocess.Popen[str]", seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except Exception:
-            pass  # no database, no study yet
-        assert worker.poll() is None, worker.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def test_pruning_saves_steps(sweep: Sweep, study: Open, tmp_path: Path):
+def test_pruning_saves_steps(sweep: Sweep, study: OpenStudy, tmp_path: Path):
     done = sweep(
         "x=interval(-9,9)",
         "steps=5",
@@ -162,7 +137,7 @@ def test_pruning_saves_steps(sweep: Sweep, study: Open, tmp_path: Path):
     assert f"{steps} steps reported" in done.stdout
 
 
-def test_two_objectives_have_a_pareto_front(sweep: Sweep, study: Open, tmp_path: Path):
+def test_two_objectives_have_a_pareto_front(sweep: Sweep, tmp_path: Path):
     command = ["x=range(-1,3)", "outcome=two", "hydra.sweeper.direction=[minimize,minimize]"]
     done = sweep(*command, "hydra/sweeper/sampler=grid")
     assert done.returncode == 0, done.stdout
@@ -175,7 +150,7 @@ def test_two_objectives_have_a_pareto_front(sweep: Sweep, study: Open, tmp_path:
     )
 
 
-def test_a_conditional_space_from_the_config_and_from_a_function(app: Sweep, study: Open):
+def test_a_conditional_space_from_the_config_and_from_a_function(app: Sweep, study: OpenStudy):
     done = app("-m", "--config-name", "conditional", "hydra.sweeper.study_name=toy")
     assert done.returncode == 0, done.stdout
     counts = Counter(frozenset(t.params) for t in study().trials)
@@ -228,7 +203,7 @@ def test_hydra_without_the_sweeper_imports_no_optuna(app: Sweep, tmp_path: Path)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_job_that_kills_its_process_is_retried(sweep: Sweep, study: Open):
+def test_a_job_that_kills_its_process_is_retried(sweep: Sweep, study: OpenStudy):
     """With joblib, one process per trial."""
     done = sweep(
         "outcome=choice(kill,value,raise)",
@@ -245,7 +220,7 @@ def test_a_job_that_kills_its_process_is_retried(sweep: Sweep, study: Open):
     assert len({t.user_attrs["worker"] for t in study().trials if "worker" in t.user_attrs}) > 1
 
 
-def test_a_study_with_another_search_space_is_refused(sweep: Sweep, study: Open):
+def test_a_study_with_another_search_space_is_refused(sweep: Sweep, study: OpenStudy):
     assert sweep("x=choice(0,1)", "hydra.sweeper.n_trials=1").returncode == 0
     done = sweep("x=choice(0,2)", "hydra.sweeper.n_trials=2")
     assert done.returncode == 1
@@ -253,7 +228,7 @@ def test_a_study_with_another_search_space_is_refused(sweep: Sweep, study: Open)
     assert len(study().trials) == 1
 
 
-def test_submitit(sweep: Sweep, study: Open):
+def test_submitit(sweep: Sweep, study: OpenStudy):
     done = sweep("x=0,1", "hydra/sweeper/sampler=grid", "hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2")
     assert done.returncode == 0, done.stdout
     assert sorted(t.value for t in study().trials) == [0.0, 1.0]

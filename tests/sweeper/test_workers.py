@@ -4,15 +4,13 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import optuna
+from helpers.sweeps import OpenStudy, Start
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def wait_for_success(*workers: subprocess.Popen[str]) -> None:
@@ -42,7 +40,7 @@ def unfinished_trials(study: optuna.Study, log: Path, process: int) -> list[int]
     ]
 
 
-def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: Callable[..., optuna.Study], tmp_path: Path):
+def test_a_killed_worker_costs_only_its_trial(start_sweep: Start, study: OpenStudy, tmp_path: Path):
     command = ["x=interval(-2,2)", "steps=4", "sleep=0.1", f"log={tmp_path / 'log'}"]
     command += ["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.grace_period=10"]
     workers = [start_sweep(*command) for _ in range(3)]

@@ -1,16 +1,14 @@
 """Two processes (DDP over gloo) compared with one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, start_process
-from mlflow import MlflowClient
+from helpers.processes import run_train, start_process
+from helpers.runs import TINY, TINY_TRACKED
+from helpers.tracking import client_of, tracked_runs
 
 from fer_lightning.config import to_container
 from fer_lightning.data.datamodule import EpochSampler
@@ -21,8 +19,6 @@ from fer_lightning.training.evaluation import predict_part, score_part
 from fer_lightning.training.losses import CrossEntropyLoss
 from fer_lightning.training.metrics import epoch_scores
 from fer_lightning.training.module import load_module
-
-TRACKED = [option for option in TINY if option != "tracking=none"]
 
 
 @pytest.mark.parametrize("count", [1, 7, 32, 33, 100])
@@ -73,24 +69,18 @@ def test_weighted_gradients_of_two_processes_average_to_that_of_the_whole_batch(
     torch.testing.assert_close(torch.stack(halves, dim=1).flatten(0, 1), whole.grad)
 
 
-def run_train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-
-
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
-    options = [*TRACKED, "data.count=330", "eval=flip"]  # 33 test images in batches of 16, 16 and 1
+    options = [*TINY_TRACKED, "data.count=330", "eval=flip"]  # 33 test images in batches of 16, 16 and 1
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.batch_size=16"]
-    done = run_train(tmp_path, *options, *ddp, f"paths.mlruns_dir={tmp_path}/mlruns", "hydra.run.dir=run")
+    done = run_train(*options, *ddp, f"paths.mlruns_dir={tmp_path}/mlruns", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Results in") == 1
     assert "Initializing distributed" not in done.stdout + done.stderr
     run = tmp_path / "run"
     record = json.loads((run / "record.json").read_text())
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    [tracked] = client.search_runs([client.get_experiment_by_name("fer_lightning").experiment_id])
+    client = client_of(tmp_path / "mlruns")
+    [tracked] = tracked_runs(client)
     assert tracked.data.metrics["test/accuracy"] == record["test"]["accuracy"]
     assert len(client.get_metric_history(tracked.info.run_id, "val/loss")) == 1
 
@@ -110,7 +100,7 @@ def test_two_processes_get_the_scores_of_one(composed, tmp_path: Path) -> None:
 
 
 def test_a_multirun_with_several_processes_is_refused(tmp_path: Path) -> None:
-    done = run_train(tmp_path, *TINY, "-m", "seed=0,1", "trainer=ddp")
+    done = run_train(*TINY, "-m", "seed=0,1", "trainer=ddp", cwd=tmp_path)
     assert done.returncode != 0
     assert "trainer=ddp does not work in a multirun" in done.stderr
     assert "Traceback" not in done.stderr

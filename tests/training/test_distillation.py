@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, draw_faces_cached
+from helpers.faces import draw_faces_cached
+from helpers.runs import TINY, assert_same_result, edited_checkpoint, stopped_after
 from hydra.errors import CompactHydraException
 
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
-from fer_lightning.data.sources import synthetic
-from fer_lightning.reporting import figures
 from fer_lightning.run.train import train
 from fer_lightning.training.distillation import DistillationLoss, Distiller
 from fer_lightning.training.module import FERModule, load_module
@@ -61,13 +60,6 @@ def test_invalid_options_are_named(temperature: float, share: float, named: str)
         DistillationLoss([1, 1], temperature, share)
 
 
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without figures, on synthetic faces that are drawn once."""
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
-    monkeypatch.setattr(figures, "save", lambda figure, path: path)
-
-
 def student(run: Path) -> FERModule:
     """A module with the distillation loss, with the data and protocol of a run."""
     module = load_module(run / BEST)
@@ -85,7 +77,7 @@ def distillation_overrides(*teachers: Path) -> list[str]:
     return ["loss=distillation", "callbacks=distillation", f"callbacks.distiller.teachers=[{listed}]"]
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 def test_the_teacher_predicts_the_students_batches_and_is_not_saved_in_its_checkpoints(
     composed, tmp_path: Path, tiny_runs: list[Path]
 ) -> None:
@@ -114,32 +106,18 @@ def test_the_teacher_predicts_the_students_batches_and_is_not_saved_in_its_check
     load_module(best)
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 def test_a_resumed_student_equals_an_uninterrupted_one(composed, tmp_path: Path, tiny_runs: list[Path]) -> None:
     options = [
         *TINY, *distillation_overrides(tiny_runs[0]),
         "model=sequential_cnn", "augmentation=cutmix", "trainer.max_epochs=2",
     ]  # fmt: skip
     train(composed(*options, f"paths.output_dir={tmp_path / 'whole'}"))
-    start = FERModule.on_train_epoch_start
-
-    class StopError(Exception):
-        pass
-
-    def stop_after_one(self: FERModule) -> None:
-        if self.current_epoch == 1:
-            raise StopError
-        start(self)
-
     stopped = tmp_path / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FERModule, "on_train_epoch_start", stop_after_one)
-        with pytest.raises(StopError):
-            train(composed(*options, f"paths.output_dir={stopped}"))
+    with stopped_after(epochs=1):
+        train(composed(*options, f"paths.output_dir={stopped}"))
     train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
-    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (tmp_path / "whole", stopped)]
-    assert ends[0]["history"] == ends[1]["history"]
-    assert all(torch.equal(v, ends[1]["state_dict"][k]) for k, v in ends[0]["state_dict"].items())
+    assert_same_result(tmp_path / "whole", stopped)
 
 
 def test_a_student_fits_the_predictions_of_its_teacher(tiny_runs: list[Path]) -> None:
@@ -173,11 +151,10 @@ def test_an_ensemble_as_teacher_votes_with_its_weights(tiny_runs: list[Path], tm
 @pytest.fixture
 def trained_on_crops(tiny_runs: list[Path], tmp_path: Path) -> Path:
     """The first of the tiny runs, as if it had been trained on crops of three quarters of the side."""
-    content = torch.load(tiny_runs[0] / BEST, weights_only=True)
     crops = {name: {"_target_": f"fer_lightning.models.tta.{name}", "_partial_": True, "size": 0.75} for name in CROPS}
     views, validation = (crops[name] for name in CROPS)
-    content["hyper_parameters"]["evaluation"] |= {"views": views, "validation": validation}
-    torch.save(content, tmp_path / "crops.ckpt")
+    with edited_checkpoint(tiny_runs[0] / BEST, tmp_path / "crops.ckpt") as content:
+        content["hyper_parameters"]["evaluation"] |= {"views": views, "validation": validation}
     return tmp_path / "crops.ckpt"
 
 
@@ -203,7 +180,7 @@ def test_a_teachers_crop_is_at_most_the_students_crop(
     assert teacher.networks[0].crop == pytest.approx(crop)
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 def test_a_student_of_crops_gets_predictions_for_them(composed, tiny_runs: list[Path], trained_on_crops: Path) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = FERModule.training_step
@@ -222,7 +199,7 @@ def test_a_student_of_crops_gets_predictions_for_them(composed, tiny_runs: list[
         assert torch.allclose(target[:, 1].softmax(1), teacher(image).softmax(1), atol=1e-5)
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("no_figures", "faces_drawn_once")
 @pytest.mark.parametrize("name", ["distill_mobile", "born_again_mobile", "taught_mobile", "ours_cpu_student"])
 def test_distilled_experiments_run_with_a_teacher(composed, tmp_path: Path, tiny_runs: list[Path], name: str) -> None:
     teachers = f"callbacks.distiller.teachers=[{tiny_runs[0]},{tiny_runs[2]}]"
@@ -281,8 +258,7 @@ def test_a_teacher_trained_on_its_students_test_images_is_refused(tiny_runs: lis
         match=r"trained on another version of synthetic .* may have been trained or selected on images of val",
     ):
         distiller.load(pupil, resized, kfold(resized))
-    content = torch.load(tiny_runs[0] / BEST, weights_only=True)
-    content["hyper_parameters"]["provenance"] = None
-    torch.save(content, tmp_path / "unknown.ckpt")
+    with edited_checkpoint(tiny_runs[0] / BEST, tmp_path / "unknown.ckpt") as content:
+        content["hyper_parameters"]["provenance"] = None
     with pytest.raises(ValueError, match=r"unknown\.ckpt has no provenance, so it may have been trained on"):
         Distiller([str(tmp_path / "unknown.ckpt")]).load(pupil, *DATA)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from conftest import TINY
+from helpers.runs import TINY, load_checkpoint
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
@@ -101,8 +101,5 @@ def test_a_checkpoint_before_the_average_begins_has_the_current_weights(tmp_path
 def test_a_short_run_saves_its_trained_weights(composed, tmp_path: Path) -> None:
     for name, option in (("with", "ema"), ("without", "none")):
         train(composed(*TINY, f"callbacks={option}", f"paths.output_dir={tmp_path / name}"))
-    saved = [
-        torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True) for name in ("with", "without")
-    ]
-    averaged, reference = (checkpoint["state_dict"] for checkpoint in saved)
+    averaged, reference = (load_checkpoint(tmp_path / name, "best")["state_dict"] for name in ("with", "without"))
     assert all(torch.equal(value, reference[key]) for key, value in averaged.items())

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fer_lightning.config import CONF
 from fer_lightning.models.network import build_network
 from fer_lightning.training.finetune import GradualUnfreezing
 
-CONF = Path(__file__).parents[2] / "conf" / "finetune"
 MODEL = {
     "_target_": "fer_lightning.models.custom_cnn.CustomCNN", "width": 4, "hidden": 8, "dropout": 0.0,
     "image_size": 8, "channels": 1, "mean": 0.5, "std": 0.5,
@@ -123,7 +123,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed[-1][key]) for key, value in whole[-1].items())
 
 
-def test_freezing_removes_gradients_of_an_earlier_step(tmp_path: Path) -> None:
+def test_freezing_removes_gradients_of_an_earlier_step() -> None:
     module = Module()
     for parameter in module.network.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -136,7 +136,7 @@ def test_freezing_removes_gradients_of_an_earlier_step(tmp_path: Path) -> None:
     assert all(m.training for m in body.head.modules())
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((CONF / "finetune").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_option_builds(path: Path) -> None:
     callback = instantiate(OmegaConf.load(path).callback)
     assert (callback is None) == (path.stem == "full")

@@ -1,20 +1,17 @@
 """FERModule's steps: views of a batch, training scores, skipped batches, seeds."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fer_lightning.config import to_container
+from fer_lightning.config import CONF, to_container
 from fer_lightning.models.tta import centre_crop
 from fer_lightning.training.errors import NonFiniteLossError
 from fer_lightning.training.module import SKIPPED_IN_A_ROW, FERModule
 from fer_lightning.training.optim import cosine
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def small_module(evaluation: dict | None = None) -> FERModule:

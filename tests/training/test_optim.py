@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
 from omegaconf import OmegaConf
 from torch import nn
 
+from fer_lightning.config import ROOT
 from fer_lightning.training import optim
 
 

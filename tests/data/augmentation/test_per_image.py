@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from fer_lightning.config import CONF
 from fer_lightning.data.augmentation.batched import BatchedAugmentation
 from fer_lightning.data.augmentation.mixing import CutMix, MixUp
 from fer_lightning.data.augmentation.per_image import ImageAugmentation
 
-CONF = Path(__file__).parents[3] / "conf"
 OFF = {"flip": 0.0, "rotation": 0.0}
 STRONG = {
     "flip": 0.5,

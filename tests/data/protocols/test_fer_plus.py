@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.faces import face_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,20 +156,17 @@ def test_rejects_invalid_settings() -> None:
 @pytest.fixture(scope="module")
 def real_votes(real_data: Path) -> FaceArrays:
     """FER2013's rows with their real usage and votes; the rules do not use the pixels."""
-    import csv
-
     with (real_data / "fer2013new.csv").open() as file:
         rows = list(csv.DictReader(file))
     table = np.array([[float(row[name]) for name in FERPLUS_COLUMNS] for row in rows], np.float32)
     count = len(rows)
-    return FaceArrays(
-        images=np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 2, 2),
-        labels=np.zeros(count, np.int64),
-        usage=np.array([row["Usage"] for row in rows]),
-        classes=("any",),
+    return face_arrays(
+        np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 2, 2),
+        np.zeros(count),
+        [row["Usage"] for row in rows],
+        classes=["any"],
         name="fer2013",
-        fingerprint="0",
-        names=np.array([row["Image name"] for row in rows], np.bytes_),
+        names=[row["Image name"] for row in rows],
         votes=table,
     )
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, ROOT
+from helpers.faces import face_arrays
+from helpers.fer2013 import REAL_DATA
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from fer_lightning.config import ROOT
 from fer_lightning.data.arrays import DataError, FaceArrays
 from fer_lightning.data.protocols.split import Split
 from fer_lightning.data.protocols.standard import kaggle, kfold, official, subset
@@ -22,19 +24,10 @@ REAL = REAL_DATA / "fer2013-kaggle.zip"
 
 def faces(labels, usage, pixels=None) -> FaceArrays:
     """A data set of 2x2 images; equal `pixels` give equal images, by default all differ."""
-    labels = np.asarray(labels, dtype=np.int64)
     pixels = np.arange(len(labels)) if pixels is None else np.asarray(pixels)
     images = np.zeros((len(labels), 2, 2), dtype=np.uint8)
     images[:, 0, 0], images[:, 0, 1] = pixels % 256, pixels // 256
-    return FaceArrays(
-        images=images,
-        labels=labels,
-        usage=np.asarray(usage, dtype=np.str_),
-        classes=tuple("abcd"),
-        name="example",
-        fingerprint="0",
-        names=np.array([f"row {i}".encode() for i in range(len(labels))], dtype=np.bytes_),
-    )
+    return face_arrays(images, labels, usage, classes="abcd")
 
 
 def two_class_faces(training: int = 60, public: int = 12, private: int = 12) -> FaceArrays:
@@ -182,11 +175,11 @@ def test_a_class_with_one_image_is_in_training():
 
 
 def test_missing_parts_name_the_remedy():
-    with pytest.raises(DataError, match=r"example has no validation part \(PublicTest\): use protocol=kaggle"):
+    with pytest.raises(DataError, match=r"by_hand has no validation part \(PublicTest\): use protocol=kaggle"):
         official(two_class_faces(public=0))
     with pytest.raises(DataError, match=r"no validation part .*protocol=kaggle"):
         subset(two_class_faces(public=0))
-    with pytest.raises(DataError, match=r"example has no test part \(PrivateTest\): use protocol=kaggle"):
+    with pytest.raises(DataError, match=r"by_hand has no test part \(PrivateTest\): use protocol=kaggle"):
         official(two_class_faces(private=0))
     assert len(kaggle(two_class_faces(public=0)).indices["test"]) == 12
     for protocol in (official, kaggle, subset):

@@ -8,19 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from conftest import start_process
+from helpers.processes import start_process
 
 from fer_lightning.data.arrays import DataError, FaceArrays, content_fingerprint
 from fer_lightning.data.sources.cache import CACHE_FOLDER, load, read_cached
 from fer_lightning.data.sources.chunks import Chunk, assemble
 
 CLASSES = ("a", "b")
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    return tmp_path / "user" / "fer_lightning"
 
 
 @pytest.fixture
@@ -81,7 +75,7 @@ def test_second_call_opens_the_cache_without_reading_the_source(source):
     assert len(entries(source.parent / CACHE_FOLDER)) == 1  # no temporary folder remains
 
 
-def test_in_memory_and_on_disk_are_equal(source, tmp_path):
+def test_in_memory_and_on_disk_are_equal(source):
     assert_same(Reader()(io.BytesIO()), read_cached(source, {}, Reader()))
 
 

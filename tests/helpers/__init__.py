@@ -1,0 +1,1 @@
+"""What several test modules share, by topic; fixtures are in conftest.py."""
