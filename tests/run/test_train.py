@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from helpers.runs import TINY, TINY_TRACKED, load_checkpoint
+from helpers.runs import TINY, TINY_TRACKED, edited_checkpoint, load_checkpoint
 from helpers.tracking import client_of, tracked_runs
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -238,13 +238,12 @@ def test_weights_trained_on_measured_images_are_refused(composed, tiny_runs, tmp
 
 
 def test_a_checkpoint_names_what_its_initial_weights_were_trained_on(composed, tiny_runs, tmp_path: Path) -> None:
-    pretrained = checkpoint(tiny_runs[0])
-    pretrained["hyper_parameters"]["provenance"] |= {"data": "elsewhere", "data_fingerprint": "f"}
-    torch.save(pretrained, tmp_path / "pretrained.ckpt")
+    with edited_checkpoint(tiny_runs[0] / "checkpoints" / "best.ckpt", tmp_path / "pretrained.ckpt") as content:
+        content["hyper_parameters"]["provenance"] |= {"data": "elsewhere", "data_fingerprint": "f"}
     start = [*TINY, "model=sequential_cnn", f"model.weights={tmp_path}/pretrained.ckpt"]
     for more in ([], ["trainer.max_epochs=2", f"resume={tmp_path}/run/checkpoints/last.ckpt"]):
         train(composed(*start, *more))
-    [earlier] = checkpoint(tmp_path / "run")["hyper_parameters"]["provenance"]["earlier"]
+    [earlier] = load_checkpoint(tmp_path / "run")["hyper_parameters"]["provenance"]["earlier"]
     assert (earlier["data"], earlier["data_fingerprint"], earlier["protocol"]) == ("elsewhere", "f", "official")
 
 
