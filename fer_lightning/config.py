@@ -94,10 +94,10 @@ LESS_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 _ABSENT = object()
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`; did you mean 'lr'?`, or a full stop if no known name is close."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"; did you mean {found[0]!r}?" if found else "."
+def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
+    """`; did you mean 'lr'?`, with up to `count` names, or a full stop if no known name is close."""
+    found = difflib.get_close_matches(name, known, n=count, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
 
 
 def to_container(config: Any) -> Any:

@@ -245,7 +245,7 @@ def _explain(error: Exception, overrides: Sequence[str], conf: Path) -> str:
         if options := _options_with(key, conf):
             return f"{key} is a key of {' or '.join(options)}: add that option"
         same_name = [name for name in known if name.rsplit(".")[-1] == key.rsplit(".")[-1]]
-        hint = nearest(key, same_name, cutoff=0) if same_name else nearest(key, known)
+        hint = nearest(key, same_name, count=3, cutoff=0) if same_name else nearest(key, known)
         return f"there is no key {key!r}{hint} (+{key}=... adds a key that is not in conf/)"
     reason = str(error.__cause__ or "").partition("\n")[0]
     return " ".join(f"{message}: {reason}".split()) if reason else " ".join(message.split())

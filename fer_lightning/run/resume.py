@@ -168,7 +168,9 @@ class StartPoint:
         if last.is_file():
             return cls.read(last, state)
         if state.objective is None:
-            console.print(f"resume=auto: the run in {folder} completed no epoch; it starts again", soft_wrap=True)
+            console.print(
+                f"resume=auto: the run in {folder} completed no epoch; it starts again", markup=False, soft_wrap=True
+            )
         return cls(state)
 
     @classmethod
@@ -300,4 +302,9 @@ class StartPoint:
         if not origin.matches(faces, split) and (reason := refusal_to_train(origin, faces, split)):
             raise ValueError(f"{prefix} {reason}; start a new run, or keep the data and the protocol of its training")
         if changed:
-            console.print(f"[yellow]{self.path} was trained on other data than this {faces.name}.[/]")
+            console.print(
+                f"{self.path} was trained on other data than this {faces.name}.",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )

@@ -100,7 +100,7 @@ def train(config: DictConfig) -> float | tuple[float, float]:
         state = prepared.start.state
         if config.resume == "auto" and state and (reached := state.objective) is not None:
             message = f"{folder}: this run has finished, {config.objective} {reached}; nothing is left to do"
-            console.print(message, soft_wrap=True)
+            console.print(message, markup=False, soft_wrap=True)
             return reached
         return train_prepared(config, job, prepared, folder, console)
 
@@ -114,7 +114,7 @@ def train_prepared(
         with user_errors():
             if start.path:
                 datamodule.first_epoch = start.epoch
-                console.print(f"continues after epoch {start.epoch} from {start.path}", soft_wrap=True)
+                console.print(f"continues after epoch {start.epoch} from {start.path}", markup=False, soft_wrap=True)
             module = build_module(config, job, datamodule, start)
             head = description(config, job, datamodule)
             if first:  # from here on the folder belongs to this run

@@ -140,6 +140,8 @@ def build_trainer(config: DictConfig, folder: Path, network: torch.nn.Module, **
     """Build a Lightning Trainer from conf/trainer, without its own terminal output."""
     options = {k: v for k, v in to_container(config.trainer).items() if k not in ("batch_size", "compile", "on_nan")}
     options["precision"] = choose_precision(options["precision"], network, options["accelerator"])
+    # cuDNN times its kernels for each shape of a batch once; a training has few shapes
+    options.setdefault("benchmark", uses_cuda(options["accelerator"]) and not options["deterministic"])
     trainer: pl.Trainer = build(
         options,
         default_root_dir=str(folder),

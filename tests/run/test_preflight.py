@@ -243,6 +243,7 @@ def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model:
     [
         ("optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
         ("batch_size=32", "there is no key 'batch_size'; did you mean 'trainer.batch_size'?"),
+        ("max_epochs=3", "there is no key 'max_epochs'; did you mean 'data.max_epochs' or 'trainer.max_epochs'?"),
         ("modle=vgg", "there is no key 'modle'; did you mean 'model'?"),
         ("-m search=loss n_trials=3", "there is no key 'n_trials'; did you mean 'hydra.sweeper.n_trials'?"),
         ("optimzer.lr=1 modle=vgg", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),

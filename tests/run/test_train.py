@@ -23,7 +23,7 @@ from fer_lightning.run.job import Job
 from fer_lightning.run.record import result_path
 from fer_lightning.run.resolvers import register_resolvers
 from fer_lightning.run.train import train
-from fer_lightning.run.trainer import become_first_process, check_devices, choose_precision
+from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, choose_precision
 from fer_lightning.training.module import load_module
 
 
@@ -283,3 +283,17 @@ def test_bfloat16_that_a_gpu_only_emulates_is_not_selected(monkeypatch) -> None:
             torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: including_emulation or native
         )
         assert choose_precision("auto", torch.nn.Linear(1, 1), "auto") == precision
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "on_cuda", "timed"), [(False, True, True), (True, True, False), (False, False, False)]
+)
+def test_cudnn_selects_kernels_by_time_unless_runs_must_be_equal(
+    composed, monkeypatch, tmp_path: Path, deterministic: bool, on_cuda: bool, timed: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr("fer_lightning.run.trainer.uses_cuda", lambda _: on_cuda)
+    config = composed(*TINY, f"trainer.deterministic={deterministic}".lower())
+    build_trainer(config, tmp_path, torch.nn.Linear(1, 1), logger=False)
+    torch.use_deterministic_algorithms(False)
+    assert torch.backends.cudnn.benchmark is timed
