@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, draw_faces_cached
+from helpers.runs import TINY
 from pytorch_lightning.plugins.precision import Precision
 
 from fer_lightning.data.datamodule import Batch
-from fer_lightning.data.sources import synthetic
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.job import Job
@@ -21,9 +20,7 @@ from fer_lightning.training.distillation import Distiller
 from fer_lightning.training.module import FERModule
 
 
-@pytest.fixture(autouse=True)
-def _fast_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "draw_faces", draw_faces_cached)
+pytestmark = pytest.mark.usefixtures("faces_drawn_once")
 
 
 def on_meta(composed, *overrides: str) -> tuple[FERModule, Batch]:
