@@ -15,10 +15,10 @@ from fer_lightning.data.datamodule import Batch
 from fer_lightning.models.ensemble import Ensemble
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.job import Job
+from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.train import build_module
 from fer_lightning.training.distillation import Distiller
 from fer_lightning.training.module import FERModule
-
 
 pytestmark = pytest.mark.usefixtures("faces_drawn_once")
 
@@ -28,7 +28,7 @@ def on_meta(composed, *overrides: str) -> tuple[FERModule, Batch]:
     config = composed(*TINY, *overrides)
     datamodule = prepare_data(config)
     datamodule.trainer = SimpleNamespace(training=True, current_epoch=1)
-    module = build_module(config, Job.current(), datamodule).to("meta")
+    module = build_module(config, Job.current(), datamodule, StartPoint()).to("meta")
     module._trainer = SimpleNamespace(num_training_batches=99)
     module.on_train_epoch_start()
     return module, datamodule.on_after_batch_transfer({"index": torch.arange(8, device="meta"), "seed": 1}, 0)
