@@ -95,6 +95,18 @@ def test_the_first_gradients_of_a_small_resnet_reach_every_convolution() -> None
     assert all(kernel.grad is not None and kernel.grad.count_nonzero() > 0 for kernel in kernels)
 
 
+def test_a_small_resnet_halves_the_map_by_average_pooling_instead_of_strides() -> None:
+    options = {"num_classes": 7, "channels": 1, "image_size": 16, "widths": [4, 8, 12], "depths": [1, 2, 1]}
+    strided, pooled = SmallResNet(**options).eval(), SmallResNet(**options, average_pool=True).eval()
+    assert count_parameters(strided) == count_parameters(pooled)
+    convolutions = [m for m in pooled.blocks.modules() if isinstance(m, nn.Conv2d)]
+    assert all(convolution.stride == (1, 1) for convolution in convolutions)
+    features = torch.randn(2, 4, 8, 8)
+    means = features.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
+    assert torch.allclose(pooled.blocks[1](features), pooled.blocks[1][1:](means), atol=1e-6)
+    assert [pooled.blocks[: n + 1](features).shape[-1] for n in range(3)] == [8, 4, 2]
+
+
 def test_drop_path_rises_linearly_to_the_last_block() -> None:
     network = body("resnet_wide", 48, drop_path=0.3, depths=[1, 1, 1, 1])
     rates = [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]
