@@ -21,7 +21,7 @@ VERBS = {
         "measure a checkpoint again: another part, data set or views",
     ),
     "export": ("fer_lightning.export.command", "a run or an ensemble as ONNX, int8, ExecuTorch, with a model card"),
-    "leaks": ("fer_lightning.studies.leaks", "what each leak found in the literature adds to an accuracy"),
+    "leaks": ("fer_lightning.studies.leaks.command", "what each leak found in the literature adds to an accuracy"),
     "predict": ("fer_lightning.inference.command", "expressions in images, folders and videos"),
     "prune": ("fer_lightning.studies.prune", "prune channels of a trained model, for further training"),
 }

@@ -128,7 +128,7 @@ HARMFUL = [
     {"_target_": "fer_lightning.data.sources.cache.Path.touch", "self": "stranger"},
     {"_target_": "fer_lightning.__main__.main", "arguments": ["predict", "x.png", "--out", "stranger"]},
     {"_target_": "fer_lightning.inference.command.main", "arguments": ["x.png", "--out", "stranger.csv"]},
-    {"_target_": "fer_lightning.studies.leaks.main", "arguments": ["run"]},
+    {"_target_": "fer_lightning.studies.leaks.command.main", "arguments": ["run"]},
     {"_target_": "fer_lightning.files.write_json", "path": "stranger", "content": {}},
     {
         "_target_": "fer_lightning.training.checkpoint_io.DurableCheckpointIO.save_checkpoint",

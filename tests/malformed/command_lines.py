@@ -131,7 +131,7 @@ def feed_verb(arguments: list[str], folder: Path) -> None:
         contextlib.redirect_stderr(stderr),
         mock.patch("fer_lightning.app.command.serve", return_value=0),
         mock.patch("fer_lightning.studies.baselines.command.write"),
-        mock.patch("fer_lightning.studies.leaks.write"),
+        mock.patch("fer_lightning.studies.leaks.command.write"),
         mock.patch("subprocess.Popen", side_effect=AssertionError("a process was started")),
     ):
         try:

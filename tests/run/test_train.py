@@ -297,3 +297,18 @@ def test_cudnn_selects_kernels_by_time_unless_runs_must_be_equal(
     build_trainer(config, tmp_path, torch.nn.Linear(1, 1), logger=False)
     torch.use_deterministic_algorithms(False)
     assert torch.backends.cudnn.benchmark is timed
+
+
+def test_a_leaky_run_is_not_stored_in_the_results(composed, tmp_path: Path) -> None:
+    with pytest.raises(CompactHydraException, match=r"leaky_selected leaks, so its scores are not results"):
+        train(composed(*TINY, "experiment=custom_cnn", "protocol=leaky_selected", f"paths.results_dir={tmp_path}"))
+
+
+def test_a_leaky_run_is_marked(composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(composed(*TINY, "model=sequential_cnn", "protocol=leaky_selected"))
+    output = capsys.readouterr().out
+    assert "LEAKY PROTOCOL" in output
+    assert "no number of this run is a result" in output
+    written = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert written["leaky"]
+    assert written["protocol"] == "leaky_selected"

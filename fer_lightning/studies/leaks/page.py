@@ -1,77 +1,24 @@
-"""`python -m fer_lightning leaks`: one model under the official and under leaky protocols, and the effect of each."""
+"""docs/LEAKS.md and its plot, from the records."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from fer_lightning.cli.help import wrap_text
-from fer_lightning.config import CONF, ROOT
-from fer_lightning.files import free_path
-from fer_lightning.overrides import effective_overrides, key_of, merge_overrides, overrides_of
+from fer_lightning.config import ROOT
+from fer_lightning.overrides import overrides_of
 from fer_lightning.reporting import figures, markdown
-from fer_lightning.reporting.records import RESULTS, publish, read_record
-from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.baselines.rows import file_of, header_of
+from fer_lightning.studies.leaks.records import PROTOCOLS, Records, read_records, settings_of
 
-HELP = """usage: python -m fer_lightning leaks [run|write] [key=value ...]
-
-Trains one model under the official protocol and under each leaky one, with the same epochs and settings, and shows by
-how much each leak raises the accuracy.
-
-  leaks                      lists the protocols and their scores
-  leaks run [key=value ...]  trains each protocol without a record in results/leaks, one after another, then writes;
-                             the same command continues after an interruption
-  leaks write                writes docs/LEAKS.md and docs/images/leaks.png from the records
-
-The default settings are experiment=sequential_cnn augmentation=none trainer.max_epochs=20 tracking=none; overrides
-take precedence. Runs are stored in outputs/leaks, in one folder per settings; move records of other settings out of
-results/leaks first:
-
-  python -m fer_lightning leaks run data.path=fer2013.csv trainer.max_epochs=40
-"""
-
-RUNS = Path("outputs") / "leaks"
-PUBLISHED = RESULTS / "leaks"
-COLLECTED = ".collected"
-"""Marks a run whose record went to results/leaks: if it is not there any more, somebody deleted it."""
-
-SETTINGS = ("experiment=sequential_cnn", "augmentation=none", "trainer.max_epochs=20", "tracking=none")
 NOT_RUN = "not run"
-
-PROTOCOLS = {
-    "official": "trained on Training, epoch selected on PublicTest, measured once on PrivateTest",
-    "leaky_selected": "the official parts, but PrivateTest itself selects the epoch and lowers the learning rate",
-    "leaky_pooled": "all parts pooled, then split at random in the official sizes: copies of an image in several parts",
-    "leaky_oversampled": (
-        "rare classes oversampled with exact copies to the size of the largest, all pooled, then split at random"
-    ),
-    "stored_copies": (
-        "no leak: the official parts, with augmented copies (mirrored, rotated, in other lighting) of the training "
-        "images added"
-    ),
-    "leaky_augmented": "augmented copies of every image added, all pooled, then split at random",
-    "leaky_all": "all leaks together: rare classes oversampled, an augmented copy of every image added, all pooled and "
-    "split at random, and the epoch selected on the test part",
-}
-"""The compared protocols (conf/protocol) with a description of each, the official one first."""
-
-WITHOUT_ADDED_IMAGES = ("official", "leaky_selected", "leaky_pooled")
-"""The protocols that add no images, so that their data are equal."""
 
 COLUMNS = (
     "protocol",
@@ -83,102 +30,6 @@ COLUMNS = (
     "epoch",
     "minutes",
 )
-
-Records = dict[str, dict[str, Any]]
-
-
-def folder_of(overrides: Sequence[str]) -> Path:
-    """Return the folder for runs with these settings and protocols; it has a subfolder per protocol."""
-    options = [(CONF / "protocol" / f"{protocol}.yaml").read_text("utf-8") for protocol in PROTOCOLS]
-    settings = "\n".join([*settings_of(overrides), *options])
-    return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:8]
-
-
-def settings_of(overrides: Iterable[str]) -> list[str]:
-    """Return the overrides that determine a result, without the protocol, sorted."""
-    return [override for override in effective_overrides(overrides) if key_of(override) != "protocol"]
-
-
-def read_records(root: Path = ROOT) -> Records:
-    """Read the records of the measured protocols by name, in the order of `PROTOCOLS`.
-
-    Raises:
-        ValueError: Two records have different settings or data and cannot be compared.
-    """
-    paths = [root / PUBLISHED / f"{protocol}.json" for protocol in PROTOCOLS]
-    found: Records = {
-        path.stem: read_record(path, "command", "data_fingerprint", "test") for path in paths if path.is_file()
-    }
-    settings = {name: settings_of(overrides_of(record["command"])) for name, record in found.items()}
-    for name in found:
-        first = next(iter(found))
-        if settings[name] != settings[first]:
-            raise ValueError(
-                f"results/leaks/{name}.json was run with {' '.join(settings[name])}, {first}.json with "
-                f"{' '.join(settings[first])}; delete one of them and run again"
-            )
-    fingerprints = {name: found[name]["data_fingerprint"] for name in WITHOUT_ADDED_IMAGES if name in found}
-    if len(set(fingerprints.values())) > 1:
-        raise ValueError(
-            f"results/leaks: {', '.join(fingerprints)} were run on different data; delete all but those of one data set"
-        )
-    return found
-
-
-def run(overrides: Sequence[str], root: Path = ROOT) -> int:
-    """Train under every protocol without a record, in one process.
-
-    Args:
-        overrides: Hydra overrides in addition to `SETTINGS`.
-        root: The folder that contains results/leaks.
-
-    Returns:
-        The exit status of the training.
-
-    Raises:
-        ValueError: Existing records were run with other settings.
-    """
-    overrides = merge_overrides(SETTINGS, overrides)
-    collect(overrides, root)
-    records, wanted = read_records(root), settings_of(overrides)
-    for name, record in records.items():
-        earlier = settings_of(overrides_of(record["command"]))
-        if earlier != wanted:
-            raise ValueError(
-                f"results/leaks/{name}.json was run with {' '.join(earlier)}, not {' '.join(wanted)}; "
-                "use those settings, or delete results/leaks to start again"
-            )
-    missing = [protocol for protocol in PROTOCOLS if protocol not in records]
-    if not missing:
-        return 0
-    for protocol in missing:
-        move_collected(folder_of(overrides) / protocol)
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *overrides, f"protocol={','.join(missing)}"]
-    command += [f"hydra.sweep.dir={folder_of(overrides)}", "hydra.sweep.subdir=${hydra.runtime.choices.protocol}"]
-    training = subprocess.Popen([*command, "resume=auto"])
-    earlier_handler = signal.signal(signal.SIGTERM, lambda *_: training.terminate())
-    try:
-        return training.wait()
-    finally:  # after Ctrl-C, which the training received too
-        training.wait()
-        signal.signal(signal.SIGTERM, earlier_handler)
-        collect(overrides, root)
-
-
-def collect(overrides: Sequence[str], root: Path = ROOT) -> None:
-    """Copy the records of finished runs with these settings into results/leaks, once, also after an interruption."""
-    for protocol in PROTOCOLS:
-        folder, published = folder_of(overrides) / protocol, root / PUBLISHED / f"{protocol}.json"
-        if (folder / RECORD).is_file() and not (folder / COLLECTED).exists():
-            if not published.exists():
-                publish(published, read_record(folder / RECORD, "command"))
-            (folder / COLLECTED).touch()
-
-
-def move_collected(folder: Path) -> None:
-    """Rename the folder of a run whose published record was deleted, which `resume=auto` would not train again."""
-    if (folder / COLLECTED).exists():
-        folder.rename(free_path(folder, first=1))
 
 
 def gain(reported: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -349,29 +200,3 @@ def write(root: Path = ROOT) -> None:
     claim = claim_of(next(iter(records.values())))
     figures.save(plot(records, claim), root / "docs" / "images" / "leaks.png")
     (root / "docs" / "LEAKS.md").write_text(page(records, claim), "utf-8")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the subcommand and return its exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        print(wrap_text(HELP))
-        return 0
-    action, overrides = (arguments[0], list(arguments[1:])) if arguments else ("", [])
-    invalid = [o for o in overrides if "=" not in o or o.startswith(("protocol=", "-"))]
-    if action not in ("", "run", "write") or invalid or (overrides and action != "run"):
-        raise ValueError(
-            f"{' '.join(arguments)!r} is invalid: give no arguments, 'write', or 'run' with overrides key=value other "
-            "than protocol"
-        )
-    status = run(overrides) if action == "run" else 0
-    records = read_records()
-    if action == "write" or (action and records):
-        write()
-    table = Table(title="Leaks", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in (*COLUMNS[:4], "gain"):
-        table.add_column(column, no_wrap=column in (COLUMNS[0], COLUMNS[3]))
-    for protocol in PROTOCOLS:
-        *first, gain_cell = cells(protocol, records)[:5]
-        table.add_row(*first, gain_cell.partition(" ")[0])
-    Console().print(table)
-    return status
