@@ -14,7 +14,7 @@ VERBS = {
     "audit": ("fer_lightning.studies.audit.command", "problems of a data set: duplicates, no faces, label errors"),
     "baselines": ("fer_lightning.studies.baselines.command", "published results and the measurements of this project"),
     "calibrate": ("fer_lightning.studies.calibrate", "fit a checkpoint's temperature, reliability diagrams"),
-    "compare": ("fer_lightning.studies.compare", "whether one model is better than another: McNemar's test"),
+    "compare": ("fer_lightning.studies.compare.command", "whether one model is better than another: McNemar's test"),
     "ensemble": ("fer_lightning.studies.ensemble.command", "soft voting of trained models"),
     "evaluate": (
         "fer_lightning.studies.evaluate",

@@ -1,4 +1,4 @@
-"""Markdown helpers of several reports."""
+"""Text of tables and numbers in several reports."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def with_interval(value: float, interval: Sequence[float], digits: int = 2) -> s
     """Format a fraction with its interval: `67.15% (65.7% to 68.6%)`."""
     low, high = interval
     return f"{value:.{digits}%} ({low:.1%} to {high:.1%})"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """Format a difference of two fractions in percentage points: 0.0109 is `+1.1`."""
+    return f"{100 * difference:+.{digits}f}"

@@ -17,7 +17,8 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.run.resume import STATE, RunState
 from fer_lightning.studies.audit.findings import out_of_fold
-from fer_lightning.studies.compare import Measurement, compare
+from fer_lightning.studies.compare.networks import compare
+from fer_lightning.studies.measurement import Measurement
 from fer_lightning.training.distillation import Distiller
 from malformed.target import Target
 from malformed.values import as_json, corrupted, damaged

@@ -13,7 +13,7 @@ from fer_lightning.data.sources.synthetic import draw_faces, synthetic_faces
 from fer_lightning.labels import EMOTIONS
 from fer_lightning.studies.audit.duplicate_effect import CopiesElsewhere, _accuracy, accuracy_by_copies, table_rows
 from fer_lightning.studies.audit.findings import Audit, audit
-from fer_lightning.studies.compare import Measurement
+from fer_lightning.studies.measurement import Measurement
 
 HAPPY, SAD, NEUTRAL = (EMOTIONS.index(name) for name in ("happy", "sad", "neutral"))
 

@@ -18,7 +18,7 @@ from fer_lightning.reporting.environment import commit, versions
 from fer_lightning.studies.audit.duplicate_effect import accuracy_by_copies
 from fer_lightning.studies.audit.findings import audit, out_of_fold
 from fer_lightning.studies.audit.report import accuracy_table, table, write_report
-from fer_lightning.studies.compare import Measurement
+from fer_lightning.studies.measurement import Measurement
 
 HELP = """usage: python -m fer_lightning audit [write] [predictions=FOLDER] [measured=RUN,RUN] [key=value ...]
 

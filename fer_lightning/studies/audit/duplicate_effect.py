@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fer_lightning.labels import USAGES
 from fer_lightning.reporting.markdown import with_interval
 from fer_lightning.studies.audit.findings import Audit, Mask, linked
-from fer_lightning.studies.compare import Measurement
+from fer_lightning.studies.measurement import Measurement
 
 Z = 1.959964  # 97.5% quantile of the normal distribution
 

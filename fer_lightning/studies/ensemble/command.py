@@ -25,7 +25,7 @@ from fer_lightning.reporting.environment import environment, machine
 from fer_lightning.run.trainer import quiet
 from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.calibrate import Calibration
-from fer_lightning.studies.compare import paired
+from fer_lightning.studies.compare.networks import paired
 from fer_lightning.studies.ensemble.recipe import ENSEMBLES, Recipe
 from fer_lightning.studies.ensemble.report import summary, write_ensemble_report
 from fer_lightning.studies.trained import TrainedRun

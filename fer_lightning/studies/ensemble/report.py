@@ -9,11 +9,10 @@ from typing import Any
 from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.files import write_json
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.markdown import table, with_interval
+from fer_lightning.reporting.markdown import points, table, with_interval
 from fer_lightning.reporting.report import write_report
 from fer_lightning.run_folder import RECORD
 from fer_lightning.studies.calibrate import Calibration, save_diagram
-from fer_lightning.studies.compare import points
 from fer_lightning.training.metrics import Predictions, Scores
 
 

@@ -58,7 +58,8 @@ def cells(protocol: str, records: Records) -> list[str]:
     test = record["test"]
     difference = ""
     if protocol != "official" and "official" in records:
-        difference = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * v for v in gain(test, records["official"]["test"])))
+        added, low, high = map(markdown.points, gain(test, records["official"]["test"]))
+        difference = f"{added} ({low} to {high})"
     deduplicated = record.get("test_deduplicated")
     return [
         record["protocol"],
@@ -163,10 +164,11 @@ def _conclusions(records: Records, claim: float | None) -> list[str]:
     sentences = []
     if {"stored_copies", "leaky_augmented"} <= accuracy.keys():
         leak = gain(records["leaky_augmented"]["test"], records["stored_copies"]["test"])
+        added, low, high = map(markdown.points, leak)
         sentences.append(
-            "Copies added before the split instead of after it: {:+.1f} points ({:+.1f} to {:+.1f}) with the same "
+            f"Copies added before the split instead of after it: {added} points ({low} to {high}) with the same "
             "number of images and steps. This includes the leak, and how much easier or harder the augmented copies in "
-            "its test part are to classify than the original images.".format(*(100 * v for v in leak))
+            "its test part are to classify than the original images."
         )
         if after := records["leaky_augmented"].get("test_deduplicated"):
             sentences.append(
