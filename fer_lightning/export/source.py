@@ -14,7 +14,7 @@ from fer_lightning.models.network import FERNetwork, training_input_size
 from fer_lightning.overrides import train_command
 from fer_lightning.reporting import records
 from fer_lightning.run_folder import RECORD, run_of
-from fer_lightning.studies.ensemble.command import check_compatible
+from fer_lightning.studies.ensemble.members import check_compatible
 from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.checkpoint_io import checkpoint_of
 from fer_lightning.training.soft_voting import ensemble_members

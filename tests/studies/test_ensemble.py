@@ -16,7 +16,7 @@ from fer_lightning import __main__ as entry
 from fer_lightning.config import ROOT, check
 from fer_lightning.studies import trained
 from fer_lightning.studies.ensemble import command, recipe
-from fer_lightning.studies.ensemble.command import Member
+from fer_lightning.studies.ensemble.members import Member, check_compatible, parse_members
 from fer_lightning.studies.ensemble.recipe import Recipe
 from fer_lightning.training.metrics import Predictions
 
@@ -86,13 +86,13 @@ def test_members_are_patterns_or_checkpoints_with_other_views(runs: list[Path]) 
 
 def test_duplicate_members_are_ignored(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     duplicate = f"{runs[0].absolute()}/checkpoints/best.ckpt"
-    assert command.parse_members(f"[{runs[0]},{runs[1]},{duplicate}]") == [runs[0], runs[1]]
+    assert parse_members(f"[{runs[0]},{runs[1]},{duplicate}]") == [runs[0], runs[1]]
     assert entry.main(["ensemble", f"members=[{runs[0]},{duplicate}]"]) == 2
     assert f"members lists {runs[0]} more than once" in capsys.readouterr().err
 
 
 def test_a_pattern_may_end_in_a_class_of_characters(runs: list[Path]) -> None:
-    assert command.parse_members(f"{runs[0].parent}/smal[kl]") == [runs[0]]
+    assert parse_members(f"{runs[0].parent}/smal[kl]") == [runs[0]]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -267,9 +267,9 @@ def test_networks_of_other_data_protocols_or_classes_are_incompatible(difference
             split=SimpleNamespace(name=provenance["protocol"]),
         )
 
-    command.check_compatible(trained_run(), trained_run())
+    check_compatible(trained_run(), trained_run())
     with pytest.raises(ValueError, match=f"members must have the same data, .* was trained {expected}"):
-        command.check_compatible(trained_run(), trained_run(**difference))
+        check_compatible(trained_run(), trained_run(**difference))
 
 
 @pytest.mark.usefixtures("no_figures")
