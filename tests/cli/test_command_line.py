@@ -75,7 +75,7 @@ def test_a_multirun_has_a_parent_run_and_a_child_for_each_value(tmp_path: Path) 
             "batch_size is 0",
         ),
         (
-            ["experiment=speedrun_cpu,speedrun_cpu_70", "trainer.check_val_every_n_epoch=2"],
+            ["trainer.max_epochs=6,7", "trainer.check_val_every_n_epoch=2"],
             r"divides trainer\.max_epochs=7",
         ),
         (["seed=0,1", "resume=typo.ckpt"], r"resume=typo\.ckpt: there is no such checkpoint"),
