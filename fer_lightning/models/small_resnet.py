@@ -25,7 +25,7 @@ class SmallResNet(nn.Module):
         stem_kernel: Side of the stem's kernel in pixels.
         stem_stride: Stride of the stem: 1, or 2 to halve the image, which needs a quarter of the computation.
         average_pool: Whether stages halve the feature map by 2x2 average pooling before their first block, not by its
-            stride: no aliasing, and faster on a CPU, where the gradients of strided convolutions are slow.
+            stride: less aliasing, and faster on a CPU, where the gradients of strided convolutions are slow.
         squeeze_excite: Whether each block ends in a channel gate.
         drop_path: Probability of skipping the last block's residual in training; rises linearly from 0 at the first.
         dropout: Probability of dropping an input of the last layer.

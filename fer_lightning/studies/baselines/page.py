@@ -136,7 +136,7 @@ def with_measured(text: str, row: Baseline) -> str:
     if row.records:
         cells = row.cells()
         minutes, machine = cells["minutes"].split(" on ", 1)
-        line = f"# Measured  {cells[TEST]} on PrivateTest, {minutes} minutes on {machine}"
+        line = f"# Measured  {cells[TEST]} on PrivateTest, {minutes} minute{'s' * (minutes != '1')} on {machine}"
         end = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
         lines.insert(end, line)
     return "\n".join(lines) + "\n"
