@@ -87,8 +87,8 @@ class Baseline:
         name: `custom_cnn` for conf/experiment/custom_cnn.yaml, `khanzada7` for conf/ensemble/khanzada7.yaml.
         header: The comment at the top of its yaml, by key. `Claim`: the result that the source reports; `Aim`: the
             target of a row of this project; `Protocol`: how the source measured; `Verdict`: how reliable that is;
-            `Ours`: differences of this project's recipe; `Needs`: requirements of a run; `After`: the row whose trained
-            network it starts from; `First`: the command that prepares that network; `Queue`: position among the rows
+            `Ours`: differences of this project's recipe; `Needs`: requirements of a run; `After`: the rows whose trained
+            networks it starts from; `First`: the command that prepares a network; `Queue`: position among the rows
             that have not been run; `Cost`: estimated cost of a run; `Note`: further remarks on the measured runs;
             `Measured`: summary of the measured runs, added by `write`.
         records: The records of its runs, by seed.
@@ -201,6 +201,11 @@ def header_of(path: Path) -> dict[str, str]:
         elif line.startswith("#  ") and header:
             header[list(header)[-1]] += " " + line[1:].strip()
     return header
+
+
+def starts_from(header: Mapping[str, str]) -> list[str]:
+    """Return the rows whose trained networks a row starts from: those in its `After`, `a, b and c`."""
+    return re.split(", | and ", header["After"]) if "After" in header else []
 
 
 def baselines(root: Path = ROOT) -> list[Baseline]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fer_lightning.config import ROOT
 from fer_lightning.reporting.records import RESULTS, record_name
 from fer_lightning.run_folder import RECORD, last_checkpoint
-from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of
+from fer_lightning.studies.baselines.rows import experiment_of, file_of, header_of, starts_from
 from fer_lightning.studies.ensemble.recipe import ENSEMBLES, RUNS, Recipe
 
 OUT_OF_TIME = 75
@@ -42,7 +42,7 @@ class Runner:
     def run_rows(self, requested: Sequence[tuple[str, int]]) -> int:
         """Run the rows without a record, and with `weights` also those without weights; existing records stay.
 
-        The row that another one starts from (`After`) is trained first if its weights are missing.
+        The rows that another one starts from (`After`) are trained first if their weights are missing.
 
         Args:
             requested: Names and seeds of experiments or ensembles; the members of an ensemble are trained first, with
@@ -85,7 +85,7 @@ class Runner:
             recipe = self._recipe(row[0])
             members = Recipe.read(recipe).members.values() if recipe.exists() else []
             for name in (row[0], *(experiment_of(overrides) for overrides in members)):
-                if first := self._header(name).get("After"):
+                for first in starts_from(self._header(name)):
                     add((first, 0), weights=True)
             ordered[row] = weights or ordered.get(row, False)
 
@@ -114,7 +114,7 @@ class Runner:
             later = {
                 run
                 for run, overrides in pending.items()
-                if self._header(experiment_of(overrides)).get("After") in experiments
+                if experiments.intersection(starts_from(self._header(experiment_of(overrides))))
             }
             if status := self._train({run: overrides for run, overrides in pending.items() if run not in later}):
                 return status

@@ -128,7 +128,7 @@ def test_a_row_is_trained_after_the_row_it_starts_from(root: Path, monkeypatch: 
     (conf / "ensemble").mkdir()
     members = "members:\n  waiting_seed0: [experiment=waiting]\n  student_seed0: [experiment=student]\n"
     (conf / "ensemble" / "vote.yaml").write_text(f"# Source    ours\n# Claim     none\n{members}")
-    (conf / "experiment" / "taught.yaml").write_text("# Source    ours\n# Claim     none\n# After     vote\n")
+    (conf / "experiment" / "taught.yaml").write_text("# Source    ours\n# Claim     none\n# After     pruned and vote\n")
     batches: list[list[str]] = []
 
     def run_processes(self: Runner, commands: dict[str, list[str]]) -> int:
@@ -150,7 +150,8 @@ def test_a_row_is_trained_after_the_row_it_starts_from(root: Path, monkeypatch: 
     batches.clear()
     shutil.rmtree(root / RUNS)
     assert runner.run_rows([("taught", 0), ("vote", 0)]) == 0
-    assert batches == [["waiting_seed0"], ["student_seed0"], ["vote"], ["taught_seed0"]]
+    prune = "-m fer_lightning prune model.widths=[4,8]"
+    assert batches == [["waiting_seed0"], [prune], ["pruned_seed0", "student_seed0"], ["vote"], ["taught_seed0"]]
 
 
 def test_nothing_is_started_after_a_failure(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
