@@ -94,6 +94,7 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "leaky": split.is_leaky,
         "images": {part: len(index) for part, index in split.indices.items()},
         "evaluation": to_container(config.eval),
+        "settings": {name: value for name, value in settings(config).items() if name != "seed"},
         "command": train_command(job.arguments),
         "commit": commit(),
         "versions": versions(),

@@ -22,6 +22,7 @@ from fer_lightning.config import ROOT
 from fer_lightning.run.job import Job
 from fer_lightning.run.record import result_path
 from fer_lightning.run.resolvers import register_resolvers
+from fer_lightning.run.resume import settings
 from fer_lightning.run.train import train
 from fer_lightning.run.trainer import become_first_process, build_trainer, check_devices, choose_precision
 from fer_lightning.training.module import load_module
@@ -136,6 +137,7 @@ def test_a_published_record_is_not_overwritten_by_another_command(composed, tmp_
         train(composed(*row, f"paths.results_dir={results}", f"paths.output_dir={tmp_path / name}"))
     record = json.loads(published.read_text())
     assert record["kaggle_test"]["n"] == 40
+    assert record["settings"] == {name: value for name, value in settings(composed(*row)).items() if name != "seed"}
     folds = ["protocol=kfold", f"paths.results_dir={tmp_path / 'folds'}", f"paths.output_dir={tmp_path / 'fold'}"]
     train(composed(*row, *folds))
     assert "kaggle_test" not in json.loads((tmp_path / "folds" / published.name).read_text())

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from fer_lightning.config import ROOT
 from fer_lightning.overrides import drop_overrides, effective_overrides, overrides_of, value_of
 from fer_lightning.reporting.records import RESULTS, SUPERSEDED, read_record
+from fer_lightning.run.resume import differences
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 NOT_RUN = "not run"
@@ -87,9 +89,9 @@ class Baseline:
         name: `custom_cnn` for conf/experiment/custom_cnn.yaml, `khanzada7` for conf/ensemble/khanzada7.yaml.
         header: The comment at the top of its yaml, by key. `Claim`: the result that the source reports; `Aim`: the
             target of a row of this project; `Protocol`: how the source measured; `Verdict`: how reliable that is;
-            `Ours`: differences of this project's recipe; `Needs`: requirements of a run; `After`: the rows whose trained
-            networks it starts from; `First`: the command that prepares a network; `Queue`: position among the rows
-            that have not been run; `Cost`: estimated cost of a run; `Note`: further remarks on the measured runs;
+            `Ours`: differences of this project's recipe; `Needs`: requirements of a run; `After`: the rows whose
+            trained networks it starts from; `First`: the command that prepares a network; `Queue`: position among the
+            rows that have not been run; `Cost`: estimated cost of a run; `Note`: further remarks on the measured runs;
             `Measured`: summary of the measured runs, added by `write`.
         records: The records of its runs, by seed.
         superseded: Records of its runs that were replaced by later ones.
@@ -258,6 +260,13 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
     if len(recipes := {_recipe(record) for record in records}) > 1:
         commands = " and ".join(f"`{' '.join(overrides)}`" for overrides, _ in sorted(recipes))
         raise ValueError(f"{files} are of several recipes, {commands}, and cannot be one row; move one away")
+    complete = [record for record in records if "settings" in record]  # early records have none
+    for one, following in pairwise(complete):
+        if differ := differences(one["settings"], following["settings"]):
+            raise ValueError(
+                f"{files} are of several recipes and cannot be one row: from seed {one['seed']} to seed "
+                f"{following['seed']}, {differ}; move one away"
+            )
     return records
 
 

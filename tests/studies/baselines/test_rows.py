@@ -8,6 +8,8 @@ from helpers.records import part
 
 from fer_lightning.config import ROOT
 from fer_lightning.models import tta
+from fer_lightning.overrides import overrides_of
+from fer_lightning.run.resume import differences, settings
 from fer_lightning.studies.baselines.rows import (
     GROUPS,
     NETWORK_COST,
@@ -22,6 +24,8 @@ WITH_MATRIX = [
     path for path in sorted((ROOT / "results").glob("*.json")) if "confusion_matrix" in path.read_text("utf-8")
 ]
 
+WITH_SETTINGS = [path for path in sorted((ROOT / "results").glob("*.json")) if '"settings"' in path.read_text("utf-8")]
+
 
 @pytest.mark.parametrize("path", WITH_MATRIX, ids=lambda path: path.stem)
 def test_published_scores_follow_from_their_confusion_matrix(path: Path) -> None:
@@ -31,6 +35,14 @@ def test_published_scores_follow_from_their_confusion_matrix(path: Path) -> None
     assert matrix.sum() == test["n"]
     assert matrix.trace() / test["n"] == pytest.approx(test["accuracy"], abs=1e-6)
     assert list(test["per_class_f1"].values()) == pytest.approx(f1.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("path", WITH_SETTINGS, ids=lambda path: path.stem)
+def test_a_measured_row_still_has_the_settings_of_its_record(composed, path: Path) -> None:
+    record = json.loads(path.read_text("utf-8"))
+    now = settings(composed(*overrides_of(record["command"])))
+    del now["seed"]
+    assert not differences(record["settings"], now), "measure the row again; its record moves to superseded/"
 
 
 def test_measured_rows_come_first_and_the_others_are_marked_not_run(root: Path) -> None:
@@ -136,6 +148,15 @@ def test_seeds_of_several_recipes_are_not_averaged(root: Path, other: dict) -> N
     (root / "results" / "measured_seed1.json").write_text(json.dumps(again))
     message = r"measured_seed\*\.json are of several recipes, `x=1` and `x=.* move one away"
     with pytest.raises(ValueError, match=message):
+        baselines(root)
+
+
+def test_seeds_measured_with_other_settings_of_their_recipe_are_not_averaged(root: Path) -> None:
+    record = json.loads((root / "results" / "measured_seed0.json").read_text())
+    for seed, known in enumerate([{"settings": {"model": {"width": 8}}}, {}, {"settings": {"model": {"width": 9}}}]):
+        again = record | known | {"seed": seed, "command": f"python train.py x=1 seed={seed}"}
+        (root / "results" / f"measured_seed{seed}.json").write_text(json.dumps(again))
+    with pytest.raises(ValueError, match=r"several recipes.*: from seed 0 to seed 2, model\.width 8 \(now 9\); move"):
         baselines(root)
 
 

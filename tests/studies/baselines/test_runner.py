@@ -128,7 +128,9 @@ def test_a_row_is_trained_after_the_row_it_starts_from(root: Path, monkeypatch: 
     (conf / "ensemble").mkdir()
     members = "members:\n  waiting_seed0: [experiment=waiting]\n  student_seed0: [experiment=student]\n"
     (conf / "ensemble" / "vote.yaml").write_text(f"# Source    ours\n# Claim     none\n{members}")
-    (conf / "experiment" / "taught.yaml").write_text("# Source    ours\n# Claim     none\n# After     pruned and vote\n")
+    (conf / "experiment" / "taught.yaml").write_text(
+        "# Source    ours\n# Claim     none\n# After     pruned and vote\n"
+    )
     batches: list[list[str]] = []
 
     def run_processes(self: Runner, commands: dict[str, list[str]]) -> int:
