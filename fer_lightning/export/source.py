@@ -74,7 +74,10 @@ class ExportSource:
     def graph_input(self) -> tuple[int, int]:
         """Size in pixels and channels (1 or 3) of the graph's input: the maximum over all networks."""
         inputs = [
-            training_input_size(net.module.network_for_whole_images(), net.faces.images.shape[1:]) for net in self.nets
+            training_input_size(
+                net.module.network_for_whole_images(), net.provenance.get("image_shape") or net.faces.images.shape[1:]
+            )
+            for net in self.nets
         ]
         return max(size for size, _ in inputs), max(channels for _, channels in inputs)
 

@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
+def read_commit() -> str:
     """Return the git commit of the code, with `-dirty` if tracked files were changed; `unknown` outside a checkout."""
     folder = Path(__file__).parent
 
@@ -50,6 +50,10 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+COMMIT = read_commit()
+"""The commit of the code that this process imported; the working tree may change while it runs."""
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
@@ -87,4 +91,4 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     Args:
         device: See `machine`.
     """
-    return {"machine": machine(device), "versions": versions(), "commit": commit()}
+    return {"machine": machine(device), "versions": versions(), "commit": COMMIT}

@@ -16,7 +16,13 @@ from filelock import FileLock
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from fer_lightning.reporting.mlflow_store import open_experiment, root_cause, store_errors, with_local_fallback
+from fer_lightning.reporting.mlflow_store import (
+    open_experiment,
+    root_cause,
+    store_errors,
+    valid_key,
+    with_local_fallback,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,12 +63,11 @@ class MultirunParent(Callback):
 
     def _close(self, status: str, objective: str | None = None, mode: str = "max") -> None:
         client, experiment_id, run_id = self._parent
-        try:
-            if objective is not None:
+        if objective is not None:
+            with _warn_on_errors("the summary of the multirun"):
                 log_summary(client, experiment_id, run_id, objective, mode)
+        with _warn_on_errors(f"the status {status} of the multirun"):
             client.set_terminated(run_id, status)
-        except store_errors() as error:
-            log.warning("MLflow could not set the multirun to %s (%s)", status, root_cause(error))
 
 
 class StudyRun:
@@ -95,7 +100,7 @@ class StudyRun:
     def tag_trials(self, states: Mapping[int, str]) -> None:
         """Tag the runs of trials, given by number, with their states: COMPLETE, PRUNED or FAIL."""
         condition = f' and tags.trial = "{next(iter(states))}"' if len(states) == 1 else ""
-        with self._warn_on_errors():
+        with _warn_on_errors("the states of trials"):
             for run in self._children(condition):
                 state = states.get(int(run.data.tags.get("trial", -1)))
                 if state and run.data.tags.get("trial_state") != state:
@@ -117,22 +122,23 @@ class StudyRun:
         """
         from mlflow.entities import Metric, RunTag
 
-        with self._warn_on_errors():
+        with _warn_on_errors("results of the study"):
             for run in self._children(f' and tags.trial = "{best}"')[:1]:
                 tags = {**tags, "best_run": run.info.run_name, "best_run_id": run.info.run_id}
             now = int(1000 * time.time())
             self._client.log_batch(
                 self.run_id,
-                [Metric(name, value, now, 0) for name, value in metrics.items()],
+                [Metric(valid_key(name), value, now, 0) for name, value in metrics.items()],
                 tags=[RunTag(name, value) for name, value in tags.items()][:100],
             )
             for file in files:
                 self._client.log_artifact(self.run_id, str(file))
+        with _warn_on_errors("the status FINISHED of the study"):
             self._client.set_terminated(self.run_id, "FINISHED")
 
     def mark_killed(self) -> None:
         """Set the run to KILLED unless it has already ended."""
-        with self._warn_on_errors():
+        with _warn_on_errors("the status KILLED of the study"):
             if self._client.get_run(self.run_id).info.status == "RUNNING":
                 self._client.set_terminated(self.run_id, "KILLED")
 
@@ -140,12 +146,14 @@ class StudyRun:
         query = f'tags.`{PARENT}` = "{self.run_id}"{condition}'
         return list(self._client.search_runs([self._experiment_id], query, max_results=10_000))
 
-    @contextmanager
-    def _warn_on_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except store_errors() as error:
-            log.warning("MLflow lacks a part of the study's run (%s); the study itself is complete", root_cause(error))
+
+@contextmanager
+def _warn_on_errors(part: str) -> Iterator[None]:
+    """Log that MLflow lacks a part of a parent run, of which the folder of the runs is complete."""
+    try:
+        yield
+    except store_errors() as error:
+        log.warning("MLflow lacks %s (%s); its folder is complete", part, root_cause(error))
 
 
 def parent_run(client: MlflowClient, experiment_id: str, sweep_dir: Path) -> str:
@@ -172,22 +180,22 @@ def log_summary(client: MlflowClient, experiment_id: str, parent_id: str, object
     from mlflow.entities import Metric, RunTag
 
     jobs = client.search_runs([experiment_id], f'tags.`{PARENT}` = "{parent_id}"', max_results=10_000)
-    better = max if mode == "max" else min
+    better, name = max if mode == "max" else min, valid_key(objective)
     scored = []
     for job in jobs:
-        epochs = [metric.value for metric in client.get_metric_history(job.info.run_id, objective)]
+        epochs = [metric.value for metric in client.get_metric_history(job.info.run_id, name)]
         if values := [value for value in epochs if not math.isnan(value)]:
             scored.append((better(values), job))
     failed = sum(job.info.status == "FAILED" for job in jobs)
     tags, metrics = {"jobs": str(len(jobs)), "jobs_failed": str(failed)}, []
     if scored:
         score, best = better(scored, key=itemgetter(0))
-        metrics = [Metric(f"best/{objective}", score, int(1000 * time.time()), 0)]
+        metrics = [Metric(f"best/{name}", score, int(1000 * time.time()), 0)]
         tags |= {"best_run": best.info.run_name, "best_run_id": best.info.run_id}
         # as tags, since a resumed multirun may change them and MLflow's params cannot be changed
         tags |= {
-            f"best.{name}": value
-            for name, value in best.data.params.items()
-            if any(job.data.params.get(name) != value for job in jobs)
+            f"best.{key}": value
+            for key, value in best.data.params.items()
+            if any(job.data.params.get(key) != value for job in jobs)
         }
     client.log_batch(parent_id, metrics, tags=[RunTag(*tag) for tag in tags.items()][:100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -208,3 +209,8 @@ def root_cause(error: BaseException) -> str:
     while cause := error.__cause__ or error.__context__:
         error = cause
     return redact(one_line(error))[:200]
+
+
+def valid_key(name: str) -> str:
+    """Return the name of a metric or param with `_` for the characters that MLflow does not accept."""
+    return re.sub(r"[^\w./: -]", "_", name)

@@ -73,12 +73,14 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
 def publish(path: Path, record: Mapping[str, Any]) -> Path:
     """Write a record for publication: its command without the folders of the data.
 
-    An existing record is moved to `SUPERSEDED`, named by its commit, so that no result is lost.
+    An existing record is moved to `SUPERSEDED`, named by its commit, so that no result is lost; unless it is of the
+    same run, which was interrupted after it had published its record.
     """
-    if path.is_file():
-        existing = read_record(path)
-        archived = path.parent / SUPERSEDED / f"{path.stem}_{existing.get('commit', 'unknown')[:12]}"
-        write_json(free_path(archived, ".json"), existing)  # several measurements may have the same commit
     arguments = shlex.split(record["command"])
     public = [strip_folders(word) if key_of(word).startswith("data.") else word for word in arguments]
-    return write_json(path, {**record, "command": shlex.join(public)})
+    published = json.loads(json.dumps({**record, "command": shlex.join(public)}))
+    existing = read_record(path) if path.is_file() else published
+    if any(existing.get(key) != published.get(key) for key in ("commit", "val", "test")):
+        archived = path.parent / SUPERSEDED / f"{path.stem}_{existing.get('commit', 'unknown')[:12]}"
+        write_json(free_path(archived, ".json"), existing)  # several measurements may have the same commit
+    return write_json(path, published)

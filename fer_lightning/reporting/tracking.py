@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
 from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fer_lightning.redaction import redact
 from fer_lightning.reporting.mlflow_parents import PARENT, parent_run
@@ -30,8 +28,10 @@ from fer_lightning.reporting.mlflow_store import (
     root_cause,
     short_timeout,
     store_errors,
+    valid_key,
     with_local_fallback,
 )
+from fer_lightning.training.errors import interrupt_status
 from fer_lightning.training.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def mlflow(
             tags={name: redact(value) for name, value in tags.items()} | parent,
             timeout=timeout,
         )
-        logger.log_hyperparams({_valid_key(name): redact(str(value)) for name, value in params.items()})
+        logger.log_hyperparams({valid_key(name): redact(str(value)) for name, value in params.items()})
         if dataset:
             logger.log_training_data(**dataset)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,8 @@ def mlflow(
         try:
             yield [logger]
         except BaseException as error:
-            logger.end("KILLED" if _was_killed(error) else "FAILED", folder)
+            killed = interrupt_status(error) is not None or type(error).__name__ == "TrialPruned"
+            logger.end("KILLED" if killed else "FAILED", folder)
             raise
         logger.end("FINISHED", folder)
 
@@ -186,7 +187,7 @@ class RunLogger(MLFlowLogger):
         points = [
             Metric(key, float(value), now, step)
             for name, value in metrics.items()
-            if step not in self._logged.get(key := _valid_key(name), ())
+            if step not in self._logged.get(key := valid_key(name), ())
         ]
         if points:
             self._unsent.append(points)
@@ -252,11 +253,6 @@ def where(loggers: Sequence[Logger]) -> str | None:
     return next((logger.where for logger in loggers if isinstance(logger, RunLogger)), None)
 
 
-def _valid_key(name: str) -> str:
-    """Return the name of a metric or param with `_` for the characters that MLflow does not accept."""
-    return re.sub(r"[^\w./: -]", "_", name)
-
-
 def _existing_run(client: MlflowClient, folder: Path) -> Run | None:
     """Return the MLflow run of a folder, None if this store has none."""
     from mlflow.exceptions import MlflowException
@@ -271,12 +267,3 @@ def _existing_run(client: MlflowClient, folder: Path) -> Run | None:
             raise
         return None
     return run if run.info.lifecycle_stage == "active" else None
-
-
-def _was_killed(error: BaseException | None) -> bool:
-    """Whether an exception was caused by Ctrl-C, SIGTERM or a pruner; Lightning turns Ctrl-C into SystemExit."""
-    while error is not None:
-        if isinstance(error, (KeyboardInterrupt, SIGTERMException)) or type(error).__name__ == "TrialPruned":
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -14,7 +14,7 @@ from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.files import check_writable
 from fer_lightning.overrides import DATA_PATHS, effective_overrides, overrides_of, train_command
 from fer_lightning.reporting import records
-from fer_lightning.reporting.environment import commit, versions
+from fer_lightning.reporting.environment import COMMIT, versions
 from fer_lightning.run.job import Job, run_name
 from fer_lightning.run.resume import differences, settings
 from fer_lightning.training.metrics import Scores
@@ -96,6 +96,6 @@ def description(config: DictConfig, job: Job, datamodule: FERDataModule) -> dict
         "evaluation": to_container(config.eval),
         "settings": {name: value for name, value in settings(config).items() if name != "seed"},
         "command": train_command(job.arguments),
-        "commit": commit(),
+        "commit": COMMIT,
         "versions": versions(),
     }

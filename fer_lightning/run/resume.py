@@ -84,6 +84,21 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """List the `differences` of two settings, without the options that a component of both has in one only.
+
+    Such an option was added to, or removed from, the code in between, which changes no recipe by itself; a component
+    that is missing in one is a difference.
+    """
+    old, new = flatten(before, targets=True), flatten(now, targets=True)
+
+    def known(options: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+        components = {key.rpartition(".")[0] for key in others}
+        return {k: value for k, value in options.items() if k in others or k.rpartition(".")[0] not in components}
+
+    return differences(known(old, new), known(new, old))
+
+
 def last_folder(outputs: Path, wanted: Mapping[str, Any]) -> Path | None:
     """Return the newest run with these settings in `outputs/DAY/RUN`, finished or not; None if there is none."""
     states = sorted(outputs.glob(f"*/*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -36,7 +36,7 @@ from fer_lightning.run.trainer import become_first_process, build_trainer, check
 from fer_lightning.run_folder import CHECKPOINTS, CONFIG, RECORD
 from fer_lightning.training.allocator import keep_freed_memory
 from fer_lightning.training.callbacks import TrainingProgress, checkpoints
-from fer_lightning.training.errors import explain_errors, handle_interrupts, user_errors
+from fer_lightning.training.errors import NonFiniteLossError, explain_errors, handle_interrupts, user_errors
 from fer_lightning.training.evaluation import is_kaggle_test, loggable_scores, predict_part, score_part
 from fer_lightning.training.metrics import Predictions, Scores, full_scores
 from fer_lightning.training.module import FERModule
@@ -123,7 +123,12 @@ def train_prepared(
             loggers = stack.enter_context(open_tracking(config, job, head, datamodule.faces, folder, resumed))
             training = assemble(config, job, folder, module, loggers, console)
         print_header(console, job, training, datamodule, folder)
-        training.trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
+        try:
+            training.trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
+        except NonFiniteLossError as error:
+            if not (job.trial and training.best.best_model_path):
+                raise
+            log.warning("trial %d ends with its best epoch: %s", job.trial.number, error)
         with user_errors():
             best_row = load_best_epoch(module, training.best.best_model_path, config.resume)
         scores, kaggle = ({}, None) if job.trial else measure(config, training, prepared, folder, best_row)

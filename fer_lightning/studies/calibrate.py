@@ -14,7 +14,7 @@ from rich.table import Table
 from fer_lightning.cli.verb import checkpoint_verb
 from fer_lightning.files import check_writable, sha256, write_json
 from fer_lightning.reporting import figures
-from fer_lightning.reporting.environment import commit
+from fer_lightning.reporting.environment import COMMIT
 from fer_lightning.run.trainer import quiet
 from fer_lightning.studies.trained import TrainedRun
 from fer_lightning.training.calibration import calibration_scores, fit_temperature, scale_logits
@@ -100,7 +100,7 @@ def calibrate(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "data": trained.faces.name,
         "data_fingerprint": trained.faces.fingerprint,
         "protocol": trained.split.name,
-        "commit": commit(),
+        "commit": COMMIT,
     }
     write_json(file, record)
     diagram = save_diagram(calibration, file.with_suffix(".png"))

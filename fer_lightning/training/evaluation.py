@@ -49,7 +49,7 @@ def score_part(
 
 
 def is_kaggle_test(split: Split, faces: FaceArrays) -> bool:
-    """Whether val and test are FER2013's PublicTest and PrivateTest with its own labels: Kaggle's test images."""
+    """Whether val and test are the whole PublicTest and PrivateTest with their own labels: Kaggle's test images."""
     return split.name == "official" and all(
         np.array_equal(np.sort(split.indices[part]), np.flatnonzero(faces.usage == usage))
         for part, usage in (("val", "PublicTest"), ("test", "PrivateTest"))

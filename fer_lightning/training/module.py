@@ -29,6 +29,9 @@ from fer_lightning.training.optim import build_optimizer
 STEPS_BETWEEN_LOSS_CHECKS = 50
 """Steps between two checks of the losses on a GPU, as each check waits for it; on a CPU every loss is checked."""
 
+DROPOUT_STREAM = 0x9E3779B9
+"""Separates the random draws of dropout from those of the augmentation, which is seeded with the same batch seed."""
+
 SKIPPED_IN_A_ROW = 10
 """After this many consecutive batches without a finite loss the training stops: the weights are broken."""
 
@@ -150,7 +153,8 @@ class FERModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Compute the loss of a batch; return None if the batch is skipped."""
-        seed_device(self.device, batch["seed"])  # dropout of a resumed run is that of an uninterrupted one
+        # dropout of a resumed run is that of an uninterrupted one
+        seed_device(self.device, batch["seed"] ^ DROPOUT_STREAM)
         buffers = [buffer.clone() for buffer in self.network.buffers()] if self._skips else []
         logits = self._logits(batch)
         loss: Tensor = self.loss(logits, batch.get("target", batch["label"]))

@@ -63,7 +63,7 @@ def fit_weights(logits: Tensor, labels: Tensor, tolerance: float = 1e-7, rounds:
     Args:
         logits: float (M, N, C), of M networks on the val part.
         labels: int64 (N,).
-        tolerance: Nats of cross entropy by which the result may exceed the minimum.
+        tolerance: Nats of cross entropy by which the weights may exceed the minimum, before small ones become 0.
         rounds: Maximum number of iterations.
 
     Returns:

@@ -21,9 +21,9 @@ def test_the_commit_is_marked_dirty_if_the_code_was_changed(tmp_path: Path, monk
     git("add", ".")
     git("commit", "--quiet", "--message", "first")
     monkeypatch.setattr(environment, "__file__", str(package / "records.py"))
-    commit = environment.commit()
+    commit = environment.read_commit()
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (results / "row.json").write_text("2")  # written by a run
-    assert environment.commit() == commit
+    assert environment.read_commit() == commit
     (package / "records.py").write_text("2")
-    assert environment.commit() == f"{commit}-dirty"
+    assert environment.read_commit() == f"{commit}-dirty"

@@ -56,11 +56,11 @@ def test_a_multirun_can_minimise(store, tmp_path):
     sweep = tmp_path / "sweep"
     for loss in (2.0, 1.0, 3.0):
         with logged_run(store, tmp_path / "job", run_name=f"loss {loss}", sweep_dir=sweep) as (logger,):
-            logger.log_metrics({"val/loss": loss}, step=1)
+            logger.log_metrics({"val/f1_sad&angry": loss}, step=1)
     parent = client_of(store).get_run(logger.run_id).data.tags["mlflow.parentRunId"]
-    mlflow_parents.log_summary(client_of(store), logger.experiment_id, parent, "val/loss", "min")
+    mlflow_parents.log_summary(client_of(store), logger.experiment_id, parent, "val/f1_sad&angry", "min")
     run = client_of(store).get_run(parent)
-    assert (run.data.metrics["best/val/loss"], run.data.tags["best_run"]) == (1.0, "loss 1.0")
+    assert (run.data.metrics["best/val/f1_sad_angry"], run.data.tags["best_run"]) == (1.0, "loss 1.0")
 
 
 def test_jobs_that_start_simultaneously_share_one_parent(store, tmp_path):
@@ -71,3 +71,23 @@ def test_jobs_that_start_simultaneously_share_one_parent(store, tmp_path):
         (parent,) = {future.result() for future in futures}
     assert [run.info.run_id for run in client.search_runs([experiment])] == [parent]
     assert mlflow_parents.parent_run(client, experiment, tmp_path / "another") != parent
+
+
+def test_a_parent_run_ends_even_if_its_results_cannot_be_stored(store, tmp_path, caplog, monkeypatch):
+    study = mlflow_parents.StudyRun(None, str(store), "faces", timeout=5)
+    study.open(None, study="s", name="lr")
+    study.close({"best/val/f1_sad&angry": 0.5}, {"best_trial": "0"}, None, [tmp_path / "missing.html"])
+    run = client_of(store).get_run(study.run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"best/val/f1_sad_angry": 0.5})
+    assert "MLflow lacks results of the study" in caplog.text
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    multirun = mlflow_parents.MultirunParent()
+    multirun._parent = client_of(store), run.info.experiment_id, study.run_id
+    study.open(study.run_id, study="s", name="lr")
+    monkeypatch.setattr(mlflow_parents, "log_summary", fail)
+    multirun._close("FINISHED", "val/accuracy")
+    assert client_of(store).get_run(study.run_id).info.status == "FINISHED"
+    assert "MLflow lacks the summary of the multirun (disk full)" in caplog.text

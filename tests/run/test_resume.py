@@ -33,7 +33,7 @@ from fer_lightning.data.sources.synthetic import draw_faces
 from fer_lightning.labels import FERPLUS_COLUMNS, FERPLUS_POSITIONS
 from fer_lightning.run import resume
 from fer_lightning.run.resolvers import register_resolvers
-from fer_lightning.run.resume import StartPoint
+from fer_lightning.run.resume import StartPoint, changed_settings
 from fer_lightning.run.train import train
 from fer_lightning.training.module import FERModule
 
@@ -437,3 +437,12 @@ def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     assert len(load_checkpoint(stopped)["history"]) == 2
     train(composed(*options, f"paths.output_dir={stopped}", f"resume={stopped}/checkpoints/last.ckpt"))
     assert_same_result(tmp_path / "whole", stopped)
+
+
+def test_an_added_option_is_no_changed_setting_but_an_added_component_is() -> None:
+    before = {"model": {"_target_": "net", "width": 8}, "mix": None, "callbacks": {}}
+    assert changed_settings(before, before | {"model": before["model"] | {"pool": False}}) == ""
+    assert changed_settings(before, before | {"model": before["model"] | {"width": 9}}) == "model.width 8 (now 9)"
+    assert "mix._target_ nothing (now MixUp)" in changed_settings(before, before | {"mix": {"_target_": "MixUp"}})
+    ema = {"callbacks": {"ema": {"decay": 1}}}
+    assert changed_settings(before, before | ema) == "callbacks.ema.decay nothing (now 1)"

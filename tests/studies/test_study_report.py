@@ -24,6 +24,8 @@ from optuna.trial import TrialState
 
 from fer_lightning.config import ROOT
 from fer_lightning.studies.study_report import study_summary, write_plots
+from fer_lightning.training.errors import NonFiniteLossError
+from fer_lightning.training.module import FERModule
 
 SMALL = [*TINY_TRACKED, "model.width=4"]
 Train = Callable[..., int]
@@ -157,6 +159,23 @@ def test_a_training_with_nan_loss_fails_in_study_and_mlflow(train, arguments, st
     assert [run.data.tags["trial_state"] for run in children] == ["FAIL", "COMPLETE"]
     assert [run.info.status for run in children] == ["FAILED", "FINISHED"]
     assert (parent.data.metrics["trials/fail"], parent.data.tags["best_trial"]) == (1, "1")
+
+
+def test_a_trial_that_diverges_late_has_the_value_of_its_best_epoch(train, arguments, study, runs, monkeypatch):
+    ends = FERModule.on_train_epoch_end
+
+    def diverge(module: FERModule) -> None:
+        if module.current_epoch == 2:
+            raise NonFiniteLossError("the weights are nan")
+        ends(module)
+
+    monkeypatch.setattr(FERModule, "on_train_epoch_end", diverge)
+    command = ["hydra/sweeper=fer_optuna", "hydra/sweeper/sampler=grid", "optimizer.lr=choice(1e-3)"]
+    assert train(*arguments, *command, "trainer.max_epochs=4") == 0
+    [trial] = study().trials
+    assert (trial.state, list(trial.intermediate_values)) == (TrialState.COMPLETE, [1, 2, 3])
+    assert trial.value == pytest.approx(max(trial.intermediate_values[epoch] for epoch in (1, 2)))
+    assert [run.info.status for run in runs()[1]] == ["FINISHED"]
 
 
 def test_two_objectives_give_a_pareto_front(train, arguments, study, runs, tmp_path):

@@ -155,3 +155,12 @@ def test_dropout_depends_on_the_seed_of_the_batch() -> None:
         losses.setdefault(seed, []).append(module.training_step({**batch, "seed": seed}, number).item())
     assert losses[5][0] == losses[5][1]
     assert losses[5][0] != losses[6][0]
+
+
+def test_dropout_draws_from_another_stream_than_the_augmentation_of_the_batch(monkeypatch) -> None:
+    module, drawn = small_module().train(), []
+    module._trainer = SimpleNamespace(num_training_batches=9)
+    logits = module._logits
+    monkeypatch.setattr(module, "_logits", lambda *arguments: drawn.append(torch.rand(8)) or logits(*arguments))
+    module.training_step({"image": torch.rand(4, 1, 48, 48), "label": torch.tensor([0, 1, 2, 3]), "seed": 5}, 0)
+    assert not torch.equal(drawn[0], torch.rand(8, generator=torch.Generator().manual_seed(5)))

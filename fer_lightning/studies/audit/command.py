@@ -14,7 +14,7 @@ from fer_lightning.data.arrays import FaceArrays
 from fer_lightning.data.near_duplicates import THRESHOLD
 from fer_lightning.files import check_writable
 from fer_lightning.overrides import strip_folders, verb_command
-from fer_lightning.reporting.environment import commit, versions
+from fer_lightning.reporting.environment import COMMIT, versions
 from fer_lightning.studies.audit.duplicate_effect import accuracy_by_copies
 from fer_lightning.studies.audit.findings import audit, out_of_fold
 from fer_lightning.studies.audit.report import accuracy_table, table, write_report
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             "command": verb_command("audit", [strip_folders(word) for word in arguments]),
             "data": faces.name,
             "data_fingerprint": faces.fingerprint,
-            "commit": commit(),
+            "commit": COMMIT,
             "versions": versions(),
             "near_copy_correlation": THRESHOLD,
             "counts": found.counts(),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fer_lightning.config import ROOT
 from fer_lightning.overrides import drop_overrides, effective_overrides, overrides_of, value_of
 from fer_lightning.reporting.records import RESULTS, SUPERSEDED, read_record
-from fer_lightning.run.resume import differences
+from fer_lightning.run.resume import changed_settings
 from fer_lightning.studies.ensemble.recipe import Recipe
 
 NOT_RUN = "not run"
@@ -262,7 +262,7 @@ def _records(results: Path, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{files} are of several recipes, {commands}, and cannot be one row; move one away")
     complete = [record for record in records if "settings" in record]  # early records have none
     for one, following in pairwise(complete):
-        if differ := differences(one["settings"], following["settings"]):
+        if differ := changed_settings(one["settings"], following["settings"]):
             raise ValueError(
                 f"{files} are of several recipes and cannot be one row: from seed {one['seed']} to seed "
                 f"{following['seed']}, {differ}; move one away"

@@ -9,7 +9,7 @@ from helpers.records import part
 from fer_lightning.config import ROOT
 from fer_lightning.models import tta
 from fer_lightning.overrides import overrides_of
-from fer_lightning.run.resume import differences, settings
+from fer_lightning.run.resume import changed_settings, settings
 from fer_lightning.studies.baselines.rows import (
     GROUPS,
     NETWORK_COST,
@@ -42,7 +42,7 @@ def test_a_measured_row_still_has_the_settings_of_its_record(composed, path: Pat
     record = json.loads(path.read_text("utf-8"))
     now = settings(composed(*overrides_of(record["command"])))
     del now["seed"]
-    assert not differences(record["settings"], now), "measure the row again; its record moves to superseded/"
+    assert not changed_settings(record["settings"], now), "measure the row again; its record moves to superseded/"
 
 
 def test_measured_rows_come_first_and_the_others_are_marked_not_run(root: Path) -> None:
@@ -197,7 +197,9 @@ def test_a_header_includes_its_continuation_lines(root: Path) -> None:
 def test_every_experiment_states_its_source_and_the_cost_of_a_run() -> None:
     options = [path.stem for group in GROUPS for path in (ROOT / "conf" / group).glob("*.yaml")]
     assert sorted(row.name for row in baselines()) == sorted(options)  # all have a source
+    keys = {"Source", "Claim", "Aim", "Protocol", "Verdict", "Ours", "Needs", "After", "First", "Queue", "Cost", "Note"}
     for row in baselines():
+        assert row.header.keys() <= keys | {"Measured"}, row.name
         assert ("Claim" in row.header) != ("Aim" in row.header), row.name
         assert row.records or row.gpu_minutes, row.name
         assert ("Protocol" in row.header) == ("Verdict" in row.header), row.name
