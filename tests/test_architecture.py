@@ -1,6 +1,7 @@
 """docs/ARCHITECTURE.md: imports point one way, and inference needs no training framework."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def test_imports_point_down(file: Path) -> None:
         if first == "fer_lightning" and not module.endswith("__version__"):
             other = rest.partition(".")[0]
             assert other == subpackage or level[other] < level[subpackage], f"{subpackage} imports {module}"
+
+
+@pytest.mark.parametrize("name", ["bundle", "images", "predict"])
+def test_prediction_needs_numpy_pillow_and_onnx_runtime_only(name: str) -> None:
+    packages = {module.partition(".")[0] for module in imported(PACKAGE / "inference" / f"{name}.py")}
+    assert packages - sys.stdlib_module_names <= {"fer_lightning", "numpy", "PIL", "onnxruntime"}
 
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "inference").rglob("*.py")), ids=lambda file: file.stem)

@@ -33,7 +33,7 @@ from fer_lightning.data.sources.readers import read_faces
 from fer_lightning.inference.bundle import Bundle, BundleError
 from fer_lightning.inference.images import ImageError, read_image
 from fer_lightning.inference.predict import FERPredictor
-from fer_lightning.models.network import load_weights
+from fer_lightning.models.weights import load_weights
 from fer_lightning.run.resume import StartPoint
 from fer_lightning.studies.trained import compose_for
 from fer_lightning.training.module import FERModule, load_module

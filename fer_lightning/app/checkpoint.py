@@ -39,14 +39,7 @@ class CheckpointModel:
 
     def predict(self, faces: list[NDArray[np.uint8]]) -> list[Prediction]:
         """See `choices.Model`."""
-        predictions = []
-        for face in faces:
-            probabilities = dict(
-                zip(self._classes, self._probabilities(self._input(face)[None])[0].tolist(), strict=True)
-            )
-            label = max(probabilities, key=lambda name: probabilities[name])
-            predictions.append(Prediction(label, probabilities[label], probabilities))
-        return predictions
+        return [Prediction.of(self._classes, self._probabilities(self._input(face)[None])[0]) for face in faces]
 
     def heat_map(self, face: NDArray[np.uint8], label: str) -> tuple[HeatMap, str]:
         """See `choices.Model`; uses Grad-CAM if the network has feature maps."""

@@ -43,6 +43,12 @@ class Prediction:
     probabilities: dict[str, float]
     box: Box | None = None
 
+    @classmethod
+    def of(cls, classes: Sequence[str], row: NDArray[np.floating], box: Box | None = None) -> Prediction:
+        """Return the prediction from the probabilities of all classes, float (C,)."""
+        best = int(row.argmax())
+        return cls(classes[best], float(row[best]), dict(zip(classes, row.tolist(), strict=True)), box)
+
     def top(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the `count` most probable classes with their probabilities, in descending order."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
@@ -184,13 +190,8 @@ class FERPredictor:
             if isinstance(found, ImageError):
                 yield found
                 continue
-            predictions = [self._prediction(next(rows), box) for box in found]
+            predictions = [Prediction.of(self.bundle.classes, next(rows), box) for box in found]
             yield predictions if detect else predictions[0]
-
-    def _prediction(self, row: NDArray[np.float64], box: Box | None) -> Prediction:
-        probabilities = dict(zip(self.bundle.classes, row.tolist(), strict=True))
-        label = self.bundle.classes[int(row.argmax())]
-        return Prediction(label, probabilities[label], probabilities, box)
 
 
 def _as_iterable(images: Any) -> Iterable[Any]:

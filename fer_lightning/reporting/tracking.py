@@ -31,6 +31,7 @@ from fer_lightning.reporting.mlflow_store import (
     valid_key,
     with_local_fallback,
 )
+from fer_lightning.run_folder import LAST
 from fer_lightning.training.errors import interrupt_status
 from fer_lightning.training.processes import is_first_process
 
@@ -239,13 +240,11 @@ class RunLogger(MLFlowLogger):
             log.warning("MLflow at %s could not set the run to %s (%s)", self.uri, status, root_cause(error))
 
     def _log_artifacts(self, folder: Path) -> None:
-        for entry in sorted(folder.iterdir()):
-            if entry.name.startswith("."):
-                continue  # .hydra holds the command line, with local paths
-            if entry.is_dir():
-                self.experiment.log_artifacts(self._run_id, str(entry), entry.name)
-            else:
-                self.experiment.log_artifact(self._run_id, str(entry))
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder)
+            # .hydra holds the command line, with local paths; only a run in this folder resumes from last.ckpt
+            if not name.parts[0].startswith(".") and name.as_posix() != LAST:
+                self.experiment.log_artifact(self._run_id, str(file), "/".join(name.parts[:-1]) or None)
 
 
 def where(loggers: Sequence[Logger]) -> str | None:

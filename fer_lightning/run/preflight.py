@@ -15,7 +15,8 @@ from torch import nn
 from fer_lightning.config import LESS_IS_BETTER, build, nearest, to_container
 from fer_lightning.files import one_line
 from fer_lightning.models.emonext import SpatialTransformer
-from fer_lightning.models.network import FERNetwork, build_body, check_image_size, check_weights_file
+from fer_lightning.models.network import FERNetwork, build_body, check_image_size
+from fer_lightning.models.weights import check_weights_file
 from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.trainer import uses_cuda
 from fer_lightning.training.distillation import DistillationLoss

@@ -21,7 +21,8 @@ from fer_lightning.data.datamodule import FERDataModule
 from fer_lightning.data.provenance import Provenance, earlier_trainings, refusal_to_train
 from fer_lightning.files import write_json
 from fer_lightning.models.cost import cost
-from fer_lightning.models.network import count_parameters, weights_origin
+from fer_lightning.models.network import count_parameters
+from fer_lightning.models.weights import weights_origin
 from fer_lightning.redaction import redact, redact_hydra_files
 from fer_lightning.reporting import mlflow_parents, records, tables, tracking
 from fer_lightning.reporting.environment import machine

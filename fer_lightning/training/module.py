@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from fer_lightning.config import build, target_of
 from fer_lightning.data.datamodule import Batch
 from fer_lightning.files import one_line
-from fer_lightning.models.network import FERNetwork, build_network, limit_parameter_bytes
+from fer_lightning.models.network import FERNetwork, build_network
 from fer_lightning.models.tta import average_views
+from fer_lightning.models.weights import limit_parameter_bytes
 from fer_lightning.training.callbacks import TrainingProgress
 from fer_lightning.training.checkpoint_io import read_checkpoint
 from fer_lightning.training.errors import NonFiniteLossError

@@ -10,7 +10,7 @@ from helpers.valid_files import HYPERPARAMETERS, good_checkpoint, network, saved
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fer_lightning.models.network import load_weights
+from fer_lightning.models.weights import load_weights
 from fer_lightning.run.resume import StartPoint
 from fer_lightning.training.module import load_module
 from malformed.target import Target

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fer_lightning.config import CONF
-from fer_lightning.models.network import FERNetwork, build_network, count_parameters, is_dense, load_weights
+from fer_lightning.models.network import FERNetwork, build_network, count_parameters, is_dense
+from fer_lightning.models.weights import load_weights
 
 OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 OVERRIDES: dict[str, dict] = {

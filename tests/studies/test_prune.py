@@ -9,7 +9,8 @@ from helpers.runs import TINY, edited_checkpoint
 
 from fer_lightning import __main__ as entry
 from fer_lightning.config import to_container
-from fer_lightning.models.network import build_network, weights_origin
+from fer_lightning.models.network import build_network
+from fer_lightning.models.weights import weights_origin
 from fer_lightning.run.train import train
 from fer_lightning.training.module import load_module
 
