@@ -28,7 +28,7 @@ from fer_lightning.overrides import WITHOUT_EFFECT, drop_overrides, drop_replace
 from fer_lightning.reporting.records import read_record
 from fer_lightning.run.data import prepare_data
 from fer_lightning.run.preflight import check_all_views
-from fer_lightning.run.resume import differences
+from fer_lightning.run.resume import changed_settings
 from fer_lightning.run.trainer import build_trainer, choose_precision
 from fer_lightning.run_folder import RECORD, run_of
 from fer_lightning.training.checkpoint_io import existing_checkpoint
@@ -77,23 +77,38 @@ def training_overrides(module: FERModule, overrides: Sequence[str]) -> list[str]
     return drop_overrides(drop_replaced(module.hparams["provenance"]["overrides"], overrides), *omitted)
 
 
-def check_protocol(checkpoint: Path, module: FERModule, config: DictConfig) -> None:
-    """Refuse a protocol that differs from the training's although no override sets it.
+def check_recomposed(checkpoint: Path, module: FERModule, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse a protocol or test-time views that differ from the training's although no override sets them.
 
     Raises:
-        ValueError: They differ; the message says how to set the protocol.
+        ValueError: They differ; the message says how to set them.
     """
     stored = module.hparams["provenance"].get("config")
-    trained = stored.get("protocol") if isinstance(stored, Mapping) else None
-    if not isinstance(trained, Mapping):
-        return
-    protocols = (trained, to_container(config.protocol))
-    before, now = ({**p, "_target_": str(p.get("_target_")).rpartition(".")[-1]} for p in protocols)
-    if differ := differences(before, now):
-        raise ValueError(
-            f"{checkpoint} was trained with another conf/ (--config-name, --config-dir, conf/local, or changed since): "
-            f"its overrides give another protocol here, {differ}; add protocol=NAME and its options"
+    for group, keys in (("protocol", None), ("eval", ("views", "validation", "average"))):
+        trained = stored.get(group) if isinstance(stored, Mapping) else None
+        if not isinstance(trained, Mapping) or any(is_under(key_of(override), group) for override in overrides):
+            continue
+        before, now = (
+            {key: value for key, value in options.items() if keys is None or key in keys}
+            for options in (_without_modules(trained), _without_modules(to_container(config[group])))
         )
+        if differ := changed_settings(before, now):
+            raise ValueError(
+                f"{checkpoint} was trained with another conf/ (--config-name, --config-dir, conf/local, or changed "
+                f"since): its overrides give another {group} here, {differ}; add {group}=NAME and its options"
+            )
+
+
+def _without_modules(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested options with the functions of `_target_` without their modules, which may have been moved."""
+    return {
+        key: _without_modules(value)
+        if isinstance(value, Mapping)
+        else str(value).rpartition(".")[-1]
+        if key == "_target_"
+        else value
+        for key, value in options.items()
+    }
 
 
 def settings_in_name(overrides: Sequence[str]) -> list[str]:
@@ -158,8 +173,7 @@ class TrainedRun:
                 raise
             remedy = f"{checkpoint} was trained with {shlex.join(sources)}: copy its options into conf/"
             raise ValueError(f"{error} ({remedy})") from None
-        if not any(is_under(key_of(override), "protocol") for override in overrides):
-            check_protocol(checkpoint, module, config)
+        check_recomposed(checkpoint, module, config, overrides)
         for key, single in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):  # even if trained under DDP
             if key in config.trainer and not (OmegaConf.is_list(config.trainer[key]) and len(config.trainer[key]) == 1):
                 config.trainer[key] = single

@@ -171,9 +171,19 @@ def test_a_protocol_of_another_conf_is_not_replaced_silently(run: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
     with edited_checkpoint(checkpoint) as saved:
         saved["hyper_parameters"]["provenance"]["config"]["protocol"] = {"_target_": "somewhere.kfold", "fold": 1}
-    with pytest.raises(ValueError, match=r"_target_ kfold \(now official\), fold 1 \(now nothing\); add protocol=NAME"):
+    with pytest.raises(ValueError, match=r"_target_ kfold \(now official\); add protocol=NAME"):
         TrainedRun.load(checkpoint)
     assert TrainedRun.load(checkpoint, ["protocol=official"]).split.name == "official"
+
+
+def test_views_of_another_conf_are_not_replaced_silently(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    with edited_checkpoint(checkpoint) as saved:
+        views = {"_target_": "fer_lightning.models.tta.shifts", "shift": 0.5}
+        saved["hyper_parameters"]["provenance"]["config"]["eval"]["views"] = views
+    with pytest.raises(ValueError, match=r"another eval here, views\._target_ shifts \(now \w+\).*; add eval=NAME"):
+        TrainedRun.load(checkpoint)
+    assert TrainedRun.load(checkpoint, ["eval=flip"]).views_name == "flip"
 
 
 def test_options_of_another_conf_are_an_error_with_a_remedy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
