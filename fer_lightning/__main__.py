@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if words[0] not in VERBS:
-        print(f"fer: there is no subcommand {words[0]!r}; the subcommands are {', '.join(VERBS)}", file=sys.stderr)
+        found = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {found[0]!r}?" if found else f"the subcommands are {', '.join(VERBS)}"
+        print(f"fer: there is no subcommand {words[0]!r}; {hint}", file=sys.stderr)
         return 2
     try:
         status: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])

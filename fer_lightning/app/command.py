@@ -19,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="fer app",
+        usage="python -m fer_lightning app [options]",
         description="Starts the browser app: upload images or use the camera, see the predictions for each face, "
         "compare models, and browse the results of runs. It lists the bundled model, the exports and runs in outputs/, "
         "and the runs in MLflow's store (mlruns/, or MLFLOW_TRACKING_URI).",

@@ -241,12 +241,17 @@ def _explain(error: Exception, overrides: Sequence[str], conf: Path) -> str:
         except HydraException:  # more than one override is wrong
             config = compose("config", return_hydra_config=True)
         keys: Any = OmegaConf.to_container(config)
-        known = [*flatten(keys), *groups(conf)]
+        flat = flatten(keys, targets=True)
+        known = [*(name for name in flat if not name.endswith("_target_")), *groups(conf)]
         if options := _options_with(key, conf):
             return f"{key} is a key of {' or '.join(options)}: add that option"
         same_name = [name for name in known if name.rsplit(".")[-1] == key.rsplit(".")[-1]]
         hint = nearest(key, same_name, count=3, cutoff=0) if same_name else nearest(key, known)
-        return f"there is no key {key!r}{hint} (+{key}=... adds a key that is not in conf/)"
+        parent = key.rpartition(".")[0]  # whose constructor refuses an argument that it does not know
+        is_argument = parent == "trainer" or f"{parent}._target_" in flat
+        return f"there is no key {key!r}{hint}" + f" (+{key}=... passes it as an argument)" * is_argument
+    if found := re.match(r"Multiple values for (\S+)\. ", message):
+        return f"{found[1]} is a group of every run: select its option with {found[1]}=NAME, without +"
     reason = str(error.__cause__ or "").partition("\n")[0]
     return " ".join(f"{message}: {reason}".split()) if reason else " ".join(message.split())
 

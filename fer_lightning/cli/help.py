@@ -14,16 +14,20 @@ from fer_lightning.cli.command_line import groups
 
 
 def help_text(conf: Path) -> str:
-    """Return the text of `--help`: `hydra.help` of config.yaml with every group and its options.
+    """Return the text of `--help`: `hydra.help` of config.yaml with every group and its options, defaults marked by *.
 
     Hydra's own help takes seconds with many groups, since it copies all configurations for each group.
 
     Args:
         conf: The folder of the configuration.
     """
-    options = {group: [option.stem for option in sorted((conf / group).glob("*.yaml"))] for group in groups(conf)}
-    listing = "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)
     config = OmegaConf.load(conf / "config.yaml")
+    defaults = {item for entry in config.defaults if not isinstance(entry, str) for item in entry.items()}
+    listing = ""
+    for group in groups(conf):
+        names = sorted(option.stem for option in (conf / group).glob("*.yaml"))
+        if names:
+            listing += f"{group}: {', '.join(name + '*' * ((group, name) in defaults) for name in names)}\n"
     return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=listing)
 
 

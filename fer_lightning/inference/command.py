@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="fer predict",
+        usage="python -m fer_lightning predict [options] FILE ...",
         description="Predicts the facial expression of every face in images, folders and videos.",
         epilog="Prints one line per face with its three most probable classes at a terminal, csv otherwise. "
         "Exit status: 0 all images read, 1 some could not be read, 2 usage error.",

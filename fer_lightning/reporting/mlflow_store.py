@@ -53,14 +53,23 @@ logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it logs every 
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # failures are logged once, below
 
 
+def check_scheme(uri: str | None) -> None:
+    """Check the scheme of a tracking server's address; None is the local store.
+
+    Raises:
+        ValueError: MLflow knows no such store.
+    """
+    if uri and not uri.startswith(SCHEMES):
+        raise ValueError(
+            f"tracking.uri (or MLFLOW_TRACKING_URI) is {redact(uri)!r}; it must begin with {', '.join(SCHEMES)}"
+        )
+
+
 def with_local_fallback(uri: str | None, local_dir: str, timeout: int, action: Callable[[str], T]) -> T:
     """Run `action(uri)`; if it fails, log a warning and run `action` with the local store."""
     local = f"sqlite:///{Path(local_dir).as_posix()}/mlflow.db"
     if uri and uri != local:
-        if not uri.startswith(SCHEMES):
-            raise ValueError(
-                f"tracking.uri (or MLFLOW_TRACKING_URI) is {redact(uri)!r}; it must begin with {', '.join(SCHEMES)}"
-            )
+        check_scheme(uri)
         try:
             with short_timeout(timeout):
                 _check_connection(uri, timeout)

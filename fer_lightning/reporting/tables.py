@@ -46,6 +46,7 @@ def run_header(
     parameters: int,
     device: str,
     precision: str,
+    processes: int,
     folder: Path,
 ) -> None:
     """Print what is trained on which data, with a warning if the faces are synthetic or the protocol is leaky."""
@@ -60,7 +61,7 @@ def run_header(
         "images": ", ".join(f"{name} {len(index):,}" for name, index in split.indices.items()),
         "train classes": _class_counts(faces, split),
         "model": f"{model}, {parameters:,} parameters",
-        "device": f"{device}, {precision}",
+        "device": f"{device}, {precision}{f', {processes} processes' if processes > 1 else ''}",
         "folder": str(folder),
     }
     table = Table.grid(padding=(0, 2))

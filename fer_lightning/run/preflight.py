@@ -17,6 +17,7 @@ from fer_lightning.files import one_line
 from fer_lightning.models.emonext import SpatialTransformer
 from fer_lightning.models.network import FERNetwork, build_body, check_image_size
 from fer_lightning.models.weights import check_weights_file
+from fer_lightning.reporting.mlflow_store import check_scheme
 from fer_lightning.run.resume import StartPoint
 from fer_lightning.run.trainer import uses_cuda
 from fer_lightning.training.distillation import DistillationLoss
@@ -42,6 +43,7 @@ def dry_run(config: DictConfig, start: StartPoint) -> None:
         FileNotFoundError: The file of `model.weights` does not exist.
     """
     check_monitored(config)
+    check_scheme(config.tracking.get("uri"))
     weights = config.model.get("weights")
     if weights and not start.path:
         check_weights_file(Path(weights))

@@ -225,6 +225,7 @@ def print_header(console: Console, job: Job, training: Training, datamodule: FER
         parameters=count_parameters(network),
         device=str(trainer.strategy.root_device),
         precision=str(trainer.precision),
+        processes=trainer.world_size,
         folder=folder,
     )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from fer_lightning.training.module import FERModule
 
 
 def checkpoints(folder: Path, objective: str, mode: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
@@ -108,12 +111,14 @@ class TrainingProgress(Callback):
         if value is not None:
             if self.best is None or self._better(value, self.best[0]) == value != self.best[0]:
                 self.best = (value, epoch)
-            # short enough for 80 columns; the epoch's own value is in its line
+            # the epoch's own value is in its line
             self._progress.update(self._task, score=f"best {self.objective} {self.best[0]:.4f}, epoch {self.best[1]}")
-        mark = "  [green]best so far[/green]" if self.best and self.best[1] == epoch else ""
+        mark = "  [green]best[/green]" if self.best and self.best[1] == epoch else ""
+        loss = cast("FERModule", pl_module).train_loss
         self._console.print(
-            f"epoch {epoch:>3}/{trainer.max_epochs}  val: loss {scores['val/loss']:.4f}, "
-            f"accuracy {scores['val/accuracy']:.2%}, macro F1 {scores['val/macro_f1']:.2%}{mark}",
+            f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
+            f"val: loss {scores['val/loss']:.3f}, accuracy {scores['val/accuracy']:.1%}, "
+            f"macro F1 {scores['val/macro_f1']:.1%}{mark}",  # short enough for 80 columns
             highlight=False,
         )
 

@@ -178,6 +178,11 @@ class FERModule(pl.LightningModule):
             self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)])
         return loss
 
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of the current epoch's images so far, of this process; NaN before the first batch."""
+        return float(self._sums[0] / self._sums[2])
+
     def _check_losses(self, batch_idx: int) -> None:
         """Raise for the first loss that is not finite among the unchecked ones, the last of them of `batch_idx`."""
         values = torch.stack(self._losses).tolist()

@@ -37,6 +37,13 @@ def test_text_that_fits_is_unchanged() -> None:
     assert wrap_text(TEXT.replace("of\nprose", "of prose"), 80) == TEXT.replace("of\nprose", "of prose")
 
 
+def test_the_default_of_each_group_is_marked() -> None:
+    listed = help_text(CONF)
+    assert "optimizer: adam, adamw*, muon, radam, sgd\n" in listed
+    assert "debug: fast, overfit\n" in listed
+    assert listed.count("*") == 14  # 13 groups with a default, and the legend
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_all_help_texts_fit(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

@@ -26,7 +26,7 @@ def faces(name="fer2013"):
     return face_arrays(np.zeros((8, 48, 48)), [0, 0, 1, 3, 3, 3, 6, 6], ["Training"] * 8, name=name)
 
 
-def header(console, data):
+def header(console, data, processes=1):
     tables.run_header(
         console,
         faces=data,
@@ -35,6 +35,7 @@ def header(console, data):
         parameters=1_234_567,
         device="cpu",
         precision="bf16-mixed",
+        processes=processes,
         folder="outputs/2025-01-01/12-00-00_custom_cnn",
     )
 
@@ -72,6 +73,8 @@ def test_header_shows_data_model_and_device():
     ):
         assert fact in text()
     assert "SYNTHETIC" not in text()
+    header(console, data, processes=2)
+    assert "cpu, bf16-mixed, 2 processes" in text()
 
 
 def test_header_warns_of_synthetic_faces():

@@ -232,6 +232,11 @@ def test_an_unknown_part_is_named_after_the_data_are_read(composed) -> None:
         train(composed(*TINY, "eval.split=tset"))
 
 
+def test_a_tracking_server_that_mlflow_does_not_know_is_named_before_the_data_are_read(composed) -> None:
+    with pytest.raises(ValueError, match=r"tracking\.uri .* is 'foo://x'; it must begin with http://"):
+        dry_run(composed("tracking.uri=foo://x"), StartPoint())
+
+
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model: str) -> None:
     options = ["model.name=resnet34.a1_in1k", "model.pretrained=true"] if model == "timm" else []
@@ -242,6 +247,9 @@ def test_every_model_passes_a_dry_run_without_memory_or_weights(composed, model:
     ("arguments", "message"),
     [
         ("optimzer.lr=1", "there is no key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
+        ("optimizer.betaz=1", "there is no key 'optimizer.betaz'; did you mean 'optimizer.betas'? (+optimizer.betaz"),
+        ("trainer.q=1", "there is no key 'trainer.q'; did you mean 'trainer'? (+trainer.q=... passes it as an"),
+        ("+experiment=custom_cnn", "experiment is a group of every run: select its option with experiment=NAME, with"),
         ("batch_size=32", "there is no key 'batch_size'; did you mean 'trainer.batch_size'?"),
         ("max_epochs=3", "there is no key 'max_epochs'; did you mean 'data.max_epochs' or 'trainer.max_epochs'?"),
         ("modle=vgg", "there is no key 'modle'; did you mean 'model'?"),

@@ -77,7 +77,7 @@ COLUMNS = (
     "minutes",
     "command",
 )
-README_COLUMNS = ("experiment", "source's claim", TEST, WITHOUT_COPIES, MACRO_F1, "parameters", "latency")
+README_COLUMNS = ("experiment", "source's claim", TEST, WITHOUT_COPIES, MACRO_F1, "parameters", "latency", "minutes")
 """The columns of the table in README.md and in the app."""
 
 
