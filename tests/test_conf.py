@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import TINY, TINY_TRACKED
+from omegaconf import OmegaConf
 
 from fer_lightning.config import CONF, ROOT, check, to_container
 from fer_lightning.run.train import train
@@ -93,13 +94,18 @@ def test_option_runs(composed, tmp_path: Path, group: str, option: str) -> None:
     assert (tmp_path / "run" / "record.json").exists()
 
 
-def test_the_readme_lists_the_options_of_each_group() -> None:
-    table = (ROOT / "README.md").read_text().split("| group | options |")[1].split("\n\n")[0]
+def test_the_readme_lists_the_options_of_each_group_and_its_default() -> None:
+    table = (ROOT / "README.md").read_text().split("| group | options, the default in bold |")[1].split("\n\n")[0]
     listed: dict[str, set[str]] = {}
+    defaults: dict[str, str] = {}
     for row in table.splitlines()[2:]:
         _, group, text, _ = row.split("|")
+        defaults |= {group.strip(" `"): name for name in re.findall(r"\*\*`(\w+)`\*\*", text)}
         listed[group.strip(" `")] = {name for name in re.findall(r"`([^`]+)`", text) if re.fullmatch(r"\w+\*?", name)}
     found: dict[str, set[str]] = {}
     for group, option in options():
         found.setdefault(group, set()).add("leaky_*" if option.startswith("leaky_") else option)
     assert listed == {group: found[group] for group in found if group != "experiment"}
+    chosen = OmegaConf.load(ROOT / "conf" / "config.yaml").defaults
+    chosen = {group: name for entry in chosen if not isinstance(entry, str) for group, name in entry.items()}
+    assert defaults == {group: chosen[group] for group in listed if chosen.get(group)}
