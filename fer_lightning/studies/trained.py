@@ -101,14 +101,13 @@ def check_recomposed(checkpoint: Path, module: FERModule, config: DictConfig, ov
 
 def _without_modules(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested options with the functions of `_target_` without their modules, which may have been moved."""
-    return {
-        key: _without_modules(value)
-        if isinstance(value, Mapping)
-        else str(value).rpartition(".")[-1]
-        if key == "_target_"
-        else value
-        for key, value in options.items()
-    }
+
+    def shown(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _without_modules(value)
+        return str(value).rpartition(".")[-1] if key == "_target_" else value
+
+    return {key: shown(key, value) for key, value in options.items()}
 
 
 def settings_in_name(overrides: Sequence[str]) -> list[str]:
