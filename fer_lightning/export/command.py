@@ -30,7 +30,7 @@ temperature, fitted on the validation split, divides the logits inside the graph
 
 To replace the bundled model:
 
-  python -m fer_lightning export checkpoint=RUN int8=true out=fer_lightning/inference/bundles/default
+  python -m fer_lightning export checkpoint=RUN name=NAME int8=true out=fer_lightning/inference/bundles/default
 
 Exit status: 0 done, 1 the export deviates too much from PyTorch and was discarded, 2 usage error.
 """

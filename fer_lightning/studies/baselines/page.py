@@ -135,7 +135,7 @@ def with_measured(text: str, row: Baseline) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("# Measured ")]
     if row.records:
         cells = row.cells()
-        minutes, machine = cells["minutes"].split(" on ", 1)
+        minutes, machine = cells["minutes"].partition(", after ")[0].split(" on ", 1)
         line = f"# Measured  {cells[TEST]} on PrivateTest, {minutes} minute{'s' * (minutes != '1')} on {machine}"
         end = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
         lines.insert(end, line)
