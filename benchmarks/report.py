@@ -321,8 +321,8 @@ SECTIONS = (
         "detection",
         "Video",
         detection,
-        "Faces of PublicTest pasted into photographs, classified with the bundled model. The detectors were measured "
-        "alternately; times are medians over the frames.",
+        "Faces of PublicTest pasted into photographs, classified with the model that was bundled at this commit. The "
+        "detectors were measured alternately; times are medians over the frames.",
     ),
     Section("sweep", "Sweeps", sweep),
     Section("kills", "Killed and resumed", kills),
