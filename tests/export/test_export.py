@@ -98,6 +98,7 @@ def test_the_graph_of_a_network_trained_on_crops_crops_whole_faces(run: Path, tm
     with edited_checkpoint(best, tmp_path / "crops.ckpt") as content:
         content["hyper_parameters"]["provenance"]["overrides"] += ["eval=ten_crop", "eval.views.size=0.75"]
         content["hyper_parameters"]["provenance"]["config_sources"] = ["--config-dir=my"]
+        del content["hyper_parameters"]["provenance"]["config"]["eval"]  # that of other test-time views
     assert entry.main(["export", f"checkpoint={tmp_path}/crops.ckpt", f"out={tmp_path}/bundle"]) == 0
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.input_size == 24
@@ -413,11 +414,14 @@ def test_export_checks_that_neither_part_was_trained_on(run: Path, monkeypatch: 
     source = ExportSource.load(run, [])
     assert asked == ["val", "test"]
     small, large = ([SimpleNamespace(graph=size)] for size in ((24, 1), (48, 3)))
-    monkeypatch.setattr(sources, "training_input_size", lambda network, shape: network.graph)
+    monkeypatch.setattr(
+        sources, "training_input_size", lambda network, shape: network.graph if shape == [24, 24] else 0
+    )
     nets = [
         SimpleNamespace(
             module=SimpleNamespace(network_for_whole_images=partial(lambda same: same, net)),
-            faces=SimpleNamespace(images=np.zeros((1, 24, 24))),
+            provenance={"image_shape": [24, 24]},
+            faces=SimpleNamespace(images=np.zeros((1, 96, 96))),  # of another data set
         )
         for net in (*small, *large, *small)
     ]
