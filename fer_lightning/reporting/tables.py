@@ -32,7 +32,7 @@ FILES = {
     run_folder.CONFIDENTLY_WRONG: "the most confident errors",
     run_folder.PREDICTIONS: "every evaluated image with its probabilities",
     run_folder.CONFIG: "the resolved configuration",
-    run_folder.RECORD: "scores, command, commit, versions, machine",
+    run_folder.RECORD: "scores, command, settings, commit, versions, machine",
 }
 """Description of each file in a run's folder, in the order of `results_files`."""
 
